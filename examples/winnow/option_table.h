@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "examples/winnow/options.h"
+
+namespace winnow::program {
+
+/// The parser of one command: flat, so that a flag may stand before or after the command's name.
+/// Values land in `options`, which must outlive the parser. CLI11 knows no `-ngl`: names of several
+/// letters are registered with two dashes and shown with the one that users type.
+std::unique_ptr<CLI::App> make_parser(Command command, Options& options);
+
+}  // namespace winnow::program

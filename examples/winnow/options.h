@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "winnow/types.h"
+
+namespace winnow::program {
+
+enum class Command { kChat, kGenerate, kTokenize, kPerplexity, kInfo, kBench };
+
+/// Sampling as the command line gave it; what is absent comes from the model file, then from
+/// SamplingOptions' own defaults.
+struct SamplingFlags {
+    std::optional<double> temperature;
+    std::optional<std::int64_t> top_k;
+    std::optional<double> top_p;
+    std::optional<double> min_p;
+    std::optional<double> repeat_penalty;
+    std::optional<std::int64_t> repeat_last_n;  ///< -1 = the whole context
+    std::int64_t seed = -1;                     ///< negative = random
+};
+
+/// Flags of `bench`; lists are comma separated and may be given several times.
+struct BenchFlags {
+    std::vector<std::string> n_prompt;
+    std::vector<std::string> n_gen;
+    std::vector<std::string> pairs;  ///< "pp,tg" each
+    std::vector<std::string> depths;
+    std::uint32_t repetitions = 5;
+    std::string output = "md";
+};
+
+/// Everything the command line and the environment say.
+struct Options {
+    Command command = Command::kChat;
+    bool has_command = false;  ///< false: `winnow -m M ...` without a subcommand
+
+    std::string model;
+    std::string device;
+    bool list_devices = false;
+    bool validation = false;
+
+    std::optional<std::string> prompt;
+    std::string prompt_file;
+    std::optional<std::string> system_prompt;
+    std::string system_file;
+    bool escapes = true;  ///< \n and the like in -p, -sys and -r
+
+    std::optional<std::int64_t> n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
+    std::uint32_t n_chunk = 0;
+    std::string gpu_layers = "all";
+    std::string flash_attention = "auto";
+    std::string cache_type_k = "f16";
+    std::string cache_type_v = "f16";
+    int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
+
+    std::int64_t n_predict = -1;  ///< negative = until the model ends or the context is full
+    SamplingFlags sampling;
+    std::vector<std::string> reverse_prompts;
+
+    std::optional<bool> conversation;  ///< -cnv, -no-cnv
+    bool single_turn = false;
+    bool multiline_input = false;
+    std::string chat_template;
+
+    std::string color = "auto";
+    bool simple_io = false;
+    bool display_prompt = true;
+    std::optional<bool> show_timings;
+    bool warmup = true;
+    int verbosity = 2;  ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
+
+    bool json = false;
+    std::string logits_out;
+    std::uint32_t n_windows = 0;  ///< perplexity: 0 = all
+
+    bool ids = false;
+    bool pieces = false;
+    bool add_bos = true;
+    bool parse_special = true;
+
+    BenchFlags bench;
+};
+
+/// What main() does after parsing: run `options`, or print `text` to standard output and exit 0.
+struct ParsedArguments {
+    Options options;
+    std::string text;  ///< help or version; empty: run
+};
+
+/// @throws Error(kInvalidArgument) with one line that names the flag.
+ParsedArguments parse_arguments(const std::vector<std::string>& arguments);
+
+/// The storage type that -ctk and -ctv name together.
+/// @throws Error(kInvalidArgument) for types that winnow does not have yet, or two different ones.
+KvType kv_type(const Options& options);
+
+/// Backslash escapes resolved as llama.cpp does: n r t ' " \ and xHH; others stay as they are.
+std::string resolve_escapes(const std::string& text);
+
+const char* command_name(Command command);
+
+}  // namespace winnow::program

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace winnow {
+
+enum class DeviceType { kDiscrete, kIntegrated, kVirtual, kCpu, kOther };
+
+/// A Vulkan device as the loader reports it; index is its place in the loader's list.
+struct DeviceInfo {
+    std::uint32_t index = 0;
+    std::string name;
+    DeviceType type = DeviceType::kOther;
+    std::string driver;                ///< driver name and its own version text
+    std::uint32_t api_version = 0;     ///< packed as Vulkan does
+    std::uint32_t vendor_id = 0;
+    std::uint32_t subgroup_size = 0;
+    std::uint64_t memory_bytes = 0;    ///< size of the largest device-local heap
+    std::string unusable_reason;       ///< empty, or the requirement that is missing
+};
+
+struct DeviceOptions {
+    /// Empty: best by rank discrete > integrated > virtual > CPU, then memory. Otherwise an index
+    /// or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
+    std::string select;
+    bool validation = false;   ///< Khronos layer with synchronisation validation, if installed
+};
+
+/// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.
+std::vector<DeviceInfo> list_devices();
+
+/// The device that `select` names among `devices`; a pure function.
+/// @throws Error(kNoDevice) naming what there is.
+const DeviceInfo& choose_device(const std::vector<DeviceInfo>& devices, const std::string& select);
+
+}  // namespace winnow

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "winnow/device.h"
+#include "winnow/error.h"
+#include "winnow/types.h"
+
+namespace winnow {
+
+/// Memory that a session needs, by kind; what `winnow info` prints and what the allocator takes agree to the byte.
+struct MemoryPlan {
+    std::uint64_t weight_bytes = 0;
+    std::uint64_t kv_bytes = 0;       ///< K and V pools and block tables
+    std::uint64_t scratch_bytes = 0;  ///< activations of decode and prefill, logits
+    std::uint64_t total_bytes() const { return weight_bytes + kv_bytes + scratch_bytes; }
+};
+
+struct SessionOptions {
+    DeviceOptions device;
+    std::uint32_t n_ctx = 0;            ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
+    std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk; 0 = the device's default
+    std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead
+    KvType kv_type = KvType::kF16;
+    /// Called while weights are uploaded: done and total bytes.
+    std::function<void(std::uint64_t, std::uint64_t)> on_load;
+};
+
+/// Counts and times of the last answer.
+struct SessionStats {
+    std::uint32_t n_prompt = 0;      ///< tokens prefilled (without those already in the cache)
+    double prompt_seconds = 0;
+    std::uint32_t n_generated = 0;
+    double generate_seconds = 0;
+};
+
+/// A model on a device with one sequence: the ordinary user's class. Not thread-safe, except stop().
+/// All memory is taken by open(); prefill and decode allocate nothing on the device.
+class Session {
+public:
+    /// @throws Error(kBadFile | kNoDevice | kUnsupported | kOutOfMemory | kInvalidArgument).
+    static std::unique_ptr<Session> open(const std::string& model_path, const SessionOptions& options);
+    virtual ~Session() = default;
+
+    virtual const ModelShape& shape() const = 0;
+    virtual const DeviceInfo& device() const = 0;
+    virtual std::uint32_t n_ctx() const = 0;
+    virtual const MemoryPlan& memory() const = 0;
+    virtual std::uint32_t n_dependent_dispatches() const = 0;  ///< of one decode step
+
+    /// Tokens whose keys and values are in the cache, and their ids.
+    virtual std::uint32_t n_cached() const = 0;
+    virtual const std::vector<std::int32_t>& tokens() const = 0;
+    /// Forgets everything after the first n tokens. Windowed layers cannot look back past what their rings still hold:
+    /// then less is kept. @returns tokens kept.
+    virtual std::uint32_t truncate(std::uint32_t n) = 0;
+
+    /// Puts tokens into the cache. `progress(done, total)` runs between chunks; returning false stops early
+    /// (what was done stays). Each chunk is bounded by measured time, about 100 ms on a GPU.
+    /// @throws Error(kInvalidArgument) when they do not fit: the message has both numbers.
+    using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
+    virtual void prefill(std::span<const std::int32_t> tokens, const Progress& progress = {}) = 0;
+
+    /// Prefills like prefill() and gives the logits that follow each token, in chunks:
+    /// rows(first, logits) with logits f32 [n, n_vocab] for tokens first .. first+n.
+    using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
+    virtual void evaluate(std::span<const std::int32_t> tokens, const LogitRows& rows, const Progress& progress = {}) = 0;
+
+    /// Begins an answer after the cached tokens and `prompt` (at least one token, may follow a truncate). Only the last
+    /// token of the prompt is left to the first decode step.
+    virtual void start(std::span<const std::int32_t> prompt, const SamplingOptions& sampling,
+                       const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
+                       const Progress& progress = {}) = 0;
+    /// The next token, or nullopt when the answer is over (stop token returned before, limit, full context).
+    virtual std::optional<std::int32_t> next() = 0;
+    /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the last.
+    virtual void finish() = 0;
+
+    virtual const SessionStats& stats() const = 0;
+};
+
+}  // namespace winnow

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/attend_dense.h"
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/device.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kLanesPerToken = 8;
+
+std::uint64_t shared_bytes(const AttendDense::Config& c, std::uint32_t n_subgroups) {
+    const std::uint64_t group = c.n_heads / c.n_kv_heads;
+    return 4 * (n_subgroups * group * (c.head_dim + 2) + c.n_splits * group + group * c.head_dim * 2 + 64);
+}
+
+}  // namespace
+
+AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    const std::uint32_t group = c.n_heads / c.n_kv_heads;
+    if (c.quantize && group * c.head_dim % 32 != 0)
+        throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    std::uint32_t group_size = device.is_cpu() ? 32 : 256;
+    while (group_size > subgroup && shared_bytes(c, group_size / subgroup) > device.limits().max_shared_memory_bytes)
+        group_size /= 2;
+    const std::uint32_t tokens_in_flight = group * c.head_dim >= 1024 ? 1 : 2;
+    const std::array<std::uint32_t, 11> spec{group_size,         c.head_dim,   group,
+                                             c.n_kv_heads,       kLanesPerToken, group_size / subgroup,
+                                             c.n_splits,         tokens_in_flight, c.block_size,
+                                             c.quantize ? 1u : 0u, 1};
+    const vk::ShaderVariant& shader =
+        vk::find_shader(c.kv_type == KvType::kF16 ? "attend_dense_f16" : "attend_dense_f32");
+    pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(AttendPush), spec, subgroup);
+}
+
+void AttendDense::record(vk::Recorder& recorder, const Buffers& b, const AttendPush& push) const {
+    recorder.dispatch(pipeline_,
+                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out},
+                      push, config_.n_splits, config_.n_kv_heads);
+}
+
+std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,
+                                          std::uint32_t block_size) {
+    const std::uint32_t n_blocks = (capacity + block_size - 1) / block_size;
+    const std::uint32_t wanted = device.is_cpu() ? 8 : 512;  // workgroups in all
+    return std::clamp((wanted + n_kv_heads - 1) / n_kv_heads, 1u, std::min(n_blocks, 128u));
+}
+
+std::uint64_t AttendDense::bytes_moved(const Config& c, std::uint64_t n_tokens) {
+    return n_tokens * c.n_kv_heads * c.head_dim * 2 * kv_element_bytes(c.kv_type) +
+           8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
+}
+
+}  // namespace winnow

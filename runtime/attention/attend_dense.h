@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/vk/pipeline.h"
+#include "runtime/vk/recorder.h"
+#include "shaders/common/interface.h"
+#include "winnow/types.h"
+
+namespace winnow {
+
+/// Attention of one token over everything its heads see. shaders/attention/attend_dense.comp
+class AttendDense {
+public:
+    struct Config {
+        std::uint32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
+        KvType kv_type = KvType::kF16;
+        std::uint32_t block_size = 64;
+        std::uint32_t n_splits = 0;  ///< most workgroups per kv head; see default_splits
+        bool quantize = true;        ///< also write the quantised output; needs n_group * head_dim % 32 == 0
+    };
+    struct Buffers {
+        vk::BufferRange state, tables, keys, values;
+        vk::BufferRange query;     ///< f32 [n_heads, head_dim], scaled
+        vk::BufferRange partials;  ///< f32 [n_kv_heads, n_splits, n_group, head_dim + 2]
+        vk::BufferRange counters;
+        vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
+        vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]
+    };
+    AttendDense(vk::Device& device, const Config& config);
+    void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPush& push) const;
+    /// Splits that fill the device, for a cache of `capacity` tokens.
+    static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,
+                                        std::uint32_t block_size);
+    static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
+
+private:
+    Config config_;
+    vk::ComputePipeline pipeline_;
+};
+
+}  // namespace winnow

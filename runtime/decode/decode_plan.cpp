@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/decode/decode_plan.h"
+
+#include "runtime/vk/device.h"
+
+namespace winnow {
+namespace {
+
+// Places in StepBuffers::counters: one per kv head for attention, then these.
+std::uint32_t norm_counter(const ModelShape& shape) { return shape.n_kv_heads; }
+
+WeightType type_of(const MatrixRef& ref) { return static_cast<WeightType>(ref.type); }
+
+AttendDense::Config attend_config(const ModelShape& s, const KvCache& cache, std::uint32_t n_splits) {
+    AttendDense::Config c;
+    c.n_heads = s.n_heads;
+    c.n_kv_heads = s.n_kv_heads;
+    c.head_dim = s.head_dim;
+    c.kv_type = cache.layout().config().type;
+    c.block_size = cache.layout().config().block_size;
+    c.n_splits = n_splits;
+    return c;
+}
+
+}  // namespace
+
+DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights,
+                       const KvCache& cache, const StepBuffers& buffers, std::uint32_t n_splits)
+    : shape_(shape),
+      weights_(weights),
+      cache_(cache),
+      buffers_(buffers),
+      embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
+      attend_(device, attend_config(shape, cache, n_splits)),
+      logits_(device, {shape.n_embd, shape.n_vocab, type_of(weights.output.front().ref)}),
+      sample_threshold_(device),
+      sample_token_(device) {
+    for (const LayerWeights& w : weights.layers) {
+        Qkv::Config qkv;
+        qkv.n_embd = shape.n_embd;
+        qkv.n_heads = shape.n_heads;
+        qkv.n_kv_heads = shape.n_kv_heads;
+        qkv.head_dim = shape.head_dim;
+        qkv.n_rot = shape.n_rot;
+        qkv.pairing = shape.rope_pairing;
+        qkv.qk_norm = shape.qk_norm;
+        qkv.bias = shape.qkv_bias;
+        qkv.type_q = type_of(w.q);
+        qkv.type_k = type_of(w.k);
+        qkv.type_v = type_of(w.v);
+        qkv.kv_type = cache.layout().config().type;
+        qkv.block_size = cache.layout().config().block_size;
+        LayerStages stages;
+        stages.qkv = &qkv_stages_.get(device, qkv);
+        stages.output = &matvec_stages_.get(
+            device, {shape.q_dim(), shape.n_embd, type_of(w.output.front().ref), shape.post_norms});
+        stages.gate_up =
+            &gate_up_stages_.get(device, {shape.n_embd, shape.n_ff, type_of(w.gate_up.front().gate),
+                                          type_of(w.gate_up.front().up), shape.activation});
+        stages.down = &matvec_stages_.get(
+            device, {shape.n_ff, shape.n_embd, type_of(w.down.front().ref), shape.post_norms});
+        layers_.push_back(stages);
+    }
+}
+
+// The journey of a token: embedding, the layers, logits, the next token.
+void DecodePlan::record(vk::Recorder& recorder, vk::GpuTimer* timer) const {
+    // Orders this step after the one before it on the queue.
+    recorder.full_barrier();
+    recorder.timestamp(timer, "begin");
+    for (const MatrixRange& range : weights_.table) {
+        embed_.record(recorder,
+                      {range.where, buffers_.state, buffers_.x, weights_.layers.front().attn_norm, buffers_.act_embd},
+                      {range.ref, range.first_row, shape_.embedding_scale});
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, "embed");
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) record_layer(recorder, timer, layer);
+    record_sampling(recorder, timer);
+    recorder.full_barrier();
+}
+
+void DecodePlan::record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const {
+    const LayerWeights& w = weights_.layers[layer];
+    const LayerStages& stages = layers_[layer];
+    const StepBuffers& b = buffers_;
+    const KvLayout& layout = cache_.layout();
+    const bool last = layer + 1 == shape_.n_layers;
+    const vk::BufferRange next_norm = last ? weights_.output_norm : weights_.layers[layer + 1].attn_norm;
+    const std::uint32_t counter = norm_counter(shape_);
+
+    stages.qkv->record(recorder,
+                       {w.qkv_buffer, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
+                        cache_.keys(layer), cache_.values(layer)},
+                       {w.q, w.k, w.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
+                        layout.table_offset(layer), layout.table_stride()});
+    recorder.barrier();
+    recorder.timestamp(timer, "qkv");
+
+    attend_.record(recorder,
+                   {b.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), b.query, b.partials,
+                    b.counters, b.attended, b.act_attended},
+                   {layout.table_offset(layer), layout.table_stride(), 0});
+    recorder.barrier();
+    recorder.timestamp(timer, "attend_dense");
+
+    for (const MatrixRange& range : w.output) {
+        stages.output->record(recorder,
+                              {range.where, b.act_attended, b.state, b.x, w.ffn_norm, b.act_embd, w.post_attn_norm,
+                               b.raw_product, b.counters},
+                              {range.ref, range.first_row, shape_.q_dim(), shape_.rms_eps, counter});
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, "output");
+
+    for (const GateUpRange& range : w.gate_up) {
+        stages.gate_up->record(recorder, {range.where, b.act_embd, b.state, b.act_ff},
+                               {range.gate, range.up, range.first_row, shape_.rms_eps});
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, "gate_up");
+
+    for (const MatrixRange& range : w.down) {
+        stages.down->record(recorder,
+                            {range.where, b.act_ff, b.state, b.x, next_norm, b.act_embd, w.post_ffn_norm,
+                             b.raw_product, b.counters},
+                            {range.ref, range.first_row, shape_.n_ff, shape_.rms_eps, counter});
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, "down");
+}
+
+void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) const {
+    const StepBuffers& b = buffers_;
+    for (const MatrixRange& range : weights_.output) {
+        logits_.record(recorder, {range.where, b.act_embd, b.state, b.logits, b.maxima},
+                       {range.ref, range.first_row, shape_.n_embd, shape_.rms_eps, 0});
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, "logits");
+    const SamplePush push{shape_.n_vocab, logits_.n_maxima()};
+    sample_threshold_.record(recorder, {b.state, b.maxima, b.threshold}, push);
+    recorder.barrier();
+    recorder.timestamp(timer, "sample_threshold");
+    const vk::BufferRange counter(b.counters, 0, b.counters.bytes());
+    sample_token_.record(recorder, {b.state, b.logits, b.threshold, b.candidates, b.counts, counter, b.ring}, push);
+    recorder.barrier();
+    recorder.timestamp(timer, "sample_token");
+}
+
+std::uint32_t DecodePlan::n_dependent_dispatches() const {
+    return 1 + kDispatchesPerLayer * shape_.n_layers + 3;
+}
+
+}  // namespace winnow

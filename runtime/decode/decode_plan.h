@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "runtime/attention/attend_dense.h"
+#include "runtime/dense/gate_up.h"
+#include "runtime/dense/logits.h"
+#include "runtime/dense/matvec_add.h"
+#include "runtime/dense/qkv.h"
+#include "runtime/kv/kv_cache.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/step/embed.h"
+#include "runtime/step/sample_threshold.h"
+#include "runtime/step/sample_token.h"
+#include "runtime/vk/timer.h"
+#include "runtime/weights/model_weights.h"
+
+namespace winnow {
+
+/// One stage object per distinct configuration; layers of the same kind share it.
+template <typename Stage>
+class StageSet {
+public:
+    const Stage& get(vk::Device& device, const typename Stage::Config& config) {
+        for (const auto& [known, stage] : stages_)
+            if (known == config) return *stage;
+        stages_.emplace_back(config, std::make_unique<Stage>(device, config));
+        return *stages_.back().second;
+    }
+
+private:
+    std::vector<std::pair<typename Stage::Config, std::unique_ptr<Stage>>> stages_;
+};
+
+/// The order of one decode step: the only file that knows which stage follows which, and where barriers stand.
+/// Holds references to everything it is given; they must outlive it and its recordings.
+class DecodePlan {
+public:
+    DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
+               const StepBuffers& buffers, std::uint32_t n_splits);
+
+    /// Records one step: reads the token of the state, samples the next one, advances the state.
+    void record(vk::Recorder& recorder, vk::GpuTimer* timer = nullptr) const;
+
+    /// Dispatches of the step that wait for an earlier one, in all and per layer.
+    std::uint32_t n_dependent_dispatches() const;
+    static constexpr std::uint32_t kDispatchesPerLayer = 5;
+
+private:
+    struct LayerStages {
+        const Qkv* qkv = nullptr;
+        const MatvecAdd* output = nullptr;
+        const GateUp* gate_up = nullptr;
+        const MatvecAdd* down = nullptr;
+    };
+    void record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const;
+    void record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) const;
+
+    const ModelShape& shape_;
+    const ModelWeights& weights_;
+    const KvCache& cache_;
+    const StepBuffers& buffers_;
+    StageSet<Qkv> qkv_stages_;
+    StageSet<MatvecAdd> matvec_stages_;
+    StageSet<GateUp> gate_up_stages_;
+    std::vector<LayerStages> layers_;
+    Embed embed_;
+    AttendDense attend_;
+    Logits logits_;
+    SampleThreshold sample_threshold_;
+    SampleToken sample_token_;
+};
+
+}  // namespace winnow

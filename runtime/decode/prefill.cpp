@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/decode/prefill.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "runtime/vk/device.h"
+
+namespace winnow {
+namespace {
+
+WeightType type_of(const MatrixRef& ref) { return static_cast<WeightType>(ref.type); }
+
+RopeAppend::Config rope_config(const ModelShape& s, const KvConfig& kv) {
+    RopeAppend::Config c;
+    c.n_heads = s.n_heads;
+    c.n_kv_heads = s.n_kv_heads;
+    c.head_dim = s.head_dim;
+    c.n_rot = s.n_rot;
+    c.pairing = s.rope_pairing;
+    c.qk_norm = s.qk_norm;
+    c.bias = s.qkv_bias;
+    c.kv_type = kv.type;
+    c.block_size = kv.block_size;
+    return c;
+}
+
+std::uint64_t widest(const ModelShape& s) { return std::max({s.n_embd, s.q_dim(), s.n_ff}); }
+constexpr std::uint32_t kLogitTokens = 32;  // rows of logits computed and read back at a time
+
+}  // namespace
+
+PrefillBuffers::PrefillBuffers(vk::Device& device, const ModelShape& s, std::uint32_t n) {
+    using vk::BufferUse;
+    tokens = vk::Buffer(device, "prefill_tokens", n * 4ull, BufferUse::kShared);
+    x = vk::Buffer(device, "prefill_x", n * 4ull * s.n_embd, BufferUse::kDevice);
+    halves = vk::Buffer(device, "prefill_halves", n * 2ull * widest(s), BufferUse::kDevice);
+    projections = vk::Buffer(device, "prefill_qkv", n * 4ull * (s.q_dim() + 2 * s.kv_dim()), BufferUse::kDevice);
+    query = vk::Buffer(device, "prefill_query", n * 2ull * s.q_dim(), BufferUse::kDevice);
+    gate_up = vk::Buffer(device, "prefill_gate_up", n * 8ull * s.n_ff, BufferUse::kDevice);
+    raw = vk::Buffer(device, "prefill_raw", s.post_norms ? n * 4ull * s.n_embd : 16, BufferUse::kDevice);
+}
+
+std::uint64_t PrefillBuffers::bytes() const {
+    std::uint64_t sum = 0;
+    for (const vk::Buffer* b : {&tokens, &x, &halves, &projections, &query, &gate_up, &raw}) sum += b->bytes();
+    return sum;
+}
+
+std::uint64_t PrefillBuffers::bytes_needed(const ModelShape& s, std::uint32_t n) {
+    return n * (4ull + 4ull * s.n_embd + 2 * widest(s) + 4ull * (s.q_dim() + 2 * s.kv_dim()) + 2ull * s.q_dim() +
+                8ull * s.n_ff + (s.post_norms ? 4ull * s.n_embd : 0)) +
+           (s.post_norms ? 0 : 16);
+}
+
+Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
+                 PrefillBuffers& buffers, std::uint32_t n_chunk)
+    : device_(device),
+      shape_(shape),
+      weights_(weights),
+      cache_(cache),
+      buffers_(buffers),
+      max_chunk_(n_chunk),
+      target_seconds_(device.is_cpu() ? 0.5 : 0.1),
+      tokens_fitting_(device.is_cpu() ? 16 : n_chunk),
+      embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
+      norm_(device, {shape.n_embd, false}),
+      add_norm_(device, {shape.n_embd, true}),
+      rope_append_(device, rope_config(shape, cache.layout().config())),
+      attend_(device, {shape.n_heads, shape.n_kv_heads, shape.head_dim, cache.layout().config().type,
+                       cache.layout().config().block_size}),
+      gate_(device, {shape.n_ff, shape.activation}),
+      timeline_(device) {
+    const auto matmul = [&](std::uint32_t n_in, const MatrixRef& ref, bool add) {
+        return &matmuls_.get(device, {n_in, type_of(ref), add});
+    };
+    const bool add = !shape.post_norms;  // otherwise the branch is normed before the sum
+    for (const LayerWeights& w : weights.layers) {
+        LayerStages s;
+        s.q = matmul(shape.n_embd, w.q, false);
+        s.k = matmul(shape.n_embd, w.k, false);
+        s.v = matmul(shape.n_embd, w.v, false);
+        s.output = matmul(shape.q_dim(), w.output.front().ref, add);
+        s.gate = matmul(shape.n_embd, w.gate_up.front().gate, false);
+        s.up = matmul(shape.n_embd, w.gate_up.front().up, false);
+        s.down = matmul(shape.n_ff, w.down.front().ref, add);
+        layers_.push_back(s);
+    }
+}
+
+std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t position, const Progress& progress,
+                           const LogitRows& rows) {
+    const auto total = static_cast<std::uint32_t>(tokens.size());
+    std::uint32_t done = 0;
+    vk::Recorder recorder(device_, "prefill_chunk");
+    while (done < total) {
+        // Whole tiles of 8 tokens: a partial tile costs as much as a full one.
+        std::uint32_t n = static_cast<std::uint32_t>(tokens_fitting_) / 8 * 8;
+        n = std::min({std::max(n, std::min(8u, max_chunk_)), max_chunk_, total - done});
+        std::memcpy(buffers_.tokens.mapped(), tokens.data() + done, n * sizeof(std::int32_t));
+        const auto begin = std::chrono::steady_clock::now();
+        recorder.begin();
+        record_chunk(recorder, n, position + done);
+        recorder.end();
+        timeline_.wait(timeline_.submit(recorder));
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        // Grows slowly, shrinks at once.
+        tokens_fitting_ = std::clamp(n * target_seconds_ / std::max(seconds, 1e-6), 8.0, tokens_fitting_ * 2.0);
+        tokens_fitting_ = std::min<double>(tokens_fitting_, max_chunk_);
+        if (rows) read_logits(done, n, rows);
+        done += n;
+        if (progress && !progress(done, total)) break;
+    }
+    return done;
+}
+
+void Prefill::record_chunk(vk::Recorder& recorder, std::uint32_t n_tokens, std::uint32_t position) const {
+    recorder.full_barrier();
+    for (const MatrixRange& range : weights_.table)
+        embed_.record(recorder, {range.where, buffers_.tokens, buffers_.x},
+                      {range.ref, range.first_row, n_tokens, shape_.embedding_scale});
+    recorder.barrier();
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) record_layer(recorder, layer, n_tokens, position);
+    recorder.full_barrier();
+}
+
+void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
+                           std::uint32_t position) const {
+    const LayerWeights& w = weights_.layers[layer];
+    const LayerStages& stages = layers_[layer];
+    const PrefillBuffers& b = buffers_;
+    const KvLayout& layout = cache_.layout();
+    const std::uint32_t q_dim = shape_.q_dim();
+    const std::uint32_t kv_dim = shape_.kv_dim();
+    const std::uint32_t qkv_dim = q_dim + 2 * kv_dim;
+
+    norm_.record(recorder, {b.x, w.attn_norm, b.halves, b.x}, {n_tokens, shape_.rms_eps});
+    recorder.barrier();
+    stages.q->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.q, 0, n_tokens, qkv_dim, 0});
+    stages.k->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.k, q_dim, n_tokens, qkv_dim, 0});
+    stages.v->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.v, q_dim + kv_dim, n_tokens, qkv_dim, 0});
+    recorder.barrier();
+    rope_append_.record(recorder,
+                        {b.projections, weights_.rope, cache_.tables(), w.params, b.query, cache_.keys(layer),
+                         cache_.values(layer)},
+                        {n_tokens, position, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
+                         layout.table_offset(layer), layout.table_stride()});
+    recorder.barrier();
+    attend_.record(recorder, {cache_.tables(), cache_.keys(layer), cache_.values(layer), b.query, b.halves},
+                   {n_tokens, position, layout.table_offset(layer), layout.table_stride()});
+    recorder.barrier();
+    record_branch_end(recorder, *stages.output, w.output, w.post_attn_norm, n_tokens);
+
+    norm_.record(recorder, {b.x, w.ffn_norm, b.halves, b.x}, {n_tokens, shape_.rms_eps});
+    recorder.barrier();
+    for (const GateUpRange& range : w.gate_up) {
+        stages.gate->record(recorder, {range.where, b.halves, b.gate_up},
+                            {range.gate, range.first_row, n_tokens, 2 * shape_.n_ff, 0});
+        stages.up->record(recorder, {range.where, b.halves, b.gate_up},
+                          {range.up, shape_.n_ff + range.first_row, n_tokens, 2 * shape_.n_ff, 0});
+    }
+    recorder.barrier();
+    gate_.record(recorder, {b.gate_up, b.halves}, {n_tokens});
+    recorder.barrier();
+    record_branch_end(recorder, *stages.down, w.down, w.post_ffn_norm, n_tokens);
+}
+
+// Projection of a branch back to the residual stream, with the post norm where the model has one.
+void Prefill::record_branch_end(vk::Recorder& recorder, const Matmul& matmul, const std::vector<MatrixRange>& ranges,
+                                const vk::BufferRange& post_norm, std::uint32_t n_tokens) const {
+    const PrefillBuffers& b = buffers_;
+    const vk::Buffer& out = shape_.post_norms ? b.raw : b.x;
+    for (const MatrixRange& range : ranges)
+        matmul.record(recorder, {range.where, b.halves, out}, {range.ref, range.first_row, n_tokens, shape_.n_embd, 0});
+    recorder.barrier();
+    if (shape_.post_norms) {
+        add_norm_.record(recorder, {b.raw, post_norm, b.halves, b.x}, {n_tokens, shape_.rms_eps});
+        recorder.barrier();
+    }
+}
+
+void Prefill::read_logits(std::uint32_t first, std::uint32_t n_tokens, const LogitRows& rows) {
+    if (!logits_) {
+        logits_ = &matmuls_.get(device_, {shape_.n_embd, type_of(weights_.output.front().ref), false});
+        logit_rows_ = vk::Buffer(device_, "logit_rows", std::uint64_t{kLogitTokens} * shape_.n_vocab * 4,
+                                 vk::BufferUse::kReadback);
+    }
+    vk::Recorder recorder(device_, "prefill_logits");
+    for (std::uint32_t at = 0; at < n_tokens; at += kLogitTokens) {
+        const std::uint32_t n = std::min(kLogitTokens, n_tokens - at);
+        recorder.begin();
+        recorder.full_barrier();
+        norm_.record(recorder, {buffers_.x, weights_.output_norm, buffers_.halves, buffers_.x},
+                     {n_tokens, shape_.rms_eps});
+        recorder.barrier();
+        for (const MatrixRange& range : weights_.output)
+            logits_->record(recorder, {range.where, buffers_.halves, logit_rows_},
+                            {range.ref, range.first_row, n, shape_.n_vocab, at});
+        recorder.full_barrier();
+        recorder.end();
+        timeline_.wait(timeline_.submit(recorder));
+        rows(first + at, std::span<const float>(logit_rows_.mapped_as<const float>(), std::size_t{n} * shape_.n_vocab));
+    }
+}
+
+}  // namespace winnow

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "runtime/decode/decode_plan.h"
+#include "runtime/prefill/attend_prefill.h"
+#include "runtime/prefill/embed_rows.h"
+#include "runtime/prefill/gate_rows.h"
+#include "runtime/prefill/matmul.h"
+#include "runtime/prefill/norm_rows.h"
+#include "runtime/prefill/rope_append.h"
+#include "runtime/vk/timeline.h"
+
+namespace winnow {
+
+/// Activations of a prefill chunk.
+struct PrefillBuffers {
+    PrefillBuffers(vk::Device& device, const ModelShape& shape, std::uint32_t n_chunk);
+    vk::Buffer tokens;       ///< u32 [n_chunk], host visible
+    vk::Buffer x;            ///< f32 [n_chunk, n_embd]
+    vk::Buffer halves;       ///< f16 [n_chunk, max(n_embd, q_dim, n_ff)], input of the next matmul
+    vk::Buffer projections;  ///< f32 [n_chunk, n_heads + 2 n_kv_heads, head_dim]
+    vk::Buffer query;        ///< f16 [n_chunk, n_heads, head_dim]
+    vk::Buffer gate_up;      ///< f32 [n_chunk, 2, n_ff]
+    vk::Buffer raw;          ///< f32 [n_chunk, n_embd], branch before its post norm
+    std::uint64_t bytes() const;
+    static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_chunk);
+};
+
+/// Puts a prompt into the cache in chunks. The chunk shrinks and grows with measured time, so that no submission
+/// keeps a display GPU for much longer than the target.
+class Prefill {
+public:
+    Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
+            PrefillBuffers& buffers, std::uint32_t n_chunk);
+
+    using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
+    /// Logits f32 [n, n_vocab] of tokens first .. first + n.
+    using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
+
+    /// @returns tokens done: all, unless `progress` said stop.
+    std::uint32_t run(std::span<const std::int32_t> tokens, std::uint32_t position, const Progress& progress,
+                      const LogitRows& rows);
+
+private:
+    struct LayerStages {
+        const Matmul *q = nullptr, *k = nullptr, *v = nullptr, *output = nullptr;
+        const Matmul *gate = nullptr, *up = nullptr, *down = nullptr;
+    };
+    void record_chunk(vk::Recorder& recorder, std::uint32_t n_tokens, std::uint32_t position) const;
+    void record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
+    void record_branch_end(vk::Recorder& recorder, const Matmul& matmul, const std::vector<MatrixRange>& ranges,
+                           const vk::BufferRange& post_norm, std::uint32_t n_tokens) const;
+    void read_logits(std::uint32_t first, std::uint32_t n_tokens, const LogitRows& rows);
+
+    vk::Device& device_;
+    const ModelShape& shape_;
+    const ModelWeights& weights_;
+    const KvCache& cache_;
+    PrefillBuffers& buffers_;
+    std::uint32_t max_chunk_;
+    double target_seconds_;
+    double tokens_fitting_;  ///< chunk that the last one's time suggests
+    StageSet<Matmul> matmuls_;
+    std::vector<LayerStages> layers_;
+    EmbedRows embed_;
+    NormRows norm_, add_norm_;
+    RopeAppend rope_append_;
+    AttendPrefill attend_;
+    GateRows gate_;
+    const Matmul* logits_ = nullptr;
+    vk::Buffer logit_rows_;  ///< made when logits are first asked for
+    vk::Timeline timeline_;
+};
+
+}  // namespace winnow

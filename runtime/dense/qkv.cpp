@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/dense/qkv.h"
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/device.h"
+#include "runtime/weights/matvec_tuning.h"
+#include "runtime/weights/weight_planes.h"
+
+namespace winnow {
+
+Qkv::Qkv(vk::Device& device, const Config& c) {
+    if (c.bias && c.qk_norm)
+        throw Error(ErrorCode::kUnsupported, "a model with both Q/K/V biases and QK norm is not supported");
+    const std::uint32_t n_rows = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim;
+    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kQkv, n_rows, c.n_embd);
+    // A group stays inside one head, and holds all of it when the head is normed.
+    std::uint32_t rows = c.qk_norm ? c.head_dim : std::min(tuning.rows_per_group, c.head_dim);
+    while (c.head_dim % rows != 0) rows -= 2;
+    n_groups_ = n_rows / rows;
+    const std::array<std::uint32_t, 15> spec{tuning.group_size,
+                                             c.head_dim,
+                                             c.n_heads,
+                                             c.n_kv_heads,
+                                             c.n_rot,
+                                             c.pairing == RopePairing::kNeox ? 1u : 0u,
+                                             c.qk_norm ? 1u : 0u,
+                                             c.bias ? 1u : 0u,
+                                             rows,
+                                             tuning.rows_per_pass,
+                                             c.n_embd / 32,
+                                             static_cast<std::uint32_t>(c.type_q),
+                                             static_cast<std::uint32_t>(c.type_k),
+                                             static_cast<std::uint32_t>(c.type_v),
+                                             c.block_size};
+    const vk::ShaderVariant& shader = vk::find_shader(c.kv_type == KvType::kF16 ? "qkv_f16" : "qkv_f32");
+    pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(QkvPush), spec, device.limits().subgroup_size);
+}
+
+void Qkv::record(vk::Recorder& recorder, const Buffers& b, const QkvPush& push) const {
+    recorder.dispatch(pipeline_,
+                      {b.weights, b.act_in, b.state, b.rope, b.tables, b.params, b.query, b.keys, b.values}, push,
+                      n_groups_);
+}
+
+std::uint64_t Qkv::bytes_moved(const Config& c) {
+    const std::uint64_t q = std::uint64_t{c.n_heads} * c.head_dim;
+    const std::uint64_t kv = std::uint64_t{c.n_kv_heads} * c.head_dim;
+    return q * repacked_row_bytes(c.type_q, c.n_embd) + kv * repacked_row_bytes(c.type_k, c.n_embd) +
+           kv * repacked_row_bytes(c.type_v, c.n_embd) + activation_bytes(c.n_embd) + q * 4 +
+           2 * kv * kv_element_bytes(c.kv_type);
+}
+
+}  // namespace winnow

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/vk/pipeline.h"
+#include "runtime/vk/recorder.h"
+#include "shaders/common/interface.h"
+#include "winnow/types.h"
+
+namespace winnow {
+
+/// Norm, Q/K/V projections, bias, QK norm, RoPE and the append to the cache. shaders/dense/qkv.comp
+class Qkv {
+public:
+    struct Config {
+        std::uint32_t n_embd = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0;
+        RopePairing pairing = RopePairing::kNorm;
+        bool qk_norm = false;
+        bool bias = false;
+        WeightType type_q = WeightType::kF32, type_k = WeightType::kF32, type_v = WeightType::kF32;
+        KvType kv_type = KvType::kF16;
+        std::uint32_t block_size = 64;
+        bool operator==(const Config&) const = default;
+    };
+    struct Buffers {
+        vk::BufferRange weights, act_in, state, rope, tables, params;
+        vk::BufferRange query;         ///< f32 [n_heads, head_dim]
+        vk::BufferRange keys, values;  ///< pools
+    };
+    /// @throws Error(kUnsupported) for a bias together with QK norm.
+    Qkv(vk::Device& device, const Config& config);
+    void record(vk::Recorder& recorder, const Buffers& buffers, const QkvPush& push) const;
+    static std::uint64_t bytes_moved(const Config& config);
+
+private:
+    std::uint32_t n_groups_ = 0;
+    vk::ComputePipeline pipeline_;
+};
+
+}  // namespace winnow

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/kv/kv_cache.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "runtime/vk/device.h"
+#include "runtime/vk/upload.h"
+
+namespace winnow {
+
+KvCache::KvCache(vk::Device& device, KvConfig config) : layout_(std::move(config)) {
+    const KvConfig& c = layout_.config();
+    const std::uint64_t limit =
+        std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
+    for (std::uint32_t layer = 0; layer < c.n_layers; ++layer) {
+        const std::uint64_t bytes = layout_.pool_bytes(layer);
+        if (bytes > limit) {
+            const std::uint64_t per_token = bytes / c.capacity + 1;
+            throw Error(ErrorCode::kOutOfMemory,
+                        fmt::format("the K pool of layer {} needs {} MiB for {} tokens; this device binds at most {} MiB: "
+                                    "use -c {} or less",
+                                    layer, bytes >> 20, c.capacity, limit >> 20,
+                                    limit / per_token / c.block_size * c.block_size));
+        }
+        keys_.emplace_back(device, fmt::format("k_pool_{}", layer), bytes, vk::BufferUse::kDevice);
+        values_.emplace_back(device, fmt::format("v_pool_{}", layer), bytes, vk::BufferUse::kDevice);
+    }
+    const std::vector<std::uint32_t> tables = layout_.tables();
+    tables_ = vk::Buffer(device, "block_tables", tables.size() * sizeof(std::uint32_t), vk::BufferUse::kDevice);
+    vk::Uploader uploader(device);
+    uploader.upload(tables_, std::as_bytes(std::span(tables)));
+    uploader.finish();
+}
+
+}  // namespace winnow

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <vector>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/buffer.h"
+
+namespace winnow {
+
+/// The pools and block tables of one sequence on a device. All memory is taken on construction.
+class KvCache {
+public:
+    /// @throws Error(kOutOfMemory) naming the layer's pool, the limit and the largest capacity that would fit it.
+    KvCache(vk::Device& device, KvConfig config);
+
+    const KvLayout& layout() const { return layout_; }
+    const vk::Buffer& keys(std::uint32_t layer) const { return keys_[layer]; }
+    const vk::Buffer& values(std::uint32_t layer) const { return values_[layer]; }
+    const vk::Buffer& tables() const { return tables_; }
+    std::uint64_t bytes() const { return layout_.total_bytes() + tables_.bytes(); }
+
+private:
+    KvLayout layout_;
+    std::vector<vk::Buffer> keys_;
+    std::vector<vk::Buffer> values_;
+    vk::Buffer tables_;
+};
+
+}  // namespace winnow

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/kv/kv_layout.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "shaders/common/interface.h"
+#include "winnow/error.h"
+
+namespace winnow {
+
+std::uint32_t kv_element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
+
+KvLayout::KvLayout(KvConfig config) : config_(std::move(config)) {
+    const auto blocks_of = [&](std::uint64_t tokens) {
+        return static_cast<std::uint32_t>((tokens + config_.block_size - 1) / config_.block_size);
+    };
+    if (config_.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "the context must hold at least one token");
+    const std::uint32_t full_blocks = blocks_of(config_.capacity);
+    std::uint32_t longest = 0;
+    layer_blocks_.assign(config_.n_layers, 0);
+    for (std::uint32_t layer = 0; layer < config_.n_layers; ++layer) {
+        for (std::uint32_t kv_head = 0; kv_head < config_.n_kv_heads; ++kv_head) {
+            const HeadRole& role = config_.roles.at(layer * config_.n_kv_heads + kv_head);
+            HeadLayout head;
+            head.n_blocks = full_blocks;
+            if (role.local) {
+                if (role.window == 0) throw Error(ErrorCode::kInvalidArgument, "a local head needs a window");
+                // A window of W tokens seen from each of C appended ones spans at most this many blocks.
+                const std::uint64_t span = std::uint64_t{role.window} + config_.max_chunk - 1;
+                const std::uint64_t ring = (span + config_.block_size - 2) / config_.block_size + 1;
+                const std::uint32_t sinks = blocks_of(role.sink_tokens);
+                if (sinks + ring < full_blocks) {
+                    head.sink_blocks = sinks;
+                    head.ring_blocks = static_cast<std::uint32_t>(ring);
+                    head.n_blocks = sinks + head.ring_blocks;
+                }
+            }
+            head.first_block = layer_blocks_[layer];
+            layer_blocks_[layer] += head.n_blocks;
+            longest = std::max(longest, head.n_blocks);
+            heads_.push_back(head);
+        }
+    }
+    table_stride_ = WINNOW_TABLE_HEADER + longest;
+}
+
+std::uint64_t KvLayout::block_bytes() const {
+    return std::uint64_t{config_.block_size} * config_.head_dim * kv_element_bytes(config_.type);
+}
+
+std::uint64_t KvLayout::pool_bytes(std::uint32_t layer) const { return layer_blocks_[layer] * block_bytes(); }
+
+std::uint64_t KvLayout::total_bytes() const {
+    std::uint64_t sum = 0;
+    for (std::uint32_t layer = 0; layer < config_.n_layers; ++layer) sum += 2 * pool_bytes(layer);
+    return sum;
+}
+
+std::vector<std::uint32_t> KvLayout::tables() const {
+    std::vector<std::uint32_t> words(std::size_t{config_.n_layers} * config_.n_kv_heads * table_stride_, 0);
+    for (std::size_t i = 0; i < heads_.size(); ++i) {
+        std::uint32_t* row = words.data() + i * table_stride_;
+        row[WINNOW_TABLE_SINK_BLOCKS] = heads_[i].sink_blocks;
+        row[WINNOW_TABLE_RING_BLOCKS] = heads_[i].ring_blocks;
+        row[WINNOW_TABLE_WINDOW] = config_.roles[i].window;
+        row[WINNOW_TABLE_SINK_TOKENS] = config_.roles[i].sink_tokens;
+        for (std::uint32_t b = 0; b < heads_[i].n_blocks; ++b)
+            row[WINNOW_TABLE_HEADER + b] = heads_[i].first_block + b;
+    }
+    return words;
+}
+
+std::vector<HeadRole> model_roles(const ModelShape& shape) {
+    std::vector<HeadRole> roles;
+    for (const LayerShape& layer : shape.layers) {
+        HeadRole role;
+        role.local = layer.window != 0;
+        role.window = layer.window;
+        roles.insert(roles.end(), shape.n_kv_heads, role);
+    }
+    return roles;
+}
+
+}  // namespace winnow

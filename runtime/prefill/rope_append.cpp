@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/prefill/rope_append.h"
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/device.h"
+
+namespace winnow {
+
+RopeAppend::RopeAppend(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    tokens_per_group_ = device.is_cpu() ? 1 : 4;
+    const std::array<std::uint32_t, 9> spec{tokens_per_group_ * device.limits().subgroup_size,
+                                            c.head_dim,
+                                            c.n_heads,
+                                            c.n_kv_heads,
+                                            c.n_rot,
+                                            c.pairing == RopePairing::kNeox ? 1u : 0u,
+                                            c.qk_norm ? 1u : 0u,
+                                            c.bias ? 1u : 0u,
+                                            c.block_size};
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(c.kv_type == KvType::kF16 ? "rope_append_f16" : "rope_append_f32"), 7, sizeof(RopeAppendPush), spec, device.limits().subgroup_size);
+}
+
+void RopeAppend::record(vk::Recorder& recorder, const Buffers& b, const RopeAppendPush& push) const {
+    recorder.dispatch(pipeline_, {b.projections, b.rope, b.tables, b.params, b.query, b.keys, b.values}, push,
+                      config_.n_heads + 2 * config_.n_kv_heads,
+                      (push.n_tokens + tokens_per_group_ - 1) / tokens_per_group_);
+}
+
+std::uint64_t RopeAppend::bytes_moved(const Config& c, std::uint64_t n_tokens) {
+    return n_tokens * c.head_dim *
+           (c.n_heads * 6ull + 2ull * c.n_kv_heads * (4 + kv_element_bytes(c.kv_type)));
+}
+
+}  // namespace winnow

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/vk/features.h"
+#include "runtime/vk/vulkan.h"
+#include "winnow/device.h"
+
+namespace winnow::vk {
+
+class Instance;
+class PipelineCache;
+
+/// Limits that decide layouts, read once.
+struct DeviceLimits {
+    std::uint64_t max_storage_buffer_range = 0;
+    std::uint64_t max_allocation_bytes = 0;
+    std::uint64_t storage_buffer_alignment = 0;
+    std::uint32_t max_shared_memory_bytes = 0;
+    std::uint32_t max_workgroup_invocations = 0;
+    std::uint32_t max_workgroup_count_x = 0;
+    std::uint32_t max_workgroup_count_y = 0;
+    std::uint32_t max_workgroup_count_z = 0;
+    std::array<std::uint32_t, 3> max_workgroup_size{};
+    std::uint32_t max_push_constant_bytes = 0;
+    std::uint32_t subgroup_size = 0;  ///< the size pipelines get by default
+    std::uint32_t min_subgroup_size = 0;
+    std::uint32_t max_subgroup_size = 0;
+    double timestamp_period_ns = 0;
+    std::uint32_t timestamp_valid_bits = 0;
+};
+
+/// One logical device with one compute queue. Everything else in winnow::vk holds a reference to it
+/// and must be destroyed before it. Not thread-safe except where said.
+class Device {
+public:
+    /// @throws Error(kNoDevice | kUnsupported).
+    static std::unique_ptr<Device> open(const DeviceOptions& options);
+    ~Device();
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    VkDevice handle() const { return device_; }
+    VkPhysicalDevice physical() const { return physical_; }
+    VkQueue queue() const { return queue_; }
+    std::uint32_t queue_family() const { return queue_family_; }
+    const DeviceInfo& info() const { return info_; }
+    const DeviceLimits& limits() const { return limits_; }
+    FeatureSet features() const { return features_; }
+    PipelineCache& pipeline_cache() { return *pipeline_cache_; }
+    const VkPhysicalDeviceMemoryProperties& memory_properties() const { return memory_; }
+    bool is_cpu() const { return info_.type == DeviceType::kCpu; }
+    /// Memory is one heap that host and device share (integrated GPU or CPU driver).
+    bool unified_memory() const { return unified_memory_; }
+
+    /// Names an object for validation messages and captures; no-op without debug utils.
+    void set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const;
+
+    /// Bytes allocated now, by Buffer; tests assert that decode allocates nothing.
+    std::uint64_t allocated_bytes() const { return allocated_bytes_.load(); }
+    std::uint64_t n_allocations() const { return n_allocations_.load(); }
+    void count_allocation(std::int64_t bytes);  ///< called by Buffer only
+
+    /// Validation messages of warning level or above since the start (0 without validation).
+    std::uint32_t n_validation_messages() const { return n_validation_messages_.load(); }
+    std::vector<std::string> validation_messages() const;
+    bool validation_enabled() const { return validation_enabled_; }
+    bool debug_utils() const;  ///< names and labels can be set
+    void add_validation_message(std::string text);  ///< called by the messenger only
+
+private:
+    Device();
+    void create_logical_device();
+
+    std::unique_ptr<Instance> instance_;
+    VkPhysicalDevice physical_ = VK_NULL_HANDLE;
+    VkDevice device_ = VK_NULL_HANDLE;
+    VkQueue queue_ = VK_NULL_HANDLE;
+    std::uint32_t queue_family_ = 0;
+    DeviceInfo info_;
+    DeviceLimits limits_;
+    FeatureSet features_;
+    VkPhysicalDeviceMemoryProperties memory_{};
+    bool unified_memory_ = false;
+    bool validation_enabled_ = false;
+    std::unique_ptr<PipelineCache> pipeline_cache_;
+    std::atomic<std::uint64_t> allocated_bytes_{0};
+    std::atomic<std::uint64_t> n_allocations_{0};
+    std::atomic<std::uint32_t> n_validation_messages_{0};
+    mutable std::mutex messages_mutex_;
+    std::vector<std::string> messages_;
+};
+
+}  // namespace winnow::vk

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "runtime/vk/shader_registry.h"
+#include "runtime/vk/vulkan.h"
+
+namespace winnow::vk {
+
+class Device;
+
+/// A compute pipeline with its layout: one push-descriptor set of storage buffers at bindings
+/// 0..n_buffers-1 and one push-constant range. Move-only.
+class ComputePipeline {
+public:
+    ComputePipeline() = default;
+    /// Specialisation constant i (constant_id = i) gets spec[i] (raw 32 bits).
+    /// `subgroup_size` 0 leaves the driver's choice; otherwise it is required where the device can vary it.
+    /// @throws Error(kUnsupported) when the device lacks the variant's features or the group is too large.
+    ComputePipeline(Device& device, const ShaderVariant& shader, std::uint32_t n_buffers,
+                    std::uint32_t push_bytes, std::span<const std::uint32_t> spec,
+                    std::uint32_t subgroup_size = 0);
+    ~ComputePipeline();
+    ComputePipeline(ComputePipeline&& other) noexcept;
+    ComputePipeline& operator=(ComputePipeline&& other) noexcept;
+
+    VkPipeline handle() const { return pipeline_; }
+    VkPipelineLayout layout() const { return layout_; }
+    std::uint32_t n_buffers() const { return n_buffers_; }
+    std::uint32_t push_bytes() const { return push_bytes_; }
+    const std::string& name() const { return name_; }
+    explicit operator bool() const { return pipeline_ != VK_NULL_HANDLE; }
+
+private:
+    void create_layout();
+    void create_pipeline(const ShaderVariant& shader, std::span<const std::uint32_t> spec,
+                         std::uint32_t group_size_x, std::uint32_t subgroup_size);
+    void release() noexcept;
+
+    Device* device_ = nullptr;
+    std::string name_;
+    VkDescriptorSetLayout set_layout_ = VK_NULL_HANDLE;
+    VkPipelineLayout layout_ = VK_NULL_HANDLE;
+    VkPipeline pipeline_ = VK_NULL_HANDLE;
+    std::uint32_t n_buffers_ = 0;
+    std::uint32_t push_bytes_ = 0;
+};
+
+}  // namespace winnow::vk

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+
+namespace winnow {
+
+namespace vk {
+class Device;
+}
+
+/// Group shape of a matvec stage.
+struct MatvecTuning {
+    std::uint32_t group_size = 0;      ///< invocations
+    std::uint32_t rows_per_group = 0;  ///< multiple of 32 where the stage writes quantised blocks
+    std::uint32_t rows_per_pass = 0;   ///< rows that a subgroup holds in registers at once
+};
+
+enum class MatvecKind { kQkv, kMatvecAdd, kGateUp, kLogits };
+
+/// The table of group shapes by device class and matrix shape, with its reasons in the source.
+MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_rows, std::uint32_t n_in);
+
+}  // namespace winnow

@@ -1,0 +1,86 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: softmax attention of one token over every cached token that its heads see (split-KV, FlashDecoding style;
+// online softmax after Milakov & Gimelshein 2018).
+// One workgroup handles: one of kMaxSplits ranges of blocks of one kv head, all its query heads at once.
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32 [n_heads, head_dim], scaled; 5 partial states;
+//   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations
+// Needs: storage16, subgroup arithmetic and shuffle.
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint kGroupSize = 64;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kGroup = 3;       // query heads per kv head
+layout(constant_id = 3) const uint kKvHeads = 3;
+layout(constant_id = 4) const uint kLanes = 8;       // lanes per token
+layout(constant_id = 5) const uint kSubgroups = 8;
+layout(constant_id = 6) const uint kMaxSplits = 8;
+layout(constant_id = 7) const uint kTokensInFlight = 2;
+layout(constant_id = 8) const uint kBlockSize = 64;
+layout(constant_id = 9) const uint kQuantize = 1;    // also write the quantised form
+layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split worth its merge
+
+#define STATE_BINDING 0
+#define TABLE_BINDING 1
+#define KEY_BINDING 2
+#define VALUE_BINDING 3
+#define QUERY_BINDING 4
+#define PARTIAL_BINDING 5
+#define COUNTER_BINDING 6
+#define OUTPUT_BINDING 7
+#define ACT_OUT_BINDING 8
+#define ACT_OUT_MAX_BLOCKS (kGroup * kHeadDim / 32 + 1)
+#include "shaders/common/interface.h"
+#include "shaders/common/step_state.glsl"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/attend.glsl"
+#include "shaders/common/activations.glsl"
+
+layout(push_constant, scalar) uniform Push { AttendPush push; };
+
+float act_value(uint e) { return merge_output[e]; }
+float act_square(uint e) { return 0.0; }
+
+void main() {
+    if (state.stopped != 0) return;
+    const uint split = gl_WorkGroupID.x;
+    const uint kv_head = gl_WorkGroupID.y;
+    const uint position = state.position;
+    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    const VisibleBlocks blocks = visible_blocks(table, position);
+    const uint n_active = clamp(blocks.n / kMinBlocks, 1, kMaxSplits);
+    if (split >= n_active) return;
+
+    attend_init(kv_head);
+    const uint begin = split * blocks.n / n_active * kBlockSize;
+    const uint end = (split + 1) * blocks.n / n_active * kBlockSize;
+    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
+        uint rows[kTokensInFlight];
+        bool visible[kTokensInFlight];
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
+            const uint block = visible_block(blocks, item / kBlockSize);
+            const uint token = block * kBlockSize + item % kBlockSize;
+            visible[t] = i + t * kSlots + attend_slot() < end && is_visible(table, position, token);
+            rows[t] = physical_block(table, block) * kBlockSize + item % kBlockSize;
+        }
+        attend_tokens(rows, visible);
+    }
+    attend_merge_workgroup();
+    if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
+
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
+    if (kQuantize != 0) {
+        const uint n_blocks = kGroup * kHeadDim / 32;
+        store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decode attention over cached tokens, shared by the dense and the sparse stage. kLanes neighbouring lanes take one
+// token (8 dimensions per 16-byte word); every lane group keeps an online softmax state (o, m, d) of its own for
+// the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
+// memory, across workgroups by the last one to arrive (fixed order: same bits each time).
+// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
+#ifndef WINNOW_ATTEND_GLSL
+#define WINNOW_ATTEND_GLSL
+
+layout(set = 0, binding = KEY_BINDING, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
+layout(set = 0, binding = VALUE_BINDING, scalar) restrict readonly buffer ValuePool { uvec4 value_pool[]; };
+layout(set = 0, binding = QUERY_BINDING, scalar) restrict readonly buffer Query { vec4 query[]; };
+// Partial states: [kv head][split][kGroup][kHeadDim o, m, d]
+layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { float partials[]; };
+layout(set = 0, binding = COUNTER_BINDING, scalar) coherent buffer Counters { uint counters[]; };
+layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { float attended[]; };
+
+const uint kUnits = kHeadDim / 8;                            // 8 dimensions each
+const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
+const uint kQuadsPerLane = 2 * kUnitsPerLane;                // vec4 registers per head
+const uint kStateSize = kHeadDim + 2;
+const float kEmpty = -3.0e38;
+
+shared float merge_states[kSubgroups * kGroup * kStateSize];
+shared float merge_weights[kMaxSplits * kGroup];
+shared float merge_output[kGroup * kHeadDim];
+shared uint merge_arrived;
+
+vec4 attend_q[kGroup * kQuadsPerLane];
+vec4 attend_o[kGroup * kQuadsPerLane];
+float attend_m[kGroup];
+float attend_d[kGroup];
+
+uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
+uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
+const uint kSlots = kGroupSize / kLanes;
+
+// Unit u of a row that starts at word `row` (16-byte words); 8 dimensions.
+void load_unit(uvec4 first, uvec4 second, out vec4 a, out vec4 b) {
+#ifdef KV_F16
+    a = vec4(unpackHalf2x16(first.x), unpackHalf2x16(first.y));
+    b = vec4(unpackHalf2x16(first.z), unpackHalf2x16(first.w));
+#else
+    a = uintBitsToFloat(first);
+    b = uintBitsToFloat(second);
+#endif
+}
+
+// First 16-byte word of the row of `token_row` (physical block * kBlockSize + place in it).
+uint row_quad(uint token_row) { return token_row * kUnits * KV_QUADS; }
+
+void attend_init(uint kv_head) {
+    for (uint g = 0; g < kGroup; ++g) {
+        attend_m[g] = kEmpty;
+        attend_d[g] = 0.0;
+        for (uint u = 0; u < kUnitsPerLane; ++u) {
+            const uint unit = attend_lane() + u * kLanes;
+            const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
+            const bool inside = unit < kUnits;
+            attend_q[g * kQuadsPerLane + 2 * u] = inside ? query[at] : vec4(0.0);
+            attend_q[g * kQuadsPerLane + 2 * u + 1] = inside ? query[at + 1] : vec4(0.0);
+            attend_o[g * kQuadsPerLane + 2 * u] = vec4(0.0);
+            attend_o[g * kQuadsPerLane + 2 * u + 1] = vec4(0.0);
+        }
+    }
+}
+
+// Takes kTokensInFlight tokens at once: their loads overlap and the running maximum is raised once.
+// Every lane of a lane group passes the same rows; an invisible token is not read.
+void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight]) {
+    vec4 k[kTokensInFlight * kQuadsPerLane];
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
+            const uint unit = attend_lane() + u * kLanes;
+            uvec4 first = uvec4(0), second = uvec4(0);
+            if (visible[t] && unit < kUnits) {
+                first = key_pool[row_quad(rows[t]) + unit * KV_QUADS];
+                if (KV_QUADS == 2) second = key_pool[row_quad(rows[t]) + unit * KV_QUADS + 1];
+            }
+            load_unit(first, second, k[t * kQuadsPerLane + 2 * u], k[t * kQuadsPerLane + 2 * u + 1]);
+        }
+    }
+    float p[kTokensInFlight * kGroup];
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        float largest = attend_m[g];
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            float score = 0.0;
+            [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i)
+                score += dot(attend_q[g * kQuadsPerLane + i], k[t * kQuadsPerLane + i]);
+            [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) score += subgroupShuffleXor(score, d);
+            p[t * kGroup + g] = score;
+            if (visible[t]) largest = max(largest, score);
+        }
+        const float correction = exp(attend_m[g] - largest);
+        attend_m[g] = largest;
+        attend_d[g] *= correction;
+        [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) attend_o[g * kQuadsPerLane + i] *= correction;
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            const float weight = visible[t] ? exp(p[t * kGroup + g] - largest) : 0.0;
+            p[t * kGroup + g] = weight;
+            attend_d[g] += weight;
+        }
+    }
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
+            const uint unit = attend_lane() + u * kLanes;
+            uvec4 first = uvec4(0), second = uvec4(0);
+            if (visible[t] && unit < kUnits) {
+                first = value_pool[row_quad(rows[t]) + unit * KV_QUADS];
+                if (KV_QUADS == 2) second = value_pool[row_quad(rows[t]) + unit * KV_QUADS + 1];
+            }
+            vec4 a, b;
+            load_unit(first, second, a, b);
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+                attend_o[g * kQuadsPerLane + 2 * u] += p[t * kGroup + g] * a;
+                attend_o[g * kQuadsPerLane + 2 * u + 1] += p[t * kGroup + g] * b;
+            }
+        }
+    }
+}
+
+// Merges the states of the whole workgroup into merge_states[0 .. kGroup * kStateSize): not normalised.
+void attend_merge_workgroup() {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) {
+            const float m = subgroupShuffleXor(attend_m[g], d);
+            const float largest = max(m, attend_m[g]);
+            const float own = exp(attend_m[g] - largest);
+            const float other = exp(m - largest);
+            attend_d[g] = own * attend_d[g] + other * subgroupShuffleXor(attend_d[g], d);
+            [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) {
+                const vec4 o = attend_o[g * kQuadsPerLane + i];
+                attend_o[g * kQuadsPerLane + i] = own * o + other * subgroupShuffleXor(o, d);
+            }
+            attend_m[g] = largest;
+        }
+        const uint state_at = (gl_SubgroupID * kGroup + g) * kStateSize;
+        if (gl_SubgroupInvocationID < kLanes) {
+            [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
+                const uint unit = attend_lane() + u * kLanes;
+                if (unit < kUnits) {
+                    [[unroll]] for (uint i = 0; i < 4; ++i) {
+                        merge_states[state_at + unit * 8 + i] = attend_o[g * kQuadsPerLane + 2 * u][i];
+                        merge_states[state_at + unit * 8 + 4 + i] = attend_o[g * kQuadsPerLane + 2 * u + 1][i];
+                    }
+                }
+            }
+            if (gl_SubgroupInvocationID == 0) {
+                merge_states[state_at + kHeadDim] = attend_m[g];
+                merge_states[state_at + kHeadDim + 1] = attend_d[g];
+            }
+        }
+    }
+    barrier();
+    for (uint g = 0; g < kGroup; ++g) {
+        float largest = kEmpty;
+        for (uint s = 0; s < kSubgroups; ++s)
+            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
+        for (uint i = gl_LocalInvocationIndex; i < kHeadDim + 1; i += kGroupSize) {
+            const uint place = i < kHeadDim ? i : kHeadDim + 1;
+            float sum = 0.0;
+            for (uint s = 0; s < kSubgroups; ++s) {
+                const uint at = (s * kGroup + g) * kStateSize;
+                sum += exp(merge_states[at + kHeadDim] - largest) * merge_states[at + place];
+            }
+            if (i < kHeadDim) merge_output[g * kHeadDim + i] = sum;
+            else merge_weights[g] = sum;
+        }
+    }
+    barrier();
+    if (gl_LocalInvocationIndex < kGroup) {
+        const uint g = gl_LocalInvocationIndex;
+        float largest = kEmpty;
+        for (uint s = 0; s < kSubgroups; ++s)
+            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
+        attend_m[0] = largest;
+        attend_d[0] = merge_weights[g];
+    }
+    barrier();
+}
+
+// After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output in exactly one workgroup
+// of the n_active ones and returns true there. `lse` of head g is kept in merge_states[g].
+bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
+    const uint states_at = kv_head * kMaxSplits * kGroup * kStateSize;
+    if (n_active > 1) {
+        const uint own = states_at + split * kGroup * kStateSize;
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+            partials[own + (i / kHeadDim) * kStateSize + i % kHeadDim] = merge_output[i];
+        if (gl_LocalInvocationIndex < kGroup) {
+            const uint at = own + gl_LocalInvocationIndex * kStateSize + kHeadDim;
+            partials[at] = attend_m[0];
+            partials[at + 1] = attend_d[0];
+        }
+        memoryBarrierBuffer();
+        barrier();
+        if (gl_LocalInvocationIndex == 0) {
+            merge_arrived = atomicAdd(counters[counter], 1);
+            if (merge_arrived == n_active - 1) counters[counter] = 0;
+        }
+        barrier();
+        if (merge_arrived != n_active - 1) return false;
+        memoryBarrierBuffer();
+        // One subgroup per head turns the splits' maxima into weights.
+        for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
+            float largest = kEmpty;
+            for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize)
+                largest = max(largest, partials[states_at + (s * kGroup + g) * kStateSize + kHeadDim]);
+            largest = subgroupMax(largest);
+            float total = 0.0;
+            for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize) {
+                const uint at = states_at + (s * kGroup + g) * kStateSize + kHeadDim;
+                const float weight = exp(partials[at] - largest);
+                merge_weights[g * kMaxSplits + s] = weight;
+                total += weight * partials[at + 1];
+            }
+            total = subgroupAdd(total);
+            if (subgroupElect()) {
+                merge_states[g] = largest + log(total);
+                merge_states[kGroup + g] = 1.0 / total;
+            }
+        }
+        barrier();
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
+            const uint g = i / kHeadDim;
+            float sum = 0.0;
+            for (uint s = 0; s < n_active; ++s)
+                sum += merge_weights[g * kMaxSplits + s] *
+                       partials[states_at + (s * kGroup + g) * kStateSize + i % kHeadDim];
+            merge_output[i] = sum * merge_states[kGroup + g];
+        }
+        barrier();
+        return true;
+    }
+    if (gl_LocalInvocationIndex < kGroup) {
+        merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
+        merge_states[kGroup + gl_LocalInvocationIndex] = 1.0 / attend_d[0];
+    }
+    barrier();
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+        merge_output[i] *= merge_states[kGroup + i / kHeadDim];
+    barrier();
+    return true;
+}
+
+#endif

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Structures that C++ and GLSL share: push constants (at most 128 bytes each) and the step state.
+// Every member is 4 bytes, so that both languages lay them out alike (GLSL: scalar layout).
+#ifndef WINNOW_INTERFACE_H
+#define WINNOW_INTERFACE_H
+
+#ifdef __cplusplus
+#include <cstdint>
+namespace winnow {
+using uint = std::uint32_t;
+#endif
+
+// Most tokens that the repetition penalty looks back on, and most end-of-generation ids.
+#define WINNOW_MAX_RECENT 1024
+#define WINNOW_MAX_EOG 64
+// Tokens of the host-visible ring; more than the steps that are ever in flight.
+#define WINNOW_TOKEN_RING 256
+
+// A weight matrix inside a buffer that holds its repacked planes (shaders/common/weights.glsl).
+struct MatrixRef {
+    uint base_quads;  // first 16-byte word of the matrix in the buffer
+    uint n_rows;      // rows stored there
+    uint type;        // WeightType
+};
+
+// What changes from one decode step to the next lives here, on the device.
+struct StepState {
+    uint position;     // index of the token being processed = tokens already in the cache
+    uint token;        // its id
+    uint n_generated;  // tokens sampled since the start of this answer
+    uint stopped;      // != 0: surplus replays do nothing
+    uint n_limit;      // stop after this many tokens
+    uint n_capacity;   // stop when the cache is full
+    uint seed_low;
+    uint seed_high;
+    uint rng_counter;  // draws made since the start of the conversation
+    float temperature;
+    float top_p;
+    float min_p;
+    float repeat_penalty;
+    uint top_k;
+    uint repeat_last_n;
+    uint n_recent;  // tokens noted in recent[] so far (index modulo WINNOW_MAX_RECENT)
+    uint n_eog;
+    uint eog[WINNOW_MAX_EOG];
+    uint recent[WINNOW_MAX_RECENT];
+};
+
+struct EmbedPush {
+    MatrixRef table;
+    uint first_row;  // vocabulary id of the table's first row (row ranges of large tables)
+    float scale;
+};
+
+// One matrix of a projection that works in row order; used by matvec_add and logits.
+struct MatvecPush {
+    MatrixRef w;
+    uint first_row;  // first output row of this range
+    uint n_in;
+    float eps;
+    uint counter;  // index of the arrival counter (post-norm only)
+};
+
+struct QkvPush {
+    MatrixRef q;
+    MatrixRef k;
+    MatrixRef v;
+    float eps;
+    float scale;        // softmax scale, folded into q
+    uint rope_offset;   // first vec2 of this layer's RoPE table
+    uint table_offset;  // first word of this layer's block table
+    uint table_stride;  // words from one kv head's row to the next
+};
+
+struct GateUpPush {
+    MatrixRef gate;
+    MatrixRef up;
+    uint first_row;
+    float eps;
+};
+
+struct AttendPush {
+    uint table_offset;
+    uint table_stride;
+    uint counter;  // index of the first arrival counter, one per kv head
+};
+
+struct SamplePush {
+    uint n_vocab;
+    uint n_maxima;
+};
+
+// Prefill: a chunk of n_tokens starting at `position`; activations between matmuls are f16 rows.
+struct EmbedRowsPush {
+    MatrixRef table;
+    uint first_row;
+    uint n_tokens;
+    float scale;
+};
+
+struct NormRowsPush {
+    uint n_tokens;
+    float eps;
+};
+
+struct MatmulPush {
+    MatrixRef w;
+    uint first_row;   // first output column of this row range
+    uint n_tokens;
+    uint out_stride;  // floats from one token's output row to the next
+    uint first_token; // of the input rows
+};
+
+struct RopeAppendPush {
+    uint n_tokens;
+    uint position;
+    float eps;
+    float scale;
+    uint rope_offset;
+    uint table_offset;
+    uint table_stride;
+};
+
+struct AttendPrefillPush {
+    uint n_tokens;
+    uint position;
+    uint table_offset;
+    uint table_stride;
+};
+
+struct GateRowsPush {
+    uint n_tokens;
+};
+
+// A row of a block table, one per (layer, kv head): a header, then physical block ids. Logical block b of a
+// full head (n_ring_blocks 0) stands at entry b; a local head keeps its first n_sink_blocks and a ring of the rest.
+#define WINNOW_TABLE_SINK_BLOCKS 0
+#define WINNOW_TABLE_RING_BLOCKS 1
+#define WINNOW_TABLE_WINDOW 2       // tokens seen, the newest included; 0 = all
+#define WINNOW_TABLE_SINK_TOKENS 3  // first tokens that a windowed head sees as well
+#define WINNOW_TABLE_HEADER 4
+
+#ifdef __cplusplus
+}  // namespace winnow
+#endif
+#endif

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// Storage type of keys and values: KV_F16 or f32. Conversions alone need no f16 arithmetic.
+#ifndef WINNOW_KV_STORE_GLSL
+#define WINNOW_KV_STORE_GLSL
+
+#ifdef KV_F16
+#define KV_T uint16_t
+#define KV_QUADS 1
+uint16_t to_kv(float x) { return uint16_t(packHalf2x16(vec2(x, 0.0))); }
+#else
+#define KV_T float
+#define KV_QUADS 2
+float to_kv(float x) { return x; }
+#endif
+
+#endif

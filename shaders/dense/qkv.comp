@@ -1,0 +1,129 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: RMS norm (by the producer's squares), Q/K/V projections, bias, QK norm, RoPE; writes q and appends k, v.
+// One workgroup handles: kRowsPerGroup rows of one head of the concatenation Q | K | V (a whole head when QK-normed).
+// Pairs that RoPE rotates together are neighbours in the group's order, whatever the pairing in memory.
+// Bindings: 0 weights; 1 activations [n_embd]; 2 state; 3 rope vec2 [256][n_rot/2] low, then [..][n_rot/2] high digits;
+//   4 block table; 5 params f32: [q_norm head_dim][k_norm head_dim] if kQkNorm, then [bias of all rows] if kBias;
+//   6 q f32 [n_heads, head_dim]; 7 K pool; 8 V pool
+// Needs: storage16, subgroup arithmetic, integer dot product.
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kHeads = 9;
+layout(constant_id = 3) const uint kKvHeads = 3;
+layout(constant_id = 4) const uint kRot = 64;
+layout(constant_id = 5) const uint kNeox = 0;
+layout(constant_id = 6) const uint kQkNorm = 0;
+layout(constant_id = 7) const uint kBias = 0;
+layout(constant_id = 8) const uint kRowsPerGroup = 32;
+layout(constant_id = 9) const uint kRowsPerPass = 1;
+layout(constant_id = 10) const uint kBlocks = 18;  // n_embd / 32
+layout(constant_id = 11) const uint kTypeQ = 3;
+layout(constant_id = 12) const uint kTypeK = 3;
+layout(constant_id = 13) const uint kTypeV = 3;
+layout(constant_id = 14) const uint kBlockSize = 64;
+
+#define W_BINDING 0
+#define ACT_IN_BINDING 1
+#define STATE_BINDING 2
+#define TABLE_BINDING 4
+#define MATVEC_MAX_ROWS kRowsPerGroup
+#include "shaders/common/interface.h"
+#include "shaders/common/weights.glsl"
+#include "shaders/common/activations.glsl"
+#include "shaders/common/step_state.glsl"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/matvec.glsl"
+#include "shaders/common/kv_store.glsl"
+
+layout(push_constant, scalar) uniform Push { QkvPush push; };
+layout(set = 0, binding = 3, scalar) restrict readonly buffer Rope { vec2 rope[]; };
+layout(set = 0, binding = 5, scalar) restrict readonly buffer Params { float params[]; };
+layout(set = 0, binding = 6, scalar) restrict writeonly buffer Query { float query[]; };
+layout(set = 0, binding = 7, scalar) restrict writeonly buffer KeyPool { KV_T key_pool[]; };
+layout(set = 0, binding = 8, scalar) restrict writeonly buffer ValuePool { KV_T value_pool[]; };
+
+uint first_dim;  // virtual dimension of the group's first row inside its head
+uint head_row;   // first row of the head in its own matrix
+bool rotated;
+
+// Dimension of a head that stands at virtual place j.
+uint head_dimension(uint j) {
+    return rotated && kNeox != 0 && j < kRot ? (j / 2) + (j % 2) * (kRot / 2) : j;
+}
+
+uint stored_row(uint r) { return head_row + head_dimension(first_dim + r); }
+
+void main() {
+    if (state.stopped != 0) return;
+    const uint virtual_row = gl_WorkGroupID.x * kRowsPerGroup;
+    const uint head = virtual_row / kHeadDim;
+    first_dim = virtual_row % kHeadDim;
+    const bool is_q = head < kHeads;
+    const bool is_k = !is_q && head < kHeads + kKvHeads;
+    rotated = is_q || is_k;
+    const uint own_head = is_q ? head : (is_k ? head - kHeads : head - kHeads - kKvHeads);
+    head_row = own_head * kHeadDim;
+
+    float squares;
+    if (is_q) squares = matvec_rows(kTypeQ, push.q, kBlocks, kRowsPerGroup, 0);
+    else if (is_k) squares = matvec_rows(kTypeK, push.k, kBlocks, kRowsPerGroup, 0);
+    else squares = matvec_rows(kTypeV, push.v, kBlocks, kRowsPerGroup, 0);
+    const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
+    barrier();
+
+    float norm = 1.0;
+    if (kQkNorm != 0 && rotated) {
+        float sum = 0.0;
+        for (uint r = gl_SubgroupInvocationID; r < kHeadDim; r += gl_SubgroupSize) {
+            const float y = row_values[r] * inverse_rms;
+            sum += y * y;
+        }
+        norm = inversesqrt(subgroupAdd(sum) / float(kHeadDim) + push.eps);
+    }
+
+    const uint position = state.position;
+    for (uint pair = gl_LocalInvocationIndex; pair < kRowsPerGroup / 2; pair += gl_WorkGroupSize.x) {
+        const uint j = first_dim + 2 * pair;
+        const uvec2 dims = uvec2(head_dimension(j), head_dimension(j + 1));
+        vec2 y = vec2(row_values[2 * pair], row_values[2 * pair + 1]) * inverse_rms;
+        if (kBias != 0) {
+            const uint bias = (kQkNorm != 0 ? 2 * kHeadDim : 0) + head * kHeadDim;
+            y += vec2(params[bias + dims.x], params[bias + dims.y]);
+        }
+        if (kQkNorm != 0 && rotated) {
+            const uint weight = is_q ? 0 : kHeadDim;
+            y *= norm * vec2(params[weight + dims.x], params[weight + dims.y]);
+        }
+        if (rotated && j < kRot) {
+            const uint half_rot = kRot / 2;
+            const vec2 low = rope[push.rope_offset + (position & 255) * half_rot + j / 2];
+            const vec2 high = rope[push.rope_offset + (256 + (position >> 8)) * half_rot + j / 2];
+            const float c = high.x * low.x - high.y * low.y;
+            const float s = high.y * low.x + high.x * low.y;
+            y = vec2(y.x * c - y.y * s, y.x * s + y.y * c);
+        }
+        if (is_q) {
+            query[head_row + dims.x] = y.x * push.scale;
+            query[head_row + dims.y] = y.y * push.scale;
+        } else {
+            const HeadTable table = head_table(push.table_offset, push.table_stride, own_head);
+            const uint block = physical_block(table, position / kBlockSize);
+            const uint at = (block * kBlockSize + position % kBlockSize) * kHeadDim;
+            if (is_k) {
+                key_pool[at + dims.x] = to_kv(y.x);
+                key_pool[at + dims.y] = to_kv(y.y);
+            } else {
+                value_pool[at + dims.x] = to_kv(y.x);
+                value_pool[at + dims.y] = to_kv(y.y);
+            }
+        }
+    }
+}
