@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <limits>
+#include <charconv>
 #include <string_view>
+
+#include <fmt/format.h>
 
 namespace winnow::program {
 namespace {
@@ -13,6 +15,8 @@ namespace {
 // Registered as --x, shown as -x.
 constexpr std::array<std::string_view, 14> kSingleDash = {
     "sys", "sysf", "ub", "ngl", "dev", "fa", "ctk", "ctv", "cnv", "no-cnv", "st", "mli", "lv", "pg"};
+
+constexpr double kMostCount = 2147483647;
 
 class HelpFormatter : public CLI::Formatter {
 public:
@@ -34,7 +38,9 @@ public:
 
     std::string make_option_opts(const CLI::Option* option) const override {
         if (option->get_items_expected_max() == 0) return "";
-        return " " + option->get_type_name();
+        // Without the checks that CLI11 appends after a colon: the description names the limits.
+        const std::string type = option->get_type_name();
+        return " " + type.substr(0, type.find(':'));
     }
 
     std::string make_usage(const CLI::App* app, std::string) const override {
@@ -42,6 +48,18 @@ public:
                " -m MODEL [OPTIONS]\n";
     }
 };
+
+// CLI11's own Range says "Value x not in range 0.000000 to ...".
+CLI::Validator between(double least, double most) {
+    const auto check = [least, most](std::string& text) -> std::string {
+        double value = 0;
+        const char* end = text.data() + text.size();
+        const auto [stop, error] = std::from_chars(text.data(), end, value);
+        if (error == std::errc{} && stop == end && value >= least && value <= most) return "";
+        return fmt::format("'{}' is no number from {:.12g} to {:.12g}", text, least, most);
+    };
+    return CLI::Validator(check, "", "between");
+}
 
 // Each flag has a twin in the environment, named after its first proper long name.
 void add_environment_twin(CLI::Option& option) {
@@ -76,11 +94,10 @@ public:
         return option;
     }
 
-    template <class T>
-    CLI::Option* set(const char* names, T& target, bool when_given, const char* help) {
-        CLI::Option* option = app_.add_flag_callback(names, [&target, when_given] { target = when_given; }, help);
-        add_environment_twin(*option);
-        return option;
+    template <class T, class Value>
+    void set(const char* names, T& target, Value when_given, const char* help) {
+        const auto assign = [&target, when_given] { target = when_given; };
+        add_environment_twin(*app_.add_flag_callback(names, assign, help));
     }
 
 private:
@@ -95,18 +112,18 @@ void add_common(Table& table, Options& o) {
         ->check(CLI::IsMember({"on", "off", "auto"}));
     table.value("--lv,--verbosity,--log-verbosity", o.verbosity, "N",
                 "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
-        ->check(CLI::Range(0, 4));
-    table.set("-v,--verbose", o.verbosity, true, "the same as -lv 4");
+        ->check(between(0, 4));
+    table.set("-v,--verbose", o.verbosity, 4, "the same as -lv 4");
 }
 
 void add_session(Table& table, Options& o, bool with_context) {
     if (with_context) {
         table.value("-c,--ctx-size", o.n_ctx, "N",
                     "context in tokens; 0 = what the model was trained for or what fits")
-            ->check(CLI::Range(std::int64_t{0}, std::int64_t{std::numeric_limits<std::uint32_t>::max()}));
+            ->check(between(0, kMostCount));
     }
     table.value("--ub,--ubatch-size", o.n_chunk, "N", "most tokens of a prefill chunk (default: auto)")
-        ->check(CLI::Range(0u, 1u << 20));
+        ->check(between(0, 1 << 20));
     table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
     table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
                 "all, auto, or at least the number of layers");
@@ -128,7 +145,7 @@ void add_prompt(Table& table, Options& o, bool with_escapes) {
 void add_answer(Table& table, Options& o) {
     table.value("-n,--predict,--n-predict", o.n_predict, "N",
                 "most tokens to generate; -1 = until the end or a full context (default)")
-        ->check(CLI::Range(std::int64_t{-2}, std::int64_t{std::numeric_limits<std::int32_t>::max()}));
+        ->check(between(-2, kMostCount));
     table.value("-r,--reverse-prompt", o.reverse_prompts, "TEXT", "stop before this text; may be repeated")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->type_size(1)
@@ -147,17 +164,17 @@ void add_answer(Table& table, Options& o) {
 
 void add_sampling(Table& table, SamplingFlags& s) {
     table.value("--temp,--temperature", s.temperature, "T", "temperature; 0 = greedy (default 0.8)")
-        ->check(CLI::Range(0.0, 1000.0));
+        ->check(between(0.0, 1000.0));
     table.value("--top-k", s.top_k, "N", "most likely tokens kept; 0 = off (default 40)")
-        ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 31));
+        ->check(between(-1, kMostCount));
     table.value("--top-p", s.top_p, "P", "probability kept; 1 = off (default 0.95)")
-        ->check(CLI::Range(0.0, 1.0));
+        ->check(between(0.0, 1.0));
     table.value("--min-p", s.min_p, "P", "least share of the best token's probability; 0 = off (default 0.05)")
-        ->check(CLI::Range(0.0, 1.0));
+        ->check(between(0.0, 1.0));
     table.value("--repeat-penalty", s.repeat_penalty, "R", "penalty of repeated tokens; 1 = off (default)")
-        ->check(CLI::Range(0.01, 100.0));
+        ->check(between(0.01, 100.0));
     table.value("--repeat-last-n", s.repeat_last_n, "N", "tokens that count as repeated; -1 = context (default 64)")
-        ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 31));
+        ->check(between(-1, kMostCount));
     table.value("-s,--seed", s.seed, "N", "seed; -1 = random (default)");
 }
 
@@ -173,7 +190,7 @@ void add_bench(Table& table, Options& o) {
     table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
     table.list("-d,--n-depth", o.bench.depths, "N,..", "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
-        ->check(CLI::Range(1u, 100000u));
+        ->check(between(1, 100000));
     table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
         ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");

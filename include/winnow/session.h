@@ -83,6 +83,15 @@ public:
     virtual void finish() = 0;
 
     virtual const SessionStats& stats() const = 0;
+
+    /// For benches: makes the cache hold n tokens (id 0) with constant keys and values, without computing them.
+    virtual void assume_cached(std::uint32_t n) = 0;
+    /// For benches: GPU time of each stage of one decode step at the present depth, in the order of the step.
+    struct StageTime {
+        std::string stage;
+        double microseconds = 0;
+    };
+    virtual std::vector<StageTime> time_stages() = 0;
 };
 
 }  // namespace winnow

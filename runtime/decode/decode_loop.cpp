@@ -11,6 +11,7 @@ namespace winnow {
 DecodeLoop::DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers,
                        std::uint32_t steps_in_flight)
     : device_(device),
+      plan_(plan),
       buffers_(buffers),
       timeline_(device),
       step_(device, "decode_step", vk::Recorder::Reuse::kReplay),
@@ -75,6 +76,16 @@ std::optional<std::int32_t> DecodeLoop::next() {
     const auto token = static_cast<std::int32_t>(ring[1 + n_read_ % WINNOW_TOKEN_RING]);
     ++n_read_;
     return token;
+}
+
+std::vector<vk::GpuTimer::Interval> DecodeLoop::time_step() {
+    vk::GpuTimer timer(device_, plan_.n_dependent_dispatches() + 8);
+    vk::Recorder recorder(device_, "timed_step");
+    recorder.begin();
+    plan_.record(recorder, &timer);
+    recorder.end();
+    timeline_.wait(timeline_.submit(recorder));
+    return timer.intervals();
 }
 
 void DecodeLoop::finish() {

@@ -37,10 +37,14 @@ public:
     /// Submits nothing more and waits for what is queued. The cache holds the tokens that next() returned, but the last.
     void finish();
 
+    /// After start(): runs one step with a timestamp after each stage. For benches.
+    std::vector<vk::GpuTimer::Interval> time_step();
+
 private:
     void submit();
 
     vk::Device& device_;
+    const DecodePlan& plan_;
     StepBuffers& buffers_;
     vk::Timeline timeline_;
     vk::Recorder step_;

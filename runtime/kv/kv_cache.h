@@ -18,6 +18,10 @@ public:
     const vk::Buffer& values(std::uint32_t layer) const { return values_[layer]; }
     const vk::Buffer& tables() const { return tables_; }
     std::uint64_t bytes() const { return layout_.total_bytes() + tables_.bytes(); }
+    /// What the constructor takes, without a device.
+    static std::uint64_t bytes_needed(const KvLayout& layout) {
+        return layout.total_bytes() + layout.tables().size() * sizeof(std::uint32_t);
+    }
 
 private:
     KvLayout layout_;

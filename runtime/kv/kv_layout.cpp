@@ -51,6 +51,12 @@ std::uint64_t KvLayout::block_bytes() const {
 
 std::uint64_t KvLayout::pool_bytes(std::uint32_t layer) const { return layer_blocks_[layer] * block_bytes(); }
 
+std::uint64_t KvLayout::largest_pool_bytes() const {
+    std::uint64_t largest = 0;
+    for (std::uint32_t layer = 0; layer < config_.n_layers; ++layer) largest = std::max(largest, pool_bytes(layer));
+    return largest;
+}
+
 std::uint64_t KvLayout::total_bytes() const {
     std::uint64_t sum = 0;
     for (std::uint32_t layer = 0; layer < config_.n_layers; ++layer) sum += 2 * pool_bytes(layer);

@@ -51,6 +51,7 @@ public:
     std::uint32_t layer_blocks(std::uint32_t layer) const { return layer_blocks_[layer]; }
     std::uint64_t block_bytes() const;                       ///< of K or of V
     std::uint64_t pool_bytes(std::uint32_t layer) const;     ///< of the K pool; V has the same
+    std::uint64_t largest_pool_bytes() const;                ///< what one binding must reach
     std::uint64_t total_bytes() const;                       ///< K and V pools of all layers
     std::uint32_t table_stride() const { return table_stride_; }  ///< words per kv head
     std::uint32_t table_offset(std::uint32_t layer) const {

@@ -3,40 +3,63 @@
 
 #include <algorithm>
 
+#include <vector>
+
 #include "runtime/vk/device.h"
 
 namespace winnow {
 
-StepBuffers::StepBuffers(vk::Device& device, const ModelShape& s, std::uint32_t n_splits) {
-    using vk::BufferUse;
-    const auto make = [&](const char* name, std::uint64_t bytes, BufferUse use = BufferUse::kDevice) {
-        return vk::Buffer(device, name, std::max<std::uint64_t>(bytes, 16), use);
+namespace {
+
+using vk::BufferUse;
+
+struct Entry {
+    vk::Buffer StepBuffers::*buffer;
+    const char* name;
+    std::uint64_t bytes;
+    BufferUse use;
+};
+
+// Every buffer of a step with its size: the one list that allocation and planning share.
+std::vector<Entry> entries(const ModelShape& s, std::uint32_t n_splits) {
+    using B = StepBuffers;
+    const auto device = BufferUse::kDevice;
+    return {
+        {&B::state, "step_state", sizeof(StepState), device},
+        {&B::state_upload, "step_state_upload", sizeof(StepState), BufferUse::kUpload},
+        {&B::x, "x", s.n_embd * 4ull, device},
+        {&B::act_embd, "act_embd", activation_bytes(s.n_embd), device},
+        {&B::query, "query", s.q_dim() * 4ull, device},
+        {&B::attended, "attended", s.q_dim() * 4ull, device},
+        {&B::act_attended, "act_attended", activation_bytes(s.q_dim()), device},
+        {&B::act_ff, "act_ff", activation_bytes(s.n_ff), device},
+        {&B::raw_product, "raw_product", s.n_embd * 4ull, device},
+        {&B::partials, "partials", std::uint64_t{n_splits} * s.n_heads * (s.head_dim + 2) * 4, device},
+        {&B::counters, "counters", (s.n_kv_heads + 8) * 4ull, device},
+        {&B::logits, "logits", s.n_vocab * 4ull, device},
+        {&B::maxima, "maxima", (s.n_vocab / 32 + 64) * 4ull, device},
+        {&B::threshold, "threshold", 16, device},
+        {&B::candidates, "candidates", (s.n_vocab + 4096) * 8ull, device},
+        {&B::counts, "counts", 4096, device},
+        {&B::ring, "token_ring", (1 + WINNOW_TOKEN_RING) * 4ull, BufferUse::kReadback},
     };
-    state = make("step_state", sizeof(StepState));
-    state_upload = make("step_state_upload", sizeof(StepState), BufferUse::kUpload);
-    x = make("x", s.n_embd * 4ull);
-    act_embd = make("act_embd", activation_bytes(s.n_embd));
-    query = make("query", s.q_dim() * 4ull);
-    attended = make("attended", s.q_dim() * 4ull);
-    act_attended = make("act_attended", activation_bytes(s.q_dim()));
-    act_ff = make("act_ff", activation_bytes(s.n_ff));
-    raw_product = make("raw_product", s.n_embd * 4ull);
-    partials = make("partials", std::uint64_t{n_splits} * s.n_heads * (s.head_dim + 2) * 4);
-    counters = make("counters", (s.n_kv_heads + 8) * 4ull);
-    logits = make("logits", s.n_vocab * 4ull);
-    maxima = make("maxima", (s.n_vocab / 32 + 64) * 4ull);
-    threshold = make("threshold", 16);
-    candidates = make("candidates", (s.n_vocab + 4096) * 8ull);
-    counts = make("counts", 4096);
-    ring = make("token_ring", (1 + WINNOW_TOKEN_RING) * 4ull, BufferUse::kReadback);
+}
+
+}  // namespace
+
+StepBuffers::StepBuffers(vk::Device& device, const ModelShape& shape, std::uint32_t n_splits) {
+    for (const Entry& e : entries(shape, n_splits)) this->*e.buffer = vk::Buffer(device, e.name, e.bytes, e.use);
 }
 
 std::uint64_t StepBuffers::bytes() const {
     std::uint64_t sum = 0;
-    for (const vk::Buffer* b : {&state, &state_upload, &x, &act_embd, &query, &attended, &act_attended, &act_ff,
-                                &raw_product, &partials, &counters, &logits, &maxima, &threshold, &candidates, &counts,
-                                &ring})
-        sum += b->bytes();
+    for (const Entry& e : entries({}, 0)) sum += (this->*e.buffer).bytes();
+    return sum;
+}
+
+std::uint64_t StepBuffers::bytes_needed(const ModelShape& shape, std::uint32_t n_splits) {
+    std::uint64_t sum = 0;
+    for (const Entry& e : entries(shape, n_splits)) sum += e.bytes;
     return sum;
 }
 

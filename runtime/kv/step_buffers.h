@@ -40,6 +40,8 @@ struct StepBuffers {
     vk::Buffer ring;           ///< host visible: u32 tokens written, then WINNOW_TOKEN_RING tokens
 
     std::uint64_t bytes() const;
+    /// What the constructor takes, without a device.
+    static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_splits);
 };
 
 /// Sampling options and stop conditions as the device holds them.

@@ -32,6 +32,7 @@ struct DeviceLimits {
     std::uint32_t subgroup_size = 0;  ///< the size pipelines get by default
     std::uint32_t min_subgroup_size = 0;
     std::uint32_t max_subgroup_size = 0;
+    std::uint32_t max_workgroup_subgroups = 0;
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
 };

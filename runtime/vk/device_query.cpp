@@ -81,6 +81,9 @@ bool find_queue_family(VkPhysicalDevice physical, std::uint32_t& family,
 std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& has,
                                 const Properties& properties) {
     if (has.v11.storageBuffer16BitAccess == VK_FALSE) return "lacks 16-bit storage";
+    // Values of 16 bits pass through functions on their way to storage, which is arithmetic by the
+    // rules.
+    if (has.core.features.shaderInt16 == VK_FALSE) return "lacks 16-bit integers";
     if (has.v12.timelineSemaphore == VK_FALSE) return "lacks timeline semaphores";
     if (has.v12.scalarBlockLayout == VK_FALSE) return "lacks scalar block layout";
     if (has.v12.hostQueryReset == VK_FALSE) return "lacks host query reset";
@@ -154,6 +157,7 @@ DeviceLimits read_limits(const Properties& properties, std::uint32_t timestamp_b
     limits.subgroup_size = properties.v11.subgroupSize;
     limits.min_subgroup_size = properties.v13.minSubgroupSize;
     limits.max_subgroup_size = properties.v13.maxSubgroupSize;
+    limits.max_workgroup_subgroups = properties.v13.maxComputeWorkgroupSubgroups;
     limits.timestamp_period_ns = static_cast<double>(from.timestampPeriod);
     limits.timestamp_valid_bits = timestamp_bits;
     return limits;

@@ -6,8 +6,8 @@
 namespace winnow::vk {
 
 /// Optional device abilities that shader variants may need. A device without the baseline
-/// (Vulkan 1.3, push descriptors, 16-bit storage, timeline semaphore, subgroup arithmetic, ballot and
-/// shuffle in compute) is unusable and never gets this far.
+/// (Vulkan 1.3, push descriptors, 16-bit storage and integers, timeline semaphore, subgroup
+/// arithmetic, ballot and shuffle in compute) is unusable and never gets this far.
 enum class Feature : std::uint32_t {
     kFloat16 = 1u << 0,            ///< shaderFloat16 arithmetic
     kIntegerDot = 1u << 1,         ///< shaderIntegerDotProduct

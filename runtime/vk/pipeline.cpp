@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <utility>
 #include <vector>
 
@@ -59,7 +60,7 @@ ComputePipeline::ComputePipeline(Device& device, const ShaderVariant& shader,
     check_request(device, shader, info, n_buffers, push_bytes);
     try {
         create_layout();
-        create_pipeline(shader, spec, info.workgroup_size[0], subgroup_size);
+        create_pipeline(shader, spec, info.workgroup_size, subgroup_size);
     } catch (...) {
         release();
         throw;
@@ -91,7 +92,8 @@ void ComputePipeline::create_layout() {
 
 void ComputePipeline::create_pipeline(const ShaderVariant& shader,
                                       std::span<const std::uint32_t> spec,
-                                      std::uint32_t group_size_x, std::uint32_t subgroup_size) {
+                                      const std::array<std::uint32_t, 3>& group_size,
+                                      std::uint32_t subgroup_size) {
     std::vector<VkSpecializationMapEntry> entries(spec.size());
     for (std::uint32_t i = 0; i < entries.size(); ++i) entries[i] = {i, 4 * i, 4};
     VkSpecializationInfo constants{};
@@ -113,16 +115,22 @@ void ComputePipeline::create_pipeline(const ShaderVariant& shader,
         VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO);
     if (device_->features().has(Feature::kSubgroupSizeControl)) {
         const bool varies = limits.min_subgroup_size < limits.max_subgroup_size;
-        const bool in_range =
-            subgroup_size >= limits.min_subgroup_size && subgroup_size <= limits.max_subgroup_size;
-        if (subgroup_size != 0 && varies && in_range) {
+        const bool in_range = std::has_single_bit(subgroup_size) &&
+                              subgroup_size >= limits.min_subgroup_size &&
+                              subgroup_size <= limits.max_subgroup_size;
+        // Small subgroups may be too many for a large group.
+        const std::uint64_t invocations =
+            std::uint64_t{group_size[0]} * group_size[1] * group_size[2];
+        const bool fits =
+            invocations <= std::uint64_t{subgroup_size} * limits.max_workgroup_subgroups;
+        if (varies && in_range && fits) {
             required.requiredSubgroupSize = subgroup_size;
             create.stage.pNext = &required;
         }
         // Shaders take subgroup and lane from the local index; that holds only in full subgroups.
         const std::uint32_t actual =
             create.stage.pNext != nullptr ? subgroup_size : limits.subgroup_size;
-        if (actual != 0 && group_size_x % actual == 0) {
+        if (actual != 0 && group_size[0] % actual == 0) {
             create.stage.flags |= VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
         }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -36,7 +37,7 @@ public:
 private:
     void create_layout();
     void create_pipeline(const ShaderVariant& shader, std::span<const std::uint32_t> spec,
-                         std::uint32_t group_size_x, std::uint32_t subgroup_size);
+                         const std::array<std::uint32_t, 3>& group_size, std::uint32_t subgroup_size);
     void release() noexcept;
 
     Device* device_ = nullptr;

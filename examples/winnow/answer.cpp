@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/answer.h"
+
+#include <algorithm>
+#include <limits>
+#include <span>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/progress.h"
+#include "models/text_stream.h"
+
+namespace winnow::program {
+namespace {
+
+// Drops from the cache what differs from the prompt. At least the prompt's last token is left over, since
+// its logits are needed. Returns how many tokens stay.
+std::uint32_t reuse_prefix(Session& session, std::span<const TokenId> prompt) {
+    const std::vector<std::int32_t>& cached = session.tokens();
+    const std::size_t n_most = std::min(cached.size(), prompt.size() - 1);
+    std::size_t n = 0;
+    while (n < n_most && cached[n] == prompt[n]) ++n;
+    return session.truncate(static_cast<std::uint32_t>(n));
+}
+
+bool is_among(const std::vector<TokenId>& ids, TokenId id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+
+void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request, Answer& result,
+              const std::function<void(std::string_view)>& on_text) {
+    TextStream stream(tokenizer, request.stop_strings);
+    const auto emit = [&](const std::string& text) {
+        if (text.empty()) return;
+        result.text += text;
+        if (on_text) on_text(text);
+    };
+    result.finish_reason = FinishReason::kInterrupted;
+    while (!interrupted()) {
+        const std::optional<TokenId> token = session.next();
+        if (!token) {
+            const bool ended = !result.tokens.empty() && is_among(tokenizer.eog(), result.tokens.back());
+            const bool limited =
+                request.n_predict >= 0 && result.tokens.size() >= static_cast<std::uint64_t>(request.n_predict);
+            result.finish_reason = ended ? FinishReason::kStop : limited ? FinishReason::kLength : FinishReason::kContextFull;
+            break;
+        }
+        result.tokens.push_back(*token);
+        if (is_among(tokenizer.eog(), *token)) {
+            result.finish_reason = FinishReason::kStop;
+            break;
+        }
+        emit(stream.push(*token));
+        if (stream.finished()) {
+            result.finish_reason = FinishReason::kStop;
+            break;
+        }
+    }
+    if (!stream.finished()) emit(stream.flush());
+}
+
+}  // namespace
+
+void check_fits(const Session& session, std::size_t n_tokens) {
+    if (n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give some text");
+    if (n_tokens <= session.n_ctx()) return;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the prompt has {} tokens but the context holds {}: shorten it or raise -c", n_tokens,
+                            session.n_ctx()));
+}
+
+Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request,
+              const std::function<void(std::string_view)>& on_text) {
+    check_fits(session, request.prompt.size());
+    Answer result;
+    result.n_reused = reuse_prefix(session, request.prompt);
+    const std::span<const TokenId> rest = std::span(request.prompt).subspan(result.n_reused);
+    const std::uint32_t n_room = session.n_ctx() - static_cast<std::uint32_t>(request.prompt.size()) + 1;
+    const std::uint32_t n_limit = request.n_predict < 0
+                                      ? n_room
+                                      : static_cast<std::uint32_t>(std::min<std::int64_t>(request.n_predict, n_room));
+    Progress progress("reading the prompt", Progress::Unit::kTokens);
+    const auto on_progress = [&progress](std::uint32_t done, std::uint32_t total) {
+        progress.update(done, total);
+        return !interrupted();
+    };
+    if (n_limit == 0) {
+        session.prefill(rest, on_progress);
+        result.finish_reason = interrupted() ? FinishReason::kInterrupted : FinishReason::kLength;
+        result.stats = session.stats();
+        return result;
+    }
+    try {
+        session.start(rest, request.sampling, tokenizer.eog(), n_limit, on_progress);
+        progress.clear();
+        generate(session, tokenizer, request, result, on_text);
+    } catch (const Error& error) {
+        if (error.code() != ErrorCode::kDeviceLost) session.finish();
+        throw;
+    } catch (...) {
+        session.finish();
+        throw;
+    }
+    session.finish();
+    result.stats = session.stats();
+    return result;
+}
+
+const char* finish_name(FinishReason reason) {
+    switch (reason) {
+        case FinishReason::kStop: return "stop";
+        case FinishReason::kLength:
+        case FinishReason::kContextFull: return "length";
+        case FinishReason::kInterrupted: return "interrupted";
+    }
+    return "";
+}
+
+double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
+
+std::string describe_stats(const SessionStats& stats, const Session& session) {
+    return fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{} ]", stats.n_prompt,
+                       per_second(stats.n_prompt, stats.prompt_seconds), stats.n_generated,
+                       per_second(stats.n_generated, stats.generate_seconds), session.n_cached(), session.n_ctx());
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "winnow/session.h"
+
+namespace winnow::program {
+
+enum class FinishReason {
+    kStop,         ///< the model ended, or a stop string came
+    kLength,       ///< -n tokens
+    kContextFull,  ///< no room for another token
+    kInterrupted,  ///< Ctrl-C
+};
+
+struct AnswerRequest {
+    std::vector<TokenId> prompt;  ///< the whole sequence; what the cache already holds is not computed again
+    SamplingOptions sampling;
+    std::vector<std::string> stop_strings;
+    std::int64_t n_predict = -1;  ///< negative = no limit but the context
+};
+
+struct Answer {
+    std::string text;
+    std::vector<TokenId> tokens;  ///< with the one that ended it, if any
+    FinishReason finish_reason = FinishReason::kStop;
+    std::uint32_t n_reused = 0;  ///< prompt tokens that were in the cache
+    SessionStats stats;
+};
+
+/// Streams an answer: `on_text` gets whole characters that can no longer become a stop string.
+/// A progress bar shows while the prompt is read. On Ctrl-C the answer so far is returned.
+/// @throws Error(kInvalidArgument) when the prompt does not fit: both numbers are in the message.
+Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request,
+              const std::function<void(std::string_view)>& on_text);
+
+/// @throws Error(kInvalidArgument) when n_tokens exceed the session's context or are none.
+void check_fits(const Session& session, std::size_t n_tokens);
+
+/// "stop", "length" or "interrupted", as servers name them.
+const char* finish_name(FinishReason reason);
+
+/// "[ prompt 1234 tok 812.0 t/s | gen 256 tok 43.1 t/s | ctx 1490/32768 ]"
+std::string describe_stats(const SessionStats& stats, const Session& session);
+
+double per_second(std::uint64_t n, double seconds);
+
+}  // namespace winnow::program

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <string>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/option_table.h"
+#include "winnow/error.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr std::array<Command, 6> kCommands = {Command::kChat,       Command::kGenerate, Command::kTokenize,
+                                              Command::kPerplexity, Command::kInfo,     Command::kBench};
+
+[[noreturn]] void fail(const std::string& message) {
+    throw Error(ErrorCode::kInvalidArgument, message);
+}
+
+// "-ngl" as CLI11 must see it ("--ngl"), and '_' as '-' in long names.
+std::string normal_name(const std::string& argument, const CLI::App& parser) {
+    if (argument.size() < 2 || argument[0] != '-') return argument;
+    std::string name = argument.substr(0, argument.find('='));
+    const std::string value = argument.substr(name.size());
+    if (name[1] == '-') {
+        std::replace(name.begin() + 2, name.end(), '_', '-');
+    } else if (name.size() > 2 && parser.get_option_no_throw("-" + name) != nullptr) {
+        name.insert(0, "-");
+    }
+    return name + value;
+}
+
+// Whether this argument is an option whose value is the next argument.
+bool takes_next(const std::string& name, const CLI::App& parser) {
+    if (name.size() < 2 || name[0] != '-' || name.find('=') != std::string::npos) return false;
+    const CLI::Option* option = parser.get_option_no_throw(name);
+    return option != nullptr && option->get_items_expected_min() > 0;
+}
+
+// Older scripts write -fa and --color without a value, newer ones with one; CLI11 would swallow
+// whatever follows.
+bool optional_value(const std::string& name) {
+    return name == "--fa" || name == "--flash-attn" || name == "--color";
+}
+
+bool is_switch_value(const std::string& text) {
+    return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
+}
+
+struct Found {
+    Command command = Command::kChat;
+    std::size_t position = std::string::npos;
+};
+
+// The first word that is neither a flag nor a flag's value. Flags are those of all commands, since
+// the command is what is being looked for.
+Found find_command(const std::vector<std::string>& arguments) {
+    std::vector<std::unique_ptr<CLI::App>> parsers;
+    std::vector<Options> scratch(kCommands.size());
+    for (std::size_t i = 0; i < kCommands.size(); ++i) {
+        parsers.push_back(make_parser(kCommands[i], scratch[i]));
+    }
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::string& argument = arguments[i];
+        if (argument.empty() || argument[0] != '-' || argument == "-") {
+            for (const Command command : kCommands) {
+                if (argument == command_name(command)) return {command, i};
+            }
+            fail(fmt::format("'{}' is no command and no flag: see winnow --help", argument));
+        }
+        bool skip = false;
+        for (const auto& parser : parsers) {
+            const std::string name = normal_name(argument, *parser);
+            if (optional_value(name)) {
+                skip = i + 1 < arguments.size() && is_switch_value(arguments[i + 1]);
+                break;
+            }
+            if (takes_next(name, *parser)) skip = true;
+        }
+        if (skip) ++i;
+    }
+    return {};
+}
+
+std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments, std::size_t command_at,
+                                          const CLI::App& parser) {
+    std::vector<std::string> normal;
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        if (i == command_at) continue;
+        const std::string name = normal_name(arguments[i], parser);
+        if (optional_value(name)) {
+            const bool has_value = i + 1 < arguments.size() && is_switch_value(arguments[i + 1]);
+            normal.push_back(name + "=" + (has_value ? arguments[++i] : "on"));
+            continue;
+        }
+        normal.push_back(name);
+        if (takes_next(name, parser) && i + 1 < arguments.size()) normal.push_back(arguments[++i]);
+    }
+    return normal;
+}
+
+std::string one_line(std::string text) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
+    if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+    return text;
+}
+
+void check_together(const Options& options) {
+    if (options.prompt && !options.prompt_file.empty()) fail("give -p or -f, not both");
+    if (options.system_prompt && !options.system_file.empty()) fail("give -sys or -sysf, not both");
+    if (options.ids && options.pieces) fail("give --ids or --pieces, not both");
+    kv_type(options);
+}
+
+int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+}  // namespace
+
+ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
+    const Found found = find_command(arguments);
+    ParsedArguments parsed;
+    Options& options = parsed.options;
+    options.command = found.command;
+    options.has_command = found.position != std::string::npos;
+    const std::unique_ptr<CLI::App> parser = make_parser(options.command, options);
+    if (!options.has_command) parser->name("");
+    std::vector<std::string> normal = normal_arguments(arguments, found.position, *parser);
+    std::reverse(normal.begin(), normal.end());  // CLI11 takes them from the back
+    try {
+        parser->parse(std::move(normal));
+    } catch (const CLI::CallForHelp&) {
+        parsed.text = parser->help();
+        return parsed;
+    } catch (const CLI::CallForVersion& version) {
+        parsed.text = std::string(version.what()) + "\n";
+        return parsed;
+    } catch (const CLI::ParseError& error) {
+        fail(fmt::format("{}: see winnow {}{}--help", one_line(error.what()),
+                         options.has_command ? command_name(options.command) : "",
+                         options.has_command ? " " : ""));
+    }
+    check_together(options);
+    return parsed;
+}
+
+KvType kv_type(const Options& options) {
+    const auto parse = [](const std::string& name, const char* flag) {
+        if (name == "f16") return KvType::kF16;
+        if (name == "f32") return KvType::kF32;
+        fail(fmt::format("{} {}: winnow does not store keys and values as that yet; use f16 or f32", flag, name));
+    };
+    const KvType k = parse(options.cache_type_k, "-ctk");
+    const KvType v = parse(options.cache_type_v, "-ctv");
+    if (k != v) {
+        fail(fmt::format("-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",
+                         options.cache_type_k, options.cache_type_v));
+    }
+    return k;
+}
+
+std::string resolve_escapes(const std::string& text) {
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != '\\' || i + 1 == text.size()) {
+            out += text[i];
+            continue;
+        }
+        const char next = text[++i];
+        switch (next) {
+            case 'n': out += '\n'; break;
+            case 'r': out += '\r'; break;
+            case 't': out += '\t'; break;
+            case '\'': out += '\''; break;
+            case '"': out += '"'; break;
+            case '\\': out += '\\'; break;
+            case 'x':
+                if (i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 && hex_digit(text[i + 2]) >= 0) {
+                    out += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
+                    i += 2;
+                    break;
+                }
+                [[fallthrough]];
+            default:
+                out += '\\';
+                out += next;
+        }
+    }
+    return out;
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <ctime>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/bench_report.h"
+#include "examples/winnow/commands.h"
+#include "examples/winnow/engine.h"
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/terminal.h"
+
+namespace winnow::program {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint32_t kMostTokens = 1u << 24;
+
+std::vector<std::uint32_t> parse_list(const std::vector<std::string>& texts, const char* flag) {
+    std::vector<std::uint32_t> values;
+    for (const std::string& text : texts) {
+        for (std::size_t begin = 0; begin <= text.size();) {
+            const std::size_t end = std::min(text.find(',', begin), text.size());
+            std::uint32_t value = 0;
+            const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+            if (error != std::errc{} || stop != text.data() + end || value > kMostTokens) {
+                throw Error(ErrorCode::kInvalidArgument,
+                            fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag, text, kMostTokens));
+            }
+            values.push_back(value);
+            begin = end + 1;
+        }
+    }
+    return values;
+}
+
+std::vector<BenchTest> make_tests(const BenchFlags& flags) {
+    const bool only_pairs = flags.n_prompt.empty() && flags.n_gen.empty() && !flags.pairs.empty();
+    std::vector<std::uint32_t> prompts = parse_list(flags.n_prompt, "-p");
+    std::vector<std::uint32_t> gens = parse_list(flags.n_gen, "-n");
+    std::vector<std::uint32_t> depths = parse_list(flags.depths, "-d");
+    if (flags.n_prompt.empty() && !only_pairs) prompts = {512};
+    if (flags.n_gen.empty() && !only_pairs) gens = {128};
+    if (depths.empty()) depths = {0};
+    std::vector<BenchTest> tests;
+    for (const std::uint32_t depth : depths) {
+        for (const std::uint32_t n : prompts) {
+            if (n != 0) tests.push_back({n, 0, depth});
+        }
+        for (const std::uint32_t n : gens) {
+            if (n != 0) tests.push_back({0, n, depth});
+        }
+        for (const std::string& text : flags.pairs) {
+            const std::vector<std::uint32_t> pair = parse_list({text}, "-pg");
+            if (pair.size() != 2 || pair[0] + pair[1] == 0) {
+                throw Error(ErrorCode::kInvalidArgument, fmt::format("-pg {}: give two numbers, as in -pg 512,128", text));
+            }
+            tests.push_back({pair[0], pair[1], depth});
+        }
+    }
+    if (tests.empty()) throw Error(ErrorCode::kInvalidArgument, "nothing to measure: -p and -n are both 0");
+    return tests;
+}
+
+std::string utc_now() {
+    const std::time_t now = std::time(nullptr);
+    std::tm utc = {};
+    gmtime_r(&now, &utc);
+    char text[32];
+    return {text, std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc)};
+}
+
+class Runner {
+public:
+    explicit Runner(Session& session) : session_(session) {}
+
+    /// Seconds of one run. Filling the cache up to the depth is not counted.
+    double run(const BenchTest& test) {
+        // Windowed layers may not be able to go back to the depth: then it is filled again.
+        if (session_.truncate(test.n_depth) != test.n_depth) session_.truncate(0);
+        if (session_.n_cached() < test.n_depth) prefill(test.n_depth - session_.n_cached());
+        const Clock::time_point begin = Clock::now();
+        if (test.n_prompt != 0) prefill(test.n_prompt);
+        if (test.n_gen != 0) generate(test.n_gen);
+        return std::chrono::duration<double>(Clock::now() - begin).count();
+    }
+
+private:
+    TokenId random_token() {
+        return static_cast<TokenId>(random_() % session_.shape().n_vocab);
+    }
+
+    void prefill(std::uint32_t n) {
+        std::vector<TokenId> tokens(n);
+        std::generate(tokens.begin(), tokens.end(), [this] { return random_token(); });
+        session_.prefill(tokens, [](std::uint32_t, std::uint32_t) { return !interrupted(); });
+        throw_if_interrupted();
+    }
+
+    // Greedy and without stop tokens, so that every run has the same length.
+    void generate(std::uint32_t n) {
+        SamplingOptions greedy;
+        greedy.temperature = 0;
+        const TokenId first = random_token();
+        session_.start(std::span(&first, 1), greedy, {}, n);
+        for (std::uint32_t i = 0; i < n; ++i) {
+            if (!session_.next()) throw Error(ErrorCode::kInternal, "decode ended before the bench did");
+            throw_if_interrupted();
+        }
+        session_.finish();
+    }
+
+    Session& session_;
+    std::mt19937 random_{1};
+};
+
+// A shorter test of the same kind: enough to compile pipelines and wake the device.
+BenchTest warmup_of(const BenchTest& test) {
+    return {test.n_prompt, std::min(test.n_gen, 4u), test.n_depth};
+}
+
+}  // namespace
+
+int run_bench(const Options& options) {
+    const std::vector<BenchTest> tests = make_tests(options.bench);
+    std::uint64_t n_ctx = 0;
+    for (const BenchTest& test : tests) {
+        n_ctx = std::max(n_ctx, std::uint64_t{test.n_prompt} + test.n_gen + test.n_depth);
+    }
+    const Vocabulary vocabulary = open_vocabulary(options);
+    const std::unique_ptr<Session> session = open_session(options, vocabulary, static_cast<std::uint32_t>(n_ctx));
+    const ModelFacts facts = model_facts(vocabulary.file);
+    const BenchReport report(options.bench.output, {vocabulary.path.string(), facts, session->device(), options.n_chunk,
+                                                    options.cache_type_k, options.cache_type_v});
+    Runner runner(*session);
+    write_out(report.begin());
+    for (std::size_t i = 0; i < tests.size(); ++i) {
+        const BenchTest& test = tests[i];
+        if (options.warmup) runner.run(warmup_of(test));
+        BenchResult result;
+        result.test = test;
+        result.test_time = utc_now();
+        if (test.n_prompt == 0) {
+            const std::uint64_t middle = test.n_depth + test.n_gen / 2;
+            result.bytes_per_token = facts.step_bytes + kv_step_bytes(session->shape(), kv_type(options), middle);
+        }
+        for (std::uint32_t repetition = 0; repetition < options.bench.repetitions; ++repetition) {
+            result.seconds.push_back(runner.run(test));
+        }
+        write_out(report.line(result, i == 0));
+    }
+    write_out(report.end());
+    return 0;
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "examples/winnow/model_facts.h"
+#include "examples/winnow/options.h"
+
+namespace winnow::program {
+
+/// One line of a bench: prefill n_prompt tokens, then generate n_gen, after n_depth tokens.
+struct BenchTest {
+    std::uint32_t n_prompt = 0;
+    std::uint32_t n_gen = 0;
+    std::uint32_t n_depth = 0;
+    std::string name() const;  ///< "pp512", "tg128 @ d32768", "pp512+tg128"
+};
+
+struct BenchResult {
+    BenchTest test;
+    std::vector<double> seconds;     ///< of each run
+    std::uint64_t bytes_per_token = 0;  ///< read by one decode step in the middle of the test; 0 for prefill
+    std::string test_time;           ///< UTC, ISO 8601, when the test began
+};
+
+/// What is the same for all tests.
+struct BenchSubject {
+    std::string model_file;
+    ModelFacts facts;
+    DeviceInfo device;
+    std::uint32_t n_chunk = 0;
+    std::string type_k;
+    std::string type_v;
+};
+
+/// Prints results as they come in the format of -o.
+class BenchReport {
+public:
+    BenchReport(std::string format, BenchSubject subject) : format_(std::move(format)), subject_(std::move(subject)) {}
+    std::string begin() const;
+    std::string line(const BenchResult& result, bool is_first) const;
+    std::string end() const;
+
+private:
+    std::string format_;
+    BenchSubject subject_;
+};
+
+}  // namespace winnow::program

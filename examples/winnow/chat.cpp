@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/chat.h"
+
+#include <fmt/format.h>
+
+#include "examples/winnow/commands.h"
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/line_input.h"
+#include "examples/winnow/sampling.h"
+#include "examples/winnow/terminal.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr const char* kPrompt = "> ";
+constexpr const char* kContinuation = "  ";
+
+// Spaces at the ends of an answer are no part of it: templates trim them, so keeping them would only make
+// the next prompt differ from what is cached.
+std::string trimmed(const std::string& text) {
+    const std::size_t begin = text.find_first_not_of(" \t\r\n");
+    if (begin == std::string::npos) return "";
+    return text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1);
+}
+
+}  // namespace
+
+Chat::Chat(const Options& options)
+    : options_(options),
+      vocabulary_(open_vocabulary(options)),
+      template_(open_chat_template(options, vocabulary_)),
+      n_predict_(options.n_predict),
+      stop_strings_(reverse_prompts(options)) {
+    conversation_.system = system_text(options);
+    for (const std::string& stop : template_.stop_strings()) stop_strings_.push_back(stop);
+    session_ = open_session(options, vocabulary_, context_size(options, 0));
+    sampling_ = resolve_sampling(options.sampling, vocabulary_.file, session_->n_ctx());
+}
+
+void Chat::greet() const {
+    write_err(dim_err(fmt::format("{} on {} | context {} | template {} | /help", vocabulary_.path.filename().string(),
+                                  session_->device().name, session_->n_ctx(), template_.name())) +
+              "\n");
+}
+
+std::vector<TokenId> Chat::tokens() const {
+    const std::string text = template_.render(conversation_.messages(template_), true);
+    return vocabulary_.tokenizer->encode(text);
+}
+
+FinishReason Chat::ask(const std::string& question) {
+    const std::string content = attached_.empty() ? question : attached_ + "\n\n" + question;
+    conversation_.turns.push_back({"user", content});
+    try {
+        const FinishReason reason = answer_last();
+        // The text stays attached when the question did not go through.
+        if (conversation_.turns.back().role == "assistant") attached_.clear();
+        else conversation_.turns.pop_back();
+        return reason;
+    } catch (...) {
+        conversation_.turns.pop_back();
+        throw;
+    }
+}
+
+// Answers the conversation's last turn, which is the user's, and adds the answer to it.
+FinishReason Chat::answer_last() {
+    AnswerRequest request;
+    request.prompt = tokens();
+    if (request.prompt.size() > session_->n_ctx()) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the conversation has {} tokens but the context holds {}: /clear it, /undo the last turn, or "
+                                "start with a larger -c",
+                                request.prompt.size(), session_->n_ctx()));
+    }
+    request.sampling = sampling_;
+    request.stop_strings = stop_strings_;
+    request.n_predict = n_predict_;
+    const Answer result = answer(*session_, *vocabulary_.tokenizer, request,
+                                 [](std::string_view text) { write_out(printable(text)); });
+    if (result.text.empty() || result.text.back() != '\n') write_out("\n");
+    // Interrupted while the question was read: there is no answer to keep.
+    const bool answered = result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
+    if (answered) conversation_.turns.push_back({"assistant", trimmed(result.text)});
+    report(result);
+    return result.finish_reason;
+}
+
+void Chat::report(const Answer& answer) {
+    totals_.n_prompt += answer.stats.n_prompt;
+    totals_.n_reused += answer.n_reused;
+    totals_.prompt_seconds += answer.stats.prompt_seconds;
+    totals_.n_generated += answer.stats.n_generated;
+    totals_.generate_seconds += answer.stats.generate_seconds;
+    if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (answer.finish_reason == FinishReason::kContextFull) {
+        log_warning(fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start with a larger -c",
+                                session_->n_ctx()));
+    }
+}
+
+namespace {
+
+// Reads, answers, until the end of input. Ctrl-C at the prompt leaves as Interrupted.
+int converse(Chat& chat, const Options& options) {
+    const bool interactive = stdin_is_terminal() || options.simple_io;
+    LineInput input([&] {
+        if (interactive) write_out(kContinuation);
+    });
+    while (true) {
+        clear_interrupt();
+        if (interactive) write_out(input_prompt(kPrompt));
+        const std::optional<std::string> message = input.read_message(options.multiline_input);
+        if (interactive) write_out(input_end());
+        if (!message) {
+            if (interactive) write_out("\n");
+            return 0;
+        }
+        try {
+            if (message->starts_with("/")) {
+                if (!chat.run_command(*message)) return 0;
+                continue;
+            }
+            if (trimmed(*message).empty()) continue;
+            chat.ask(*message);
+        } catch (const Error& error) {
+            // The user can do something about these; a lost device or a bug ends the chat.
+            if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
+            log_error(error.what());
+            continue;
+        }
+        if (options.single_turn) return 0;
+    }
+}
+
+}  // namespace
+
+int run_chat(const Options& options) {
+    const std::optional<std::string> prompt = prompt_text(options);
+    // `winnow -m M -p ...` answers once; `winnow chat -p ...` goes on.
+    const bool once = prompt && (options.single_turn || (!options.has_command && options.conversation != true));
+    Chat chat(options);
+    if (!once && (stdin_is_terminal() || options.simple_io)) chat.greet();
+    if (prompt) {
+        const FinishReason reason = chat.ask(*prompt);
+        if (once) {
+            if (reason == FinishReason::kInterrupted) throw Interrupted{};
+            return 0;
+        }
+    }
+    return converse(chat, options);
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "examples/winnow/options.h"
+
+namespace winnow::program {
+
+// The subcommands. Each returns the exit status of success or throws Error, Interrupted or ClosedOutput.
+int run_chat(const Options& options);
+int run_generate(const Options& options);
+int run_tokenize(const Options& options);
+int run_perplexity(const Options& options);
+int run_info(const Options& options);
+int run_bench(const Options& options);
+
+/// `--list-devices`
+int list_devices_command();
+
+}  // namespace winnow::program

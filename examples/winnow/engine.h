@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "examples/winnow/options.h"
+#include "models/chat_template.h"
+#include "models/gguf.h"
+#include "models/tokenizer.h"
+#include "winnow/session.h"
+
+namespace winnow::program {
+
+/// A model file without a device: all that `tokenize` needs.
+struct Vocabulary {
+    std::filesystem::path path;
+    GgufFile file;
+    std::unique_ptr<Tokenizer> tokenizer;
+};
+
+/// @throws Error(kInvalidArgument) without -m, Error(kBadFile).
+Vocabulary open_vocabulary(const Options& options);
+
+/// A session on the chosen device with a progress bar while it loads. `n_ctx` 0 = min(model, what fits).
+/// @throws what Session::open throws, and Interrupted.
+std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx);
+
+/// -c, or `otherwise` when it was not given.
+std::uint32_t context_size(const Options& options, std::uint32_t otherwise);
+
+/// The template of --chat-template or of the model, with a warning when it is a guess.
+ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabulary);
+
+/// The text of -p (escapes resolved if the command does that) or -f; nullopt when neither was given.
+std::optional<std::string> prompt_text(const Options& options);
+std::optional<std::string> system_text(const Options& options);
+
+/// -r with escapes resolved; empty ones are dropped.
+std::vector<std::string> reverse_prompts(const Options& options);
+
+}  // namespace winnow::program

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/file_io.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/interrupt.h"
+#include "winnow/error.h"
+
+namespace winnow::program {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMostBytes = std::size_t{1} << 30;
+
+class Descriptor {
+public:
+    explicit Descriptor(int fd) : fd_(fd) {}
+    ~Descriptor() {
+        if (fd_ > STDERR_FILENO) close(fd_);
+    }
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    int get() const { return fd_; }
+
+private:
+    int fd_;
+};
+
+[[noreturn]] void cannot_read(const std::string& path, int error) {
+    throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(error)));
+}
+
+std::string data_home() {
+    if (const char* home = std::getenv("XDG_DATA_HOME"); home != nullptr && *home != '\0') return home;
+    if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
+        return std::string(home) + "/.local/share";
+    }
+    return "";
+}
+
+bool is_file(const fs::path& path) {
+    std::error_code ignored;
+    return fs::is_regular_file(path, ignored);
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path) {
+    const Descriptor file(path == "-" ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.get() < 0) cannot_read(path, errno);
+    std::string bytes;
+    char block[1 << 16];
+    while (true) {
+        const ssize_t n = read(file.get(), block, sizeof block);
+        throw_if_interrupted();
+        if (n == 0) return bytes;
+        if (n < 0) {
+            if (errno == EINTR) continue;
+            cannot_read(path, errno);
+        }
+        bytes.append(block, static_cast<std::size_t>(n));
+        if (bytes.size() > kMostBytes) {
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is larger than 1 GiB: give a shorter text", path));
+        }
+    }
+}
+
+fs::path find_model(const std::string& name) {
+    const fs::path plain(name);
+    if (is_file(plain) || name.find('/') != std::string::npos) return plain;
+    std::string directories;
+    if (const char* list = std::getenv("WINNOW_MODELS"); list != nullptr) directories = list;
+    if (const std::string home = data_home(); !home.empty()) directories += ":" + home + "/winnow/models";
+    for (std::size_t begin = 0; begin <= directories.size();) {
+        std::size_t end = directories.find(':', begin);
+        if (end == std::string::npos) end = directories.size();
+        const std::string directory = directories.substr(begin, end - begin);
+        begin = end + 1;
+        if (directory.empty()) continue;
+        for (const char* suffix : {"", ".gguf"}) {
+            const fs::path candidate = fs::path(directory) / (name + suffix);
+            if (is_file(candidate)) return candidate;
+        }
+    }
+    return plain;
+}
+
+OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+    struct stat status = {};
+    const bool exists = stat(path_.c_str(), &status) == 0;
+    if (exists && !S_ISREG(status.st_mode)) {
+        fd_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+        if (fd_ < 0) fail("write", errno);
+        return;
+    }
+    if (exists) {
+        // Replace what a link points to, not the link, and do not replace what could not be written.
+        std::error_code error;
+        const fs::path target = fs::canonical(path_, error);
+        if (!error) path_ = target.string();
+        if (access(path_.c_str(), W_OK) != 0) fail("write", errno);
+    }
+    temporary_ = fmt::format("{}.tmp.{}", path_, getpid());
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd_ < 0) {
+        const int error = errno;
+        temporary_.clear();
+        fail("write", error);
+    }
+    set_unfinished_file(temporary_.c_str());
+}
+
+OutputFile::~OutputFile() {
+    if (fd_ >= 0) close(fd_);
+    if (temporary_.empty()) return;
+    unlink(temporary_.c_str());
+    set_unfinished_file(nullptr);
+}
+
+void OutputFile::fail(const char* what, int error) const {
+    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
+}
+
+void OutputFile::write(std::string_view bytes) {
+    while (!bytes.empty()) {
+        const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
+        if (n >= 0) {
+            bytes.remove_prefix(static_cast<std::size_t>(n));
+        } else if (errno != EINTR) {
+            fail("write", errno);
+        }
+    }
+}
+
+void OutputFile::commit() {
+    const int fd = fd_;
+    fd_ = -1;
+    if (close(fd) != 0) fail("write", errno);
+    if (temporary_.empty()) return;
+    if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("write", errno);
+    temporary_.clear();
+    set_unfinished_file(nullptr);
+}
+
+void NpyFile::begin(std::uint64_t n_rows, std::uint64_t n_columns) {
+    static_assert(std::endian::native == std::endian::little, "the header says little-endian");
+    n_missing_ = n_rows * n_columns;
+    std::string header =
+        fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_columns);
+    constexpr std::size_t kPreamble = 10;
+    constexpr std::size_t kAlignment = 64;
+    while ((kPreamble + header.size() + 1) % kAlignment != 0) header += ' ';
+    header += '\n';
+    std::string preamble("\x93NUMPY\x01\x00", 8);
+    preamble += static_cast<char>(header.size() & 0xff);
+    preamble += static_cast<char>(header.size() >> 8);
+    file_.write(preamble + header);
+}
+
+void NpyFile::append(std::span<const float> values) {
+    if (values.size() > n_missing_) throw Error(ErrorCode::kInternal, "more logits than tokens");
+    n_missing_ -= values.size();
+    file_.write({reinterpret_cast<const char*>(values.data()), values.size_bytes()});
+}
+
+void NpyFile::commit() {
+    if (n_missing_ != 0) throw Error(ErrorCode::kInternal, "fewer logits than tokens");
+    file_.commit();
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/interrupt.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstring>
+
+namespace winnow::program {
+namespace {
+
+constexpr int kInterruptedStatus = 130;
+
+std::atomic<bool> pending{false};
+int wake_pipe[2] = {-1, -1};
+// A copy, because the owner's string may be changing when the signal comes.
+char unfinished_path[PATH_MAX];
+std::atomic<bool> has_unfinished{false};
+
+static_assert(std::atomic<bool>::is_always_lock_free, "the handler may use only lock-free atomics");
+
+void on_interrupt(int) {
+    const int saved = errno;
+    if (pending.exchange(true)) {
+        if (has_unfinished.load()) unlink(unfinished_path);
+        _exit(kInterruptedStatus);
+    }
+    const char byte = 0;
+    [[maybe_unused]] const ssize_t written = write(wake_pipe[1], &byte, 1);
+    errno = saved;
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+    if (pipe2(wake_pipe, O_CLOEXEC | O_NONBLOCK) != 0) wake_pipe[0] = wake_pipe[1] = -1;
+    struct sigaction action = {};
+    action.sa_handler = on_interrupt;
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_RESTART;  // waiting for input polls the pipe; drivers need no EINTR
+    sigaction(SIGINT, &action, nullptr);
+    std::signal(SIGPIPE, SIG_IGN);
+}
+
+bool interrupted() noexcept { return pending.load(std::memory_order_relaxed); }
+
+void clear_interrupt() noexcept {
+    char drain[16];
+    while (read(wake_pipe[0], drain, sizeof drain) > 0) {
+    }
+    pending.store(false);
+}
+
+void throw_if_interrupted() {
+    if (interrupted()) throw Interrupted{};
+}
+
+int interrupt_fd() noexcept { return wake_pipe[0]; }
+
+void set_unfinished_file(const char* path) noexcept {
+    has_unfinished.store(false);
+    if (path == nullptr || std::strlen(path) >= sizeof unfinished_path) return;
+    std::strcpy(unfinished_path, path);
+    has_unfinished.store(true);
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace winnow::program {
+
+/// Thrown when the user pressed Ctrl-C; main() exits with 130.
+struct Interrupted {};
+
+/// SIGINT sets a flag that work polls; a second one before the flag is cleared ends the process at once
+/// with 130, for the waits that cannot poll. SIGPIPE is ignored: writing reports it instead.
+void install_signal_handlers();
+
+bool interrupted() noexcept;
+void clear_interrupt() noexcept;
+/// @throws Interrupted
+void throw_if_interrupted();
+/// Becomes readable on SIGINT, for poll() beside standard input.
+int interrupt_fd() noexcept;
+
+/// The half-written file that a hard exit must remove; nullptr = none.
+void set_unfinished_file(const char* path) noexcept;
+
+}  // namespace winnow::program

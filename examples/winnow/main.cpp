@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "examples/winnow/commands.h"
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/options.h"
+#include "examples/winnow/terminal.h"
+#include "winnow/error.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr int kOk = 0;
+constexpr int kFailure = 1;
+constexpr int kInterruptedStatus = 130;
+
+int run_command(const Options& options) {
+    if (options.list_devices) return list_devices_command();
+    switch (options.command) {
+        case Command::kChat: {
+            // `winnow -m M -p ...` is how scripts written for other runtimes ask for any of the two.
+            const bool completes = options.conversation == false || options.json || !options.logits_out.empty();
+            return !options.has_command && completes ? run_generate(options) : run_chat(options);
+        }
+        case Command::kGenerate: return run_generate(options);
+        case Command::kTokenize: return run_tokenize(options);
+        case Command::kPerplexity: return run_perplexity(options);
+        case Command::kInfo: return run_info(options);
+        case Command::kBench: return run_bench(options);
+    }
+    return kFailure;
+}
+
+int run(const std::vector<std::string>& arguments) {
+    const ParsedArguments parsed = parse_arguments(arguments);
+    if (!parsed.text.empty()) {
+        write_out(parsed.text);
+        return kOk;
+    }
+    configure_terminal(parsed.options.color, parsed.options.verbosity);
+    return run_command(parsed.options);
+}
+
+}  // namespace
+}  // namespace winnow::program
+
+int main(int argc, char** argv) {
+    using namespace winnow::program;
+    secure_standard_streams();
+    install_signal_handlers();
+    try {
+        return run(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
+    } catch (const Interrupted&) {
+        return kInterruptedStatus;
+    } catch (const ClosedOutput&) {
+        return kFailure;
+    } catch (const winnow::Error& error) {
+        log_error(error.what());
+        return winnow::exit_status(error.code());
+    } catch (const std::bad_alloc&) {
+        log_error("out of host memory: use a smaller context or text");
+        return winnow::exit_status(winnow::ErrorCode::kOutOfMemory);
+    } catch (const std::exception& error) {
+        log_error(error.what());
+        return kFailure;
+    } catch (...) {
+        log_error("unknown failure");
+        return kFailure;
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/progress.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/terminal.h"
+
+namespace winnow::program {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPatience{300};
+constexpr milliseconds kRedraw{100};
+constexpr std::uint64_t kBarWidth = 24;
+
+}  // namespace
+
+Progress::Progress(std::string label, Unit unit)
+    : label_(std::move(label)), unit_(unit), enabled_(stderr_is_terminal()) {}
+
+void Progress::update(std::uint64_t done, std::uint64_t total) {
+    const Clock::time_point now = Clock::now();
+    if (!enabled_ || total == 0 || now - start_ < kPatience || now - drawn_ < kRedraw) return;
+    drawn_ = now;
+    done = std::min(done, total);
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    const double fraction = static_cast<double>(done) / static_cast<double>(total);
+    const auto filled = static_cast<std::size_t>(fraction * kBarWidth);
+    std::string line = fmt::format("\r\x1b[K{} [{}{}] {:3.0f} %", label_, std::string(filled, '#'),
+                                   std::string(kBarWidth - filled, ' '), 100 * fraction);
+    if (unit_ == Unit::kBytes) {
+        line += fmt::format("  {:.2f} GB/s", static_cast<double>(done) / seconds / 1e9);
+    } else {
+        line += fmt::format("  {}/{} tokens", done, total);
+    }
+    if (done > 0) line += fmt::format("  ETA {:.0f} s", seconds / fraction - seconds);
+    write_err(line);
+    shown_ = true;
+}
+
+void Progress::clear() noexcept {
+    if (shown_) write_err("\r\x1b[K");
+    shown_ = false;
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace winnow::program {
+
+/// One line on standard error that shows how far a long step is; nothing when that is no terminal, or when
+/// the step is over before anybody could read it.
+class Progress {
+public:
+    enum class Unit { kBytes, kTokens };
+    Progress(std::string label, Unit unit);
+    ~Progress() { clear(); }
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+
+    void update(std::uint64_t done, std::uint64_t total);
+    void clear() noexcept;
+
+private:
+    using Clock = std::chrono::steady_clock;
+    std::string label_;
+    Unit unit_;
+    Clock::time_point start_ = Clock::now();
+    Clock::time_point drawn_{};
+    bool enabled_;
+    bool shown_ = false;
+};
+
+}  // namespace winnow::program

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/terminal.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "winnow/error.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr const char* kDim = "\x1b[2m";
+constexpr const char* kGreen = "\x1b[1;32m";
+constexpr const char* kPlain = "\x1b[0m";
+
+bool color_out = false;
+bool color_err = false;
+int verbosity = 2;
+
+// Returns 0, or the errno that stopped it.
+int write_all(int fd, std::string_view text) noexcept {
+    while (!text.empty()) {
+        const ssize_t n = write(fd, text.data(), text.size());
+        if (n >= 0) {
+            text.remove_prefix(static_cast<std::size_t>(n));
+        } else if (errno == EAGAIN) {
+            pollfd ready = {fd, POLLOUT, 0};
+            poll(&ready, 1, -1);
+        } else if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+void log_line(std::string_view kind, std::string_view message) noexcept {
+    try {
+        std::string line = fmt::format("winnow: {}{}", kind, message);
+        for (char& c : line) {
+            if (c == '\n' || c == '\r') c = ' ';
+        }
+        write_err(line + "\n");
+    } catch (...) {
+        write_err("winnow: error: out of host memory\n");
+    }
+}
+
+}  // namespace
+
+void secure_standard_streams() {
+    for (int fd = 0; fd < 3; ++fd) {
+        if (fcntl(fd, F_GETFD) != -1) continue;
+        // open() takes the lowest free number, which is fd. Standard output is opened for reading only, so
+        // that writing to it still fails.
+        if (open("/dev/null", fd == 2 ? O_WRONLY : O_RDONLY) != fd) return;
+    }
+}
+
+void configure_terminal(const std::string& color, int level) {
+    verbosity = level;
+    const char* no_color = std::getenv("NO_COLOR");
+    const bool allowed = color == "auto" && (no_color == nullptr || *no_color == '\0');
+    color_out = color == "on" || (allowed && stdout_is_terminal());
+    color_err = color == "on" || (allowed && stderr_is_terminal());
+}
+
+bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
+bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+
+void write_out(std::string_view text) {
+    const int error = write_all(STDOUT_FILENO, text);
+    if (error == 0) return;
+    if (error == EPIPE || error == EBADF) throw ClosedOutput{};
+    throw Error(ErrorCode::kIo, fmt::format("writing to standard output failed: {}", std::strerror(error)));
+}
+
+void write_err(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }
+
+std::string printable(std::string_view text) {
+    if (!stdout_is_terminal()) return std::string(text);
+    std::string out;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if ((byte >= 0x20 && byte != 0x7f) || c == '\n' || c == '\t') out += c;
+    }
+    return out;
+}
+
+std::string dim_err(std::string_view text) {
+    return color_err ? fmt::format("{}{}{}", kDim, text, kPlain) : std::string(text);
+}
+
+std::string input_prompt(std::string_view text) {
+    return color_out ? fmt::format("{}{}", kGreen, text) : std::string(text);
+}
+
+std::string input_end() { return color_out ? kPlain : ""; }
+
+void log_error(std::string_view message) noexcept {
+    if (verbosity >= 1) log_line("error: ", message);
+}
+
+void log_warning(std::string_view message) {
+    if (verbosity >= 2) log_line("warning: ", message);
+}
+
+void log_info(std::string_view message) {
+    if (verbosity >= 3) log_line("", message);
+}
+
+}  // namespace winnow::program

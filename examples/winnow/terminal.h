@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string>
+#include <string_view>
+
+namespace winnow::program {
+
+/// Thrown when nobody reads standard output any more; main() exits with 1 and says nothing.
+struct ClosedOutput {};
+
+/// Makes file descriptors 0, 1 and 2 safe to use: a closed one must not become the model file.
+void secure_standard_streams();
+
+/// `color` is on, off or auto (a terminal, and no NO_COLOR).
+void configure_terminal(const std::string& color, int verbosity);
+
+bool stdin_is_terminal();
+bool stdout_is_terminal();
+bool stderr_is_terminal();
+
+/// Writes results; unbuffered, so that an answer streams. @throws ClosedOutput or Error(kIo).
+void write_out(std::string_view text);
+/// Writes text for people; never fails.
+void write_err(std::string_view text) noexcept;
+
+/// Text of a model without the control characters that would reach the terminal's own commands; as it
+/// is when standard output is no terminal.
+std::string printable(std::string_view text);
+
+/// `text` dimmed for standard error, or marked as the user's on standard output, where colours are on.
+std::string dim_err(std::string_view text);
+std::string input_prompt(std::string_view text);
+/// Ends the colour that input_prompt() began, once the user has typed.
+std::string input_end();
+
+// One line each on standard error, if the verbosity asks for it.
+void log_error(std::string_view message) noexcept;
+void log_warning(std::string_view message);
+void log_info(std::string_view message);
+
+}  // namespace winnow::program

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/llama.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace winnow {
+
+ModelShape read_llama_shape(const GgufFile& file) {
+    const ConfigReader config(file, "llama");
+    ModelShape s = read_common_shape(config);
+    s.rope_pairing = RopePairing::kNorm;
+    const float scale = read_linear_rope_scale(config);
+    for (LayerShape& layer : s.layers) layer.rope_freq_scale = scale;
+    s.qkv_bias = file.find("blk.0.attn_q.bias") != nullptr;
+    config.refuse_unless_zero("expert_count");
+    config.refuse_unless_zero("attn_logit_softcapping");
+    config.refuse_unless_zero("final_logit_softcapping");
+    if (file.find("rope_freqs.weight") != nullptr) {  // Llama 3's scaling, baked in as divisors
+        const GgufTensor* divisors = TensorFinder(file).vector("rope_freqs.weight", s.n_rot / 2);
+        if (divisors->type != WeightType::kF32)
+            throw Error(ErrorCode::kBadFile, fmt::format("'{}': rope_freqs.weight must be F32", file.path().string()));
+        s.rope_freq_divisors.resize(s.n_rot / 2);
+        std::memcpy(s.rope_freq_divisors.data(), divisors->bytes.data(), divisors->bytes.size());
+        for (const float d : s.rope_freq_divisors)
+            if (!std::isfinite(d) || d <= 0)
+                throw Error(ErrorCode::kBadFile,
+                            fmt::format("'{}': rope_freqs.weight holds {}", file.path().string(), d));
+    }
+    return s;
+}
+
+ModelTensors read_llama_tensors(const GgufFile& file, const ModelShape& s) {
+    ModelTensors tensors = read_common_tensors(file, s);
+    const TensorFinder find(file);
+    for (std::uint32_t i = 0; i < s.n_layers; ++i) {
+        LayerTensors& l = tensors.layers[i];
+        const std::string blk = fmt::format("blk.{}.", i);
+        if (s.qkv_bias) {
+            l.attn_q_bias = find.vector(blk + "attn_q.bias", s.q_dim());
+            l.attn_k_bias = find.vector(blk + "attn_k.bias", s.kv_dim());
+            l.attn_v_bias = find.vector(blk + "attn_v.bias", s.kv_dim());
+        } else {
+            for (const char* name : {"attn_q.bias", "attn_k.bias", "attn_v.bias"}) find.refuse(blk + name);
+        }
+        for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight", "post_attention_norm.weight"})
+            find.refuse(blk + name);
+    }
+    return tensors;
+}
+
+}  // namespace winnow

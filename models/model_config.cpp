@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/model_config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cmath>
+
+#include "models/gemma3.h"
+#include "models/llama.h"
+
+namespace winnow {
+namespace {
+
+struct Architecture {
+    std::string_view name;
+    ModelShape (*read_shape)(const GgufFile&);
+    ModelTensors (*read_tensors)(const GgufFile&, const ModelShape&);
+};
+constexpr std::array<Architecture, 2> kArchitectures{{
+    {"llama", read_llama_shape, read_llama_tensors},
+    {"gemma3", read_gemma3_shape, read_gemma3_tensors},
+}};
+
+[[noreturn]] void bad(const GgufFile& file, const std::string& what) {
+    throw Error(ErrorCode::kBadFile, fmt::format("'{}': {}", file.path().string(), what));
+}
+
+const Architecture& architecture_of(const GgufFile& file) {
+    const std::string_view name = file.get_string("general.architecture");
+    for (const Architecture& a : kArchitectures)
+        if (a.name == name) return a;
+    bad(file, fmt::format("architecture '{}' is not supported; known are {}", name.substr(0, 60),
+                          fmt::join(known_architectures(), ", ")));
+}
+
+}  // namespace
+
+std::vector<std::string_view> known_architectures() {
+    std::vector<std::string_view> names;
+    for (const Architecture& a : kArchitectures) names.push_back(a.name);
+    return names;
+}
+
+ModelShape read_model_shape(const GgufFile& file) { return architecture_of(file).read_shape(file); }
+
+ModelTensors read_model_tensors(const GgufFile& file, const ModelShape& shape) {
+    return architecture_of(file).read_tensors(file, shape);
+}
+
+std::uint32_t ConfigReader::count(std::string_view name, std::uint64_t least, std::uint64_t most) const {
+    const std::uint64_t value = file_.get_uint(key(name));
+    if (value < least || value > most)
+        bad(file_, fmt::format("'{}' is {}, outside {} to {}", key(name), value, least, most));
+    return static_cast<std::uint32_t>(value);
+}
+
+std::uint32_t ConfigReader::count_or(std::string_view name, std::uint32_t otherwise, std::uint64_t least,
+                                     std::uint64_t most) const {
+    return file_.metadata().contains(key(name)) ? count(name, least, most) : otherwise;
+}
+
+float ConfigReader::real_or(std::string_view name, float otherwise) const {
+    const double value = file_.find_float(key(name)).value_or(otherwise);
+    if (!std::isfinite(value)) bad(file_, fmt::format("'{}' is not finite", key(name)));
+    return static_cast<float>(value);
+}
+
+void ConfigReader::refuse_unless_zero(std::string_view name) const {
+    if (file_.find_float(key(name)).value_or(0) != 0)
+        bad(file_, fmt::format("'{}' is set, which winnow does not support", key(name)));
+}
+
+ModelShape read_common_shape(const ConfigReader& c) {
+    ModelShape s;
+    s.architecture = c.file().get_string("general.architecture");
+    s.n_layers = c.count("block_count", 1, 1024);
+    s.n_embd = c.count("embedding_length", 32, 1u << 16);
+    s.n_ff = c.count("feed_forward_length", 32, 1u << 18);
+    s.n_heads = c.count("attention.head_count", 1, 1024);
+    s.n_kv_heads = c.count_or("attention.head_count_kv", s.n_heads, 1, 1024);
+    s.n_ctx_train = c.count("context_length", 1, 1u << 24);
+    s.rms_eps = c.real_or("attention.layer_norm_rms_epsilon", 1e-5f);
+    if (s.n_heads % s.n_kv_heads != 0)
+        bad(c.file(), fmt::format("{} query heads do not divide over {} kv heads", s.n_heads, s.n_kv_heads));
+    s.head_dim = c.count_or("attention.key_length", s.n_embd / s.n_heads, 8, 256);
+    if (c.count_or("attention.value_length", s.head_dim, 8, 1u << 16) != s.head_dim)
+        bad(c.file(), "keys and values of different width are not supported");
+    s.n_rot = c.count_or("rope.dimension_count", s.head_dim, 2, s.head_dim);
+    if (s.n_embd % 32 != 0 || s.n_ff % 32 != 0 || s.head_dim % 8 != 0 || s.n_rot % 2 != 0 ||
+        s.n_group() * s.head_dim % 32 != 0)
+        bad(c.file(), fmt::format("widths n_embd {}, n_ff {}, head_dim {} are not multiples of what the kernels need",
+                                  s.n_embd, s.n_ff, s.head_dim));
+    if (!(s.rms_eps >= 0 && s.rms_eps < 1)) bad(c.file(), "the norm epsilon is impossible");
+    s.attention_scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+    const GgufTensor& table = c.file().tensor("token_embd.weight");
+    if (table.n_rows() < 1 || table.n_rows() > (1u << 24)) bad(c.file(), "the vocabulary has an impossible size");
+    s.n_vocab = static_cast<std::uint32_t>(table.n_rows());
+    LayerShape layer;
+    layer.rope_freq_base = c.real_or("rope.freq_base", 10000.0f);
+    if (layer.rope_freq_base <= 1) bad(c.file(), "the RoPE base is impossible");
+    s.layers.assign(s.n_layers, layer);
+    return s;
+}
+
+float read_linear_rope_scale(const ConfigReader& c) {
+    const std::string kind(c.file().find_string(c.key("rope.scaling.type")).value_or("none"));
+    if (kind == "none") return 1.0f;
+    if (kind != "linear")
+        bad(c.file(), fmt::format("RoPE scaling '{}' is not supported; known are none, linear", kind.substr(0, 40)));
+    const float factor = c.real_or("rope.scaling.factor", 1.0f);
+    if (!(factor >= 1 && factor <= 1e4f)) bad(c.file(), "the RoPE scaling factor is impossible");
+    return 1.0f / factor;
+}
+
+const GgufTensor* TensorFinder::matrix(const std::string& name, std::uint64_t n_in, std::uint64_t n_out) const {
+    const GgufTensor& t = file_.tensor(name);
+    if (t.dims.size() > 2 || t.n_in() != n_in || t.n_rows() != n_out)
+        bad(file_, fmt::format("tensor '{}' is [{}, {}], expected [{}, {}]", name, t.n_in(), t.n_rows(), n_in, n_out));
+    return &t;
+}
+
+const GgufTensor* TensorFinder::vector(const std::string& name, std::uint64_t n) const {
+    const GgufTensor& t = file_.tensor(name);
+    if (t.n_in() != n || t.n_rows() != 1)
+        bad(file_, fmt::format("tensor '{}' has {} values, expected {}", name, t.n_in() * t.n_rows(), n));
+    if (t.type != WeightType::kF32 && t.type != WeightType::kF16)
+        bad(file_, fmt::format("tensor '{}' is {}, expected F32 or F16", name, type_name(t.type)));
+    return &t;
+}
+
+void TensorFinder::refuse(const std::string& name) const {
+    if (has(name)) bad(file_, fmt::format("tensor '{}' belongs to a variant that winnow does not support", name));
+}
+
+ModelTensors read_common_tensors(const GgufFile& file, const ModelShape& s) {
+    const TensorFinder find(file);
+    ModelTensors tensors;
+    tensors.token_embd = find.matrix("token_embd.weight", s.n_embd, s.n_vocab);
+    tensors.output_norm = find.vector("output_norm.weight", s.n_embd);
+    tensors.output =
+        find.has("output.weight") ? find.matrix("output.weight", s.n_embd, s.n_vocab) : tensors.token_embd;
+    for (std::uint32_t i = 0; i < s.n_layers; ++i) {
+        const std::string blk = fmt::format("blk.{}.", i);
+        LayerTensors l;
+        l.attn_norm = find.vector(blk + "attn_norm.weight", s.n_embd);
+        l.attn_q = find.matrix(blk + "attn_q.weight", s.n_embd, s.q_dim());
+        l.attn_k = find.matrix(blk + "attn_k.weight", s.n_embd, s.kv_dim());
+        l.attn_v = find.matrix(blk + "attn_v.weight", s.n_embd, s.kv_dim());
+        l.attn_output = find.matrix(blk + "attn_output.weight", s.q_dim(), s.n_embd);
+        l.ffn_norm = find.vector(blk + "ffn_norm.weight", s.n_embd);
+        l.ffn_gate = find.matrix(blk + "ffn_gate.weight", s.n_embd, s.n_ff);
+        l.ffn_up = find.matrix(blk + "ffn_up.weight", s.n_embd, s.n_ff);
+        l.ffn_down = find.matrix(blk + "ffn_down.weight", s.n_ff, s.n_embd);
+        for (const char* name : {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias",
+                                 "attn_norm.bias", "ffn_norm.bias", "ffn_gate_inp.weight", "attn_sinks.weight"})
+            find.refuse(blk + name);
+        tensors.layers.push_back(l);
+    }
+    return tensors;
+}
+
+}  // namespace winnow

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/vk/device.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/support/gpu_fixture.h"
+#include "winnow/error.h"
+
+namespace winnow::vk {
+namespace {
+
+using ::testing::HasSubstr;
+
+class DeviceTest : public test::GpuTest {};
+
+TEST_F(DeviceTest, IsListed) {
+    const auto devices = list_devices();
+    const DeviceInfo& mine = device().info();
+    ASSERT_LT(mine.index, devices.size());
+    EXPECT_EQ(devices[mine.index].name, mine.name);
+    EXPECT_EQ(devices[mine.index].driver, mine.driver);
+    EXPECT_EQ(devices[mine.index].unusable_reason, "");
+    EXPECT_GT(mine.memory_bytes, 0u);
+    EXPECT_GE(mine.api_version, VK_API_VERSION_1_3);
+}
+
+TEST_F(DeviceTest, HasPlausibleLimits) {
+    const DeviceLimits& limits = device().limits();
+    EXPECT_GE(limits.max_storage_buffer_range, std::uint64_t{1} << 27);
+    EXPECT_GE(limits.max_allocation_bytes, std::uint64_t{1} << 30);
+    EXPECT_GE(limits.max_workgroup_invocations, 128u);
+    EXPECT_GE(limits.max_workgroup_size[0], 128u);
+    EXPECT_GE(limits.max_push_constant_bytes, 128u);
+    EXPECT_GE(limits.max_workgroup_count_x, 65535u);
+    EXPECT_GE(limits.max_workgroup_count_z, 65535u);
+    EXPECT_LE(limits.min_subgroup_size, limits.subgroup_size);
+    EXPECT_LE(limits.subgroup_size, limits.max_subgroup_size);
+    EXPECT_EQ(device().info().subgroup_size, limits.subgroup_size);
+    EXPECT_EQ(device().features().has(Feature::kTimestamps), limits.timestamp_valid_bits > 0);
+}
+
+TEST_F(DeviceTest, TwoMayBeOpen) {
+    DeviceOptions options;
+    options.select = std::to_string(device().info().index);
+    const auto other = Device::open(options);  // without validation, beside one with it
+    const Buffer buffer(*other, "theirs", 64, BufferUse::kShared);
+    EXPECT_EQ(other->n_validation_messages(), 0u);
+    EXPECT_FALSE(other->validation_enabled());
+    EXPECT_GT(other->allocated_bytes(), 0u);
+}
+
+TEST_F(DeviceTest, EnvironmentChooses) {
+    const test::ScopedEnv variable("WINNOW_DEVICE", "no device is called this");
+    try {
+        Device::open({});
+        FAIL();
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kNoDevice);
+        EXPECT_THAT(error.what(), HasSubstr("no device is called this"));
+        EXPECT_THAT(error.what(), HasSubstr(device().info().name));
+    }
+    DeviceOptions options;
+    options.select = device().info().name;  // an explicit choice outranks the variable
+    EXPECT_EQ(Device::open(options)->info().index, device().info().index);
+}
+
+TEST_F(DeviceTest, KeepsValidationMessages) {
+    if (!device().validation_enabled()) GTEST_SKIP() << "validation layer not installed";
+    DeviceOptions options;
+    options.validation = true;
+    const auto other = Device::open(options);
+    // A buffer of no bytes is wrong by VUID-VkBufferCreateInfo-size-00912.
+    VkBufferCreateInfo create{};
+    create.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO;
+    create.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT;
+    VkBuffer buffer = VK_NULL_HANDLE;
+    vkCreateBuffer(other->handle(), &create, nullptr, &buffer);
+    vkDestroyBuffer(other->handle(), buffer, nullptr);
+    ASSERT_GE(other->n_validation_messages(), 1u);
+    EXPECT_THAT(other->validation_messages()[0], HasSubstr("VUID-VkBufferCreateInfo-size-00912"));
+}
+
+TEST(Check, NamesTheCall) {
+    EXPECT_NO_THROW(check(VK_SUCCESS, "vkCall()", "a/b.cpp", 7));
+    EXPECT_NO_THROW(check(VK_INCOMPLETE, "vkCall()", "a/b.cpp", 7));
+    const auto code_of = [](VkResult result) {
+        try {
+            check(result, "vkCall()", "a/b.cpp", 7);
+        } catch (const Error& error) {
+            EXPECT_THAT(error.what(), HasSubstr("vkCall() (b.cpp:7)"));
+            EXPECT_THAT(error.what(), HasSubstr(result_name(result)));
+            return error.code();
+        }
+        return ErrorCode::kIo;
+    };
+    EXPECT_EQ(code_of(VK_ERROR_DEVICE_LOST), ErrorCode::kDeviceLost);
+    EXPECT_EQ(code_of(VK_ERROR_OUT_OF_DEVICE_MEMORY), ErrorCode::kOutOfMemory);
+    EXPECT_EQ(code_of(VK_ERROR_INITIALIZATION_FAILED), ErrorCode::kInternal);
+}
+
+}  // namespace
+}  // namespace winnow::vk
