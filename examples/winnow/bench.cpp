@@ -85,18 +85,35 @@ public:
 
     /// Seconds of one run. Filling the cache up to the depth is not counted.
     double run(const BenchTest& test) {
-        // Windowed layers may not be able to go back to the depth: then it is filled again.
-        if (session_.truncate(test.n_depth) != test.n_depth) session_.truncate(0);
-        if (session_.n_cached() < test.n_depth) prefill(test.n_depth - session_.n_cached());
+        go_to(test.n_depth);
         const Clock::time_point begin = Clock::now();
         if (test.n_prompt != 0) prefill(test.n_prompt);
         if (test.n_gen != 0) generate(test.n_gen);
         return std::chrono::duration<double>(Clock::now() - begin).count();
     }
 
+    /// Stages of the same name added up, in the order of the step.
+    std::vector<Session::StageTime> stages(std::uint32_t n_depth) {
+        go_to(n_depth);
+        std::vector<Session::StageTime> sums;
+        for (const Session::StageTime& stage : session_.time_stages()) {
+            const auto same = [&stage](const Session::StageTime& sum) { return sum.stage == stage.stage; };
+            const auto found = std::find_if(sums.begin(), sums.end(), same);
+            if (found == sums.end()) sums.push_back(stage);
+            else found->microseconds += stage.microseconds;
+        }
+        return sums;
+    }
+
 private:
     TokenId random_token() {
         return static_cast<TokenId>(random_() % session_.shape().n_vocab);
+    }
+
+    // What is in the cache does not change the time of dense attention, so a deep one need not be computed.
+    void go_to(std::uint32_t n_depth) {
+        session_.truncate(0);
+        if (n_depth != 0) session_.assume_cached(n_depth);
     }
 
     void prefill(std::uint32_t n) {
@@ -139,7 +156,7 @@ int run_bench(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::unique_ptr<Session> session = open_session(options, vocabulary, static_cast<std::uint32_t>(n_ctx));
     const ModelFacts facts = model_facts(vocabulary.file);
-    const BenchReport report(options.bench.output, {vocabulary.path.string(), facts, session->device(), options.n_chunk,
+    BenchReport report(options.bench.output, {vocabulary.path.string(), facts, session->device(), options.n_chunk,
                                                     options.cache_type_k, options.cache_type_v});
     Runner runner(*session);
     write_out(report.begin());
@@ -156,6 +173,7 @@ int run_bench(const Options& options) {
         for (std::uint32_t repetition = 0; repetition < options.bench.repetitions; ++repetition) {
             result.seconds.push_back(runner.run(test));
         }
+        if (options.bench.stages && test.n_prompt == 0) result.stages = runner.stages(test.n_depth);
         write_out(report.line(result, i == 0));
     }
     write_out(report.end());

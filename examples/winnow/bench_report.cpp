@@ -54,8 +54,8 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
     const Spread rate = spread(rates);
     const double best = *std::max_element(rates.begin(), rates.end());
     const DriverName driver = split_driver(subject.device.driver);
-    std::vector<std::uint64_t> whole(nanoseconds.begin(), nanoseconds.end());
-    return {{"build_commit", WINNOW_VERSION},
+    const std::vector<std::uint64_t> whole(nanoseconds.begin(), nanoseconds.end());
+    Fields object = {{"build_commit", WINNOW_VERSION},
             {"build_number", 0},
             {"cpu_info", cpu_name()},
             {"gpu_info", subject.device.name},
@@ -83,6 +83,19 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
             {"gbps", static_cast<double>(result.bytes_per_token) * rate.mean / 1e9},
             {"samples_ns", whole},
             {"samples_ts", rates}};
+    for (const Session::StageTime& stage : result.stages) object["stages_us"][stage.stage] = stage.microseconds;
+    return object;
+}
+
+std::string stage_lines(const BenchResult& result) {
+    std::string text;
+    double sum = 0;
+    for (const Session::StageTime& stage : result.stages) {
+        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), stage.stage, stage.microseconds);
+        sum += stage.microseconds;
+    }
+    if (!text.empty()) text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), "all", sum);
+    return text;
 }
 
 std::string dump(const Fields& object, int indent) {
@@ -95,7 +108,7 @@ std::string csv_cell(const Fields& value) {
     return "\"" + text + "\"";
 }
 
-bool is_csv_column(const std::string& name) { return !name.starts_with("samples_"); }
+bool is_csv_column(const std::string& name) { return !name.starts_with("samples_") && name != "stages_us"; }
 
 constexpr const char* kRow = "| {:<24} | {:>10} | {:>10} | {:<7} | {:>3} | {:>20} | {:>18} | {:>9} | {:>7} |\n";
 
@@ -126,8 +139,11 @@ std::string BenchReport::begin() const {
                        "", "", "", "", "", "");
 }
 
-std::string BenchReport::line(const BenchResult& result, bool is_first) const {
-    if (format_ == "md") return markdown_line(subject_, result);
+std::string BenchReport::line(const BenchResult& result, bool is_first) {
+    if (format_ == "md") {
+        stage_table_ += stage_lines(result);
+        return markdown_line(subject_, result);
+    }
     const Fields object = fields(subject_, result);
     if (format_ == "jsonl") return dump(object, -1) + "\n";
     if (format_ == "json") return (is_first ? "" : ",\n") + dump(object, 2);
@@ -144,7 +160,10 @@ std::string BenchReport::line(const BenchResult& result, bool is_first) const {
 std::string BenchReport::end() const {
     if (format_ == "json") return "\n]\n";
     if (format_ == "md") {
-        return fmt::format("\nwinnow {} on {} ({})\n", WINNOW_VERSION, subject_.device.name, subject_.device.driver);
+        const std::string head = fmt::format("\n| {:>20} | {:<24} | {:>12} |\n| {:->19}: | {:-<24} | {:->11}: |\n", "test",
+                                             "stage of a decode step", "us", "", "", "");
+        return (stage_table_.empty() ? "" : head + stage_table_) +
+               fmt::format("\nwinnow {} on {} ({})\n", WINNOW_VERSION, subject_.device.name, subject_.device.driver);
     }
     return "";
 }

@@ -6,6 +6,7 @@
 
 #include "examples/winnow/model_facts.h"
 #include "examples/winnow/options.h"
+#include "winnow/session.h"
 
 namespace winnow::program {
 
@@ -22,6 +23,7 @@ struct BenchResult {
     std::vector<double> seconds;     ///< of each run
     std::uint64_t bytes_per_token = 0;  ///< read by one decode step in the middle of the test; 0 for prefill
     std::string test_time;           ///< UTC, ISO 8601, when the test began
+    std::vector<Session::StageTime> stages;  ///< of one decode step; empty unless asked for
 };
 
 /// What is the same for all tests.
@@ -39,12 +41,13 @@ class BenchReport {
 public:
     BenchReport(std::string format, BenchSubject subject) : format_(std::move(format)), subject_(std::move(subject)) {}
     std::string begin() const;
-    std::string line(const BenchResult& result, bool is_first) const;
+    std::string line(const BenchResult& result, bool is_first);
     std::string end() const;
 
 private:
     std::string format_;
     BenchSubject subject_;
+    std::string stage_table_;  ///< of the markdown form, printed at the end
 };
 
 }  // namespace winnow::program

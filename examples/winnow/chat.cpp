@@ -81,8 +81,12 @@ FinishReason Chat::answer_last() {
     if (result.text.empty() || result.text.back() != '\n') write_out("\n");
     // Interrupted while the question was read: there is no answer to keep.
     const bool answered = result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
-    if (answered) conversation_.turns.push_back({"assistant", trimmed(result.text)});
-    report(result);
+    if (answered) {
+        conversation_.turns.push_back({"assistant", trimmed(result.text)});
+        report(result);
+    } else {
+        write_err(dim_err("[ interrupted before an answer: the question is taken back ]") + "\n");
+    }
     return result.finish_reason;
 }
 
@@ -101,21 +105,39 @@ void Chat::report(const Answer& answer) {
 
 namespace {
 
-// Reads, answers, until the end of input. Ctrl-C at the prompt leaves as Interrupted.
-int converse(Chat& chat, const Options& options) {
-    const bool interactive = stdin_is_terminal() || options.simple_io;
-    LineInput input([&] {
-        if (interactive) write_out(kContinuation);
-    });
-    while (true) {
+// What the user says next, with a prompt when somebody is there to see it.
+class Questions {
+public:
+    explicit Questions(const Options& options)
+        : interactive_(stdin_is_terminal() || options.simple_io), multiline_(options.multiline_input), input_([this] { show(kContinuation); }) {}
+
+    /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
+    std::optional<std::string> next() {
         clear_interrupt();
-        if (interactive) write_out(input_prompt(kPrompt));
-        const std::optional<std::string> message = input.read_message(options.multiline_input);
-        if (interactive) write_out(input_end());
-        if (!message) {
-            if (interactive) write_out("\n");
-            return 0;
+        show(input_prompt(kPrompt));
+        try {
+            std::optional<std::string> message = input_.read_message(multiline_);
+            show(message ? input_end() : input_end() + "\n");
+            return message;
+        } catch (const Interrupted&) {
+            show(input_end() + "\n");
+            throw;
         }
+    }
+
+private:
+    void show(const std::string& text) const {
+        if (interactive_) write_out(text);
+    }
+
+    bool interactive_;
+    bool multiline_;
+    LineInput input_;
+};
+
+int converse(Chat& chat, const Options& options) {
+    Questions questions(options);
+    while (const std::optional<std::string> message = questions.next()) {
         try {
             if (message->starts_with("/")) {
                 if (!chat.run_command(*message)) return 0;
@@ -131,6 +153,7 @@ int converse(Chat& chat, const Options& options) {
         }
         if (options.single_turn) return 0;
     }
+    return 0;
 }
 
 }  // namespace

@@ -193,6 +193,7 @@ void add_bench(Table& table, Options& o) {
         ->check(between(1, 100000));
     table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
         ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
+    table.set("--stages", o.bench.stages, true, "also the device's time for each stage of a decode step");
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");
 }
 

@@ -31,6 +31,7 @@ struct BenchFlags {
     std::vector<std::string> depths;
     std::uint32_t repetitions = 5;
     std::string output = "md";
+    bool stages = false;  ///< also the time of each stage of a decode step
 };
 
 /// Everything the command line and the environment say.
