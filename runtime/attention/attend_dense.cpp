@@ -7,33 +7,27 @@
 #include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
+#include "runtime/weights/attend_tuning.h"
 
 namespace winnow {
-namespace {
-
-constexpr std::uint32_t kLanesPerToken = 8;
-
-std::uint64_t shared_bytes(const AttendDense::Config& c, std::uint32_t n_subgroups) {
-    const std::uint64_t group = c.n_heads / c.n_kv_heads;
-    return 4 * (n_subgroups * group * (c.head_dim + 2) + c.n_splits * group + group * c.head_dim * 2 + 64);
-}
-
-}  // namespace
-
 AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     if (c.quantize && group * c.head_dim % 32 != 0)
         throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    std::uint32_t group_size = device.is_cpu() ? 32 : 256;
-    while (group_size > subgroup && shared_bytes(c, group_size / subgroup) > device.limits().max_shared_memory_bytes)
-        group_size /= 2;
-    const std::uint32_t tokens_in_flight = group * c.head_dim >= 1024 ? 1 : 2;
-    const std::array<std::uint32_t, 11> spec{group_size,         c.head_dim,   group,
-                                             c.n_kv_heads,       kLanesPerToken, group_size / subgroup,
-                                             c.n_splits,         tokens_in_flight, c.block_size,
-                                             c.quantize ? 1u : 0u, 1};
+    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const std::array<std::uint32_t, 11> spec{tuning.group_size,
+                                             c.head_dim,
+                                             group,
+                                             c.n_kv_heads,
+                                             tuning.lanes,
+                                             tuning.group_size / subgroup,
+                                             c.n_splits,
+                                             tuning.tokens_in_flight,
+                                             c.block_size,
+                                             c.quantize ? 1u : 0u,
+                                             1};
     const vk::ShaderVariant& shader =
         vk::find_shader(c.kv_type == KvType::kF16 ? "attend_dense_f16" : "attend_dense_f32");
     pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(AttendPush), spec, subgroup);

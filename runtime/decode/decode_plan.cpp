@@ -91,9 +91,9 @@ void DecodePlan::record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::
 
     stages.qkv->record(recorder,
                        {w.qkv_buffer, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
-                        cache_.keys(layer), cache_.values(layer)},
+                        cache_.keys(layer), cache_.values(layer), {}, {}, {}},
                        {w.q, w.k, w.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
-                        layout.table_offset(layer), layout.table_stride()});
+                        layout.table_offset(layer), layout.table_stride(), 0, 0});
     recorder.barrier();
     recorder.timestamp(timer, "qkv");
 

@@ -21,7 +21,7 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
     std::uint32_t rows = c.qk_norm ? c.head_dim : std::min(tuning.rows_per_group, c.head_dim);
     while (c.head_dim % rows != 0) rows -= 2;
     n_groups_ = n_rows / rows;
-    const std::array<std::uint32_t, 15> spec{tuning.group_size,
+    const std::array<std::uint32_t, 16> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads,
                                              c.n_kv_heads,
@@ -35,15 +35,19 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              static_cast<std::uint32_t>(c.type_q),
                                              static_cast<std::uint32_t>(c.type_k),
                                              static_cast<std::uint32_t>(c.type_v),
-                                             c.block_size};
+                                             c.block_size,
+                                             c.summary_unit};
     const vk::ShaderVariant& shader = vk::find_shader(c.kv_type == KvType::kF16 ? "qkv_f16" : "qkv_f32");
-    pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(QkvPush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }
 
 void Qkv::record(vk::Recorder& recorder, const Buffers& b, const QkvPush& push) const {
+    // Without summaries their bindings still need a buffer; the shader does not touch it.
+    const auto or_any = [&](const vk::BufferRange& range) { return range.buffer != nullptr ? range : b.query; };
     recorder.dispatch(pipeline_,
-                      {b.weights, b.act_in, b.state, b.rope, b.tables, b.params, b.query, b.keys, b.values}, push,
-                      n_groups_);
+                      {b.weights, b.act_in, b.state, b.rope, b.tables, b.params, b.query, b.keys, b.values,
+                       or_any(b.summary_min), or_any(b.summary_max), or_any(b.summary_sum)},
+                      push, n_groups_);
 }
 
 std::uint64_t Qkv::bytes_moved(const Config& c) {

@@ -18,12 +18,14 @@ public:
         WeightType type_q = WeightType::kF32, type_k = WeightType::kF32, type_v = WeightType::kF32;
         KvType kv_type = KvType::kF16;
         std::uint32_t block_size = 64;
+        std::uint32_t summary_unit = 0;  ///< tokens of a block summary refreshed on append; 0 = none
         bool operator==(const Config&) const = default;
     };
     struct Buffers {
         vk::BufferRange weights, act_in, state, rope, tables, params;
         vk::BufferRange query;         ///< f32 [n_heads, head_dim]
         vk::BufferRange keys, values;  ///< pools
+        vk::BufferRange summary_min, summary_max, summary_sum;  ///< with summary_unit only
     };
     /// @throws Error(kUnsupported) for a bias together with QK norm.
     Qkv(vk::Device& device, const Config& config);

@@ -72,7 +72,7 @@ void main() {
             visible[t] = i + t * kSlots + attend_slot() < end && is_visible(table, position, token);
             rows[t] = physical_block(table, block) * kBlockSize + item % kBlockSize;
         }
-        attend_tokens(rows, visible);
+        attend_tokens(rows, visible, 0.0);
     }
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;

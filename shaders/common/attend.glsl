@@ -67,7 +67,8 @@ void attend_init(uint kv_head) {
 
 // Takes kTokensInFlight tokens at once: their loads overlap and the running maximum is raised once.
 // Every lane of a lane group passes the same rows; an invisible token is not read.
-void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight]) {
+// `skip` > 0: a value row whose weight is below that share of the running maximum for every head is neither read nor counted.
+void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], float skip) {
     vec4 k[kTokensInFlight * kQuadsPerLane];
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
@@ -95,10 +96,16 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight]) {
         attend_m[g] = largest;
         attend_d[g] *= correction;
         [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) attend_o[g * kQuadsPerLane + i] *= correction;
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            const float weight = visible[t] ? exp(p[t * kGroup + g] - largest) : 0.0;
-            p[t * kGroup + g] = weight;
-            attend_d[g] += weight;
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t)
+            p[t * kGroup + g] = visible[t] ? exp(p[t * kGroup + g] - largest) : 0.0;
+    }
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        float heaviest = 0.0;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, p[t * kGroup + g]);
+        visible[t] = visible[t] && heaviest >= skip;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+            if (!visible[t]) p[t * kGroup + g] = 0.0;
+            attend_d[g] += p[t * kGroup + g];
         }
     }
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {

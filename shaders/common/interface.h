@@ -70,6 +70,8 @@ struct QkvPush {
     uint rope_offset;   // first vec2 of this layer's RoPE table
     uint table_offset;  // first word of this layer's block table
     uint table_stride;  // words from one kv head's row to the next
+    uint super_first;   // first superblock row of the summaries
+    uint super_stride;  // superblocks of a kv head
 };
 
 struct GateUpPush {
@@ -131,6 +133,93 @@ struct AttendPrefillPush {
 struct GateRowsPush {
     uint n_tokens;
 };
+
+// Sparse attention. What each (layer, kv head) may keep; the audit controller writes it, selection reads it.
+struct HeadPolicy {
+    float mass;         // share of the estimated attention to reach, per query head
+    uint budget_min;    // tokens besides sinks and window
+    uint budget_max;
+    float budget_share; // of the tokens in the cache: the budget is the larger of the two
+    float threshold;    // estimated probability below which a token is never kept
+};
+
+// State of the selection of one (layer, kv head). A list holds tokens of the middle region [sinks, middle_end);
+// sinks and everything from middle_end on are attended besides, so that a list stays right while tokens are appended.
+struct SelectControl {
+    uint n_list;         // entries of the list
+    uint middle_end;     // a multiple of the block size
+    uint n_selected_at;  // tokens in the cache when the list was made; 0 = never
+    uint n_attended;     // tokens attended in the last step, for reports
+};
+
+struct SelectPush {
+    uint table_offset;
+    uint table_stride;
+    uint list_offset;    // words: list that this level writes; one list per kv head
+    uint list_stride;
+    uint parent_offset;  // words: list of the level above, units of it
+    uint parent_stride;
+    uint control;        // first SelectControl of this level's list
+    uint parent_control;
+    uint final_control;  // of the token list at the end of the chain: decides whether to refresh
+    uint policy;         // first HeadPolicy of the layer
+    uint maps;           // first float of the layer's index maps
+    uint counter;
+    uint sink_tokens;
+    uint window;
+    uint refresh;        // select anew every so many tokens; 0, 1 = always
+    float cosine;        // or when the query turned: cosine to the last selecting query below this; > 1 = ignore queries
+    uint last_query;     // first float of the layer's last selecting query
+    uint super_first;    // first superblock row of the summaries
+    uint super_stride;   // superblocks of a kv head
+};
+
+struct SummarizePush {
+    uint n_tokens;
+    uint position;
+    uint table_offset;
+    uint table_stride;
+    uint maps;
+    uint super_first;
+    uint super_stride;
+};
+
+struct AttendSparsePush {
+    uint table_offset;
+    uint table_stride;
+    uint list_offset;
+    uint list_stride;
+    uint control;      // of the layer that made the lists
+    uint own_control;  // where the attended count of this layer goes
+    uint head_map;     // first word of the layer's head map: kv head -> kv head of the lists
+    uint counter;
+    uint sink_tokens;
+    uint window;
+    uint window_only;  // != 0: no list at all
+    float skip;        // lambda: a value row whose weight is below this share of the running maximum is not read
+};
+
+struct AuditPush {
+    uint table_offset;
+    uint table_stride;
+    uint counter;
+    uint sink_tokens;
+    uint first_record;  // of the layer: one float pair per query head
+};
+
+#define WINNOW_SCORE_EXACT 0        // q . k of every token
+#define WINNOW_SCORE_BOX 1          // upper bound from the block's min and max (Quest)
+#define WINNOW_SCORE_MEAN 2         // q . mean key of the block
+#define WINNOW_SCORE_LOWDIM 3       // index query . index key of every token
+#define WINNOW_SCORE_LOWDIM_MEAN 4  // index query . mean index key of the block (HISA)
+
+#define WINNOW_RULE_TOP_K 0
+#define WINNOW_RULE_TOP_P 1
+#define WINNOW_RULE_THRESHOLD 2
+
+#define WINNOW_POOL_MAX 0
+#define WINNOW_POOL_MEAN 1
+#define WINNOW_POOL_EACH 2  // a token is kept when any head keeps it for itself
 
 // A row of a block table, one per (layer, kv head): a header, then physical block ids. Logical block b of a
 // full head (n_ring_blocks 0) stands at entry b; a local head keeps its first n_sink_blocks and a ring of the rest.

@@ -7,10 +7,13 @@
 #define KV_T uint16_t
 #define KV_QUADS 1
 uint16_t to_kv(float x) { return uint16_t(packHalf2x16(vec2(x, 0.0))); }
+// A macro: 16-bit types may be loaded and converted here, but not passed to functions.
+#define from_kv(value) unpackHalf2x16(uint(value)).x
 #else
 #define KV_T float
 #define KV_QUADS 2
 float to_kv(float x) { return x; }
+#define from_kv(value) (value)
 #endif
 
 #endif

@@ -5,7 +5,7 @@
 // Pairs that RoPE rotates together are neighbours in the group's order, whatever the pairing in memory.
 // Bindings: 0 weights; 1 activations [n_embd]; 2 state; 3 rope vec2 [256][n_rot/2] low, then [..][n_rot/2] high digits;
 //   4 block table; 5 params f32: [q_norm head_dim][k_norm head_dim] if kQkNorm, then [bias of all rows] if kBias;
-//   6 q f32 [n_heads, head_dim]; 7 K pool; 8 V pool
+//   6 q f32 [n_heads, head_dim]; 7 K pool; 8 V pool; 9, 10, 11 block summaries (shaders/common/summary.glsl)
 // Needs: storage16, subgroup arithmetic, integer dot product.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -29,6 +29,7 @@ layout(constant_id = 11) const uint kTypeQ = 3;
 layout(constant_id = 12) const uint kTypeK = 3;
 layout(constant_id = 13) const uint kTypeV = 3;
 layout(constant_id = 14) const uint kBlockSize = 64;
+layout(constant_id = 15) const uint kSummaryUnit = 0;  // tokens of a block summary; 0 = none are kept
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
@@ -42,6 +43,8 @@ layout(constant_id = 14) const uint kBlockSize = 64;
 #include "shaders/common/kv.glsl"
 #include "shaders/common/matvec.glsl"
 #include "shaders/common/kv_store.glsl"
+#define SUMMARY_BINDING 9
+#include "shaders/common/summary.glsl"
 
 layout(push_constant, scalar) uniform Push { QkvPush push; };
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Rope { vec2 rope[]; };
@@ -120,6 +123,10 @@ void main() {
             if (is_k) {
                 key_pool[at + dims.x] = to_kv(y.x);
                 key_pool[at + dims.y] = to_kv(y.y);
+                if (kSummaryUnit != 0) {
+                    summarize(block, own_head, position, dims.x, y.x, push.super_first, push.super_stride);
+                    summarize(block, own_head, position, dims.y, y.y, push.super_first, push.super_stride);
+                }
             } else {
                 value_pool[at + dims.x] = to_kv(y.x);
                 value_pool[at + dims.y] = to_kv(y.y);

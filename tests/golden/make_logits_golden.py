@@ -1,78 +1,141 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes <name>_logits.bin and smollm2_perplexity.json. Usage: make_logits_golden.py SMOLLM2.gguf GEMMA3.gguf
+"""Writes the golden files of this folder; README.md describes them.
 
-Layout of a .bin (little-endian): magic 'WGL1', u32 n_ids, u32 n_rows, u32 n_top, u32 n_probe, u32 n_vocab,
-then i32 ids[n_ids]; then per row: u32 position, f64 logsumexp, n_top x (i32 id, f32 logit) of the largest logits,
-n_probe x (i32 id, f32 logit) of ids spread over the vocabulary.
-KL(reference || other) follows from the top ids and one bucket for the rest; NMSE from the probes.
+  make_logits_golden.py SMOLLM2.gguf GEMMA3.gguf     write all
+  make_logits_golden.py --compare GOLDEN F.npy       KL and NMSE of logits [n_ids, n_vocab], as of --logits-out
 """
+import hashlib
 import json
+import pathlib
 import struct
 import sys
 
 import numpy as np
-from gguf import GGUFReader
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from reference_model import Model, log_softmax
+from reference_model import Model, log_softmax, window_losses
 
-TOP, PROBE = 256, 512
+HERE = pathlib.Path(__file__).parent
+GPL = pathlib.Path("/usr/share/common-licenses/GPL-3")
+N_TOP, N_PROBE = 256, 512
+PAIR = np.dtype([("id", "<i4"), ("logit", "<f4")])
+
+# Jane Austen, Pride and Prejudice (1813), chapter 1; with a line of figures for the digit rule.
+SMOLLM2_PROSE = """It is a truth universally acknowledged, that a single man in possession of a good fortune, must be \
+in want of a wife. Bingley had 4000 or 5,000 pounds a year in 1813.
+However little known the feelings or views of such a man may be on his first entering a neighbourhood, this truth is so well fixed
+"""
+# Charles Darwin, On the Origin of Species (1859), introduction; with a line of other scripts.
+GEMMA3_PROSE = """When on board H.M.S. 'Beagle', as naturalist, I was much struck with certain facts in the distribution \
+of the inhabitants of South America (1831–1836).
+Über die Entstehung der Arten, 種の起源. These facts seemed to me to throw some light on the origin of species
+"""
 
 
-def write(path, ids, rows, logits):
+def write(name, ids, rows, logits):
+    """One .bin from the logits of the given rows."""
     n_vocab = logits.shape[1]
-    with open(path, "wb") as f:
-        f.write(b"WGL1" + struct.pack("<5I", len(ids), len(rows), TOP, PROBE, n_vocab))
+    probe = np.sort(np.random.default_rng(20261123).choice(n_vocab, N_PROBE, replace=False))
+    with open(HERE / name, "wb") as f:
+        f.write(b"WGL1" + struct.pack("<5I", len(ids), len(rows), N_TOP, N_PROBE, n_vocab))
         f.write(np.asarray(ids, "<i4").tobytes())
         for position, row in zip(rows, logits):
-            lse = float(row.max() + np.log(np.exp(row.astype(np.float64) - row.max()).sum()))
-            f.write(struct.pack("<Id", position, lse))
-            probe = (np.arange(PROBE, dtype=np.int64) * n_vocab) // PROBE
-            for chosen in (np.argsort(-row, kind="stable")[:TOP], probe):
-                pairs = np.empty(len(chosen), dtype=[("id", "<i4"), ("logit", "<f4")])
+            largest = float(row.max())
+            f.write(struct.pack("<Id", position, largest + np.log(np.exp(row.astype(np.float64) - largest).sum())))
+            for chosen in (np.argsort(-row, kind="stable")[:N_TOP], probe):
+                pairs = np.empty(len(chosen), PAIR)
                 pairs["id"], pairs["logit"] = chosen, row[chosen]
                 f.write(pairs.tobytes())
 
 
-def smollm2_tokenizer(path):
-    fields = GGUFReader(path).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    merges = [tuple(m.split(" ", 1)) for m in fields["tokenizer.ggml.merges"].contents()]
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    return tokenizer
+def read(path):
+    """(ids, [(position, logsumexp, top, probes)]) of one .bin."""
+    data = pathlib.Path(path).read_bytes()
+    n_ids, n_rows, n_top, n_probe, _ = struct.unpack_from("<5I", data, 4)
+    assert data[:4] == b"WGL1" and len(data) == 24 + 4 * n_ids + n_rows * (12 + 8 * (n_top + n_probe))
+    rows, at = [], 24 + 4 * n_ids
+    for _ in range(n_rows):
+        position, logsumexp = struct.unpack_from("<Id", data, at)
+        pairs = np.frombuffer(data, PAIR, n_top + n_probe, at + 12)
+        rows.append((position, logsumexp, pairs[:n_top], pairs[n_top:]))
+        at += 12 + 8 * (n_top + n_probe)
+    return np.frombuffer(data, "<i4", n_ids, 24), rows
 
 
-def perplexity(model, ids, n_ctx, n_windows):
-    """Non-overlapping windows of n_ctx tokens; tokens n_ctx/2 .. n_ctx-1 are scored from their prefixes in the window."""
-    nll = []
-    for i in range(n_windows):
-        window = ids[i * n_ctx:(i + 1) * n_ctx]
-        rows = np.arange(n_ctx // 2 - 1, n_ctx - 1)
-        p = log_softmax(model.logits(window, rows))
-        nll.extend(-p[np.arange(len(rows)), np.asarray(window)[rows + 1]])
-    return float(np.exp(np.mean(nll))), len(nll)
+def compare(golden, logits_at):
+    """Mean KL(golden || logits) and NMSE; logits_at(position) gives a row of n_vocab logits. README.md has the formulas."""
+    kls, error, power = [], 0.0, 0.0
+    for position, logsumexp, top, probes in read(golden)[1]:
+        row = logits_at(position)
+        log_p = top["logit"] - np.float64(logsumexp)
+        log_q = log_softmax(row)[top["id"]]
+        kl = float((np.exp(log_p) * (log_p - log_q)).sum())
+        rest_p, rest_q = 1 - np.exp(log_p).sum(), 1 - np.exp(log_q).sum()
+        if rest_p > 1e-9 and rest_q > 1e-9:
+            kl += float(rest_p * np.log(rest_p / rest_q))
+        kls.append(kl)
+        error += float(((row[probes["id"]].astype(np.float64) - probes["logit"]) ** 2).sum())
+        power += float((probes["logit"].astype(np.float64) ** 2).sum())
+    return np.mean(kls), max(kls), error / power
+
+
+def make(name, path, ids, rows):
+    logits = Model(path).logits(ids, rows)
+    write(name, ids, rows, logits)
+    double = dict(zip(rows, Model(path, np.float64).logits(ids, rows)))
+    kl, worst, nmse = compare(HERE / name, lambda position: double[position])
+    top = np.sort(logits[-1])[-2:]
+    print(f"{name}: {len(ids)} ids; float64 gives KL {kl:.2g} (worst {worst:.2g}), NMSE {nmse:.2g};"
+          f" last row's first choice leads by {top[1] - top[0]:.3f}")
+
+
+def make_perplexity(path, n_ctx=512, n_windows=8):
+    model = Model(path)
+    ids = model.encode(GPL.read_text(encoding="utf-8"))
+    losses = window_losses(model, ids, n_ctx, n_windows)
+    result = {
+        "text": str(GPL),
+        "text_sha256": hashlib.sha256(GPL.read_bytes()).hexdigest(),
+        "n_ctx": n_ctx,
+        "windows": n_windows,
+        "perplexity": float(np.exp(losses.mean())),
+        "scored": losses.size,
+        "running": [float(np.exp(losses[:i + 1].mean())) for i in range(n_windows)],
+        "n_ids": len(ids),
+        "ids_sha256": hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest(),
+        "ids_fnv1a64": f"{fnv1a64(np.asarray(ids, '<i4').tobytes()):016x}",
+        "first_ids": ids[:16],
+    }
+    (HERE / "smollm2_perplexity.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"perplexity {result['perplexity']:.5f} over {losses.size} tokens")
+
+
+def fnv1a64(data):
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % 2 ** 64
+    return value
 
 
 def main():
-    smol_path, gemma_path = sys.argv[1:3]
-    text = open("/usr/share/common-licenses/GPL-3", encoding="utf-8").read()
-    smol = Model(smol_path)
-    ids = smollm2_tokenizer(smol_path).encode(text).ids
-    rows = [0, 1, 7, 30, 63, 64, 100, 127]
-    write("smollm2_logits.bin", ids[:128], rows, smol.logits(ids[:128], rows))
-    value, count = perplexity(smol, ids, 512, 8)
-    json.dump({"text": "GPL-3", "n_ctx": 512, "windows": 8, "perplexity": value, "scored": count,
-               "n_ids": len(ids), "first_ids": ids[:16]}, open("smollm2_perplexity.json", "w"), indent=1)
-    print("perplexity", value, count)
-    gemma = Model(gemma_path)
-    # 700 ids so that the 512-token windows matter; ids from a fixed generator, since the logits need no meaning.
-    rng = np.random.default_rng(7)
-    ids = [2] + [int(i) for i in rng.integers(300, 200000, 699)]
-    rows = [0, 5, 63, 64, 511, 512, 600, 699]
-    write("gemma3_logits.bin", ids, rows, gemma.logits(ids, rows))
+    if len(sys.argv) == 4 and sys.argv[1] == "--compare":
+        logits = np.load(sys.argv[3], mmap_mode="r")
+        kl, worst, nmse = compare(sys.argv[2], lambda position: np.asarray(logits[position]))
+        print(f"KL {kl:.3g} (worst {worst:.3g}), NMSE {nmse:.3g}")
+        return
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    smollm2, gemma3 = sys.argv[1:]
+    ids = Model(smollm2).encode(SMOLLM2_PROSE)[:64]
+    make("smollm2_logits.bin", smollm2, ids, [0, 1, 7, 15, 31, 47, 62, 63])
+    tokenizer = Model(gemma3)
+    ids = ([tokenizer.bos()] + tokenizer.encode(GEMMA3_PROSE))[:56]
+    make("gemma3_short_logits.bin", gemma3, ids, [0, 1, 7, 15, 31, 47, 54, 55])
+    # Long enough for the 512-token windows to close: positions 511 and 512 lie on either side of the edge.
+    ids = ([tokenizer.bos()] + tokenizer.encode(GPL.read_text(encoding="utf-8")[:4000]))[:700]
+    make("gemma3_logits.bin", gemma3, ids, [0, 63, 511, 512, 513, 600, 650, 699])
+    make_perplexity(smollm2)
 
 
-main()
+if __name__ == "__main__":
+    main()

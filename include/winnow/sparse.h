@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "winnow/error.h"
+
+namespace winnow {
+
+/// What a row of keys is scored by. DO NOT CHANGE THE VALUES: shaders/common/interface.h has the same.
+enum class Scorer : std::uint32_t {
+    kExact = 0,       ///< q . k of every token
+    kBox = 1,         ///< upper bound from a block's per-channel min and max (Quest, arXiv 2406.10774)
+    kMean = 2,        ///< q . mean key of a block
+    kLowdim = 3,      ///< index query . index key of every token (RTPurbo 2605.16928, FASA 2602.03152)
+    kLowdimMean = 4,  ///< index query . mean index key of a block (HISA, arXiv 2603.28458)
+};
+
+/// How much is kept. Values are the shaders'.
+enum class BudgetRule : std::uint32_t {
+    kTopK = 0,       ///< the best `budget` tokens
+    kTopP = 1,       ///< the smallest set that holds `mass` of every query head's estimated attention
+    kThreshold = 2,  ///< every token whose estimated probability reaches `threshold`
+};
+
+/// How the query heads of a kv head agree on one ranking. Values are the shaders'.
+enum class HeadPool : std::uint32_t {
+    kMax = 0,   ///< largest of their estimated probabilities
+    kMean = 1,  ///< mean of them
+};
+
+/// One pass of selection: rows of `unit` tokens are scored and some are kept; the next level looks only inside them.
+struct SelectLevel {
+    Scorer scorer = Scorer::kExact;
+    std::uint32_t unit = 1;  ///< tokens of a row: 1, a block (16, 32, 64) or a superblock (1024)
+    BudgetRule rule = BudgetRule::kTopP;
+    float mass = 0.95f;           ///< in (0, 1]
+    std::uint32_t budget = 0;     ///< tokens, besides sinks and window; 0 = no limit (top-p, threshold)
+    std::uint32_t budget_min = 0;
+    float budget_share = 0;       ///< of the cached tokens; the budget is the larger of both
+    float threshold = 0;
+};
+
+enum class LayerKind {
+    kDense,       ///< attends to everything
+    kSelect,      ///< selects, then attends to its selection
+    kAnchor,      ///< attends to everything and selects for the layers that reuse it
+    kReuse,       ///< attends to the selection of an earlier layer
+    kWindowOnly,  ///< sinks and window
+};
+
+struct LayerSchedule {
+    LayerKind kind = LayerKind::kDense;
+    std::uint32_t source = 0;             ///< kReuse: layer whose lists serve
+    std::vector<std::uint32_t> head_map;  ///< kReuse: kv head here -> kv head there; empty = the same
+};
+
+/// A sparse attention method as data. Every method of the literature that winnow implements is a preset of this.
+struct SparsePolicy {
+    std::string name = "dense";
+    std::vector<SelectLevel> levels;      ///< coarse to fine; the last one keeps tokens
+    HeadPool pool = HeadPool::kMax;
+    std::uint32_t sink = 4;               ///< first tokens, always attended
+    std::uint32_t window = 64;            ///< last tokens, always attended (rounded up to whole blocks)
+    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs
+    std::uint32_t refresh = 1;            ///< select anew every so many tokens
+    float cosine = 2;                     ///< or when the query's cosine to the last selecting one falls below; > 1 = off
+    float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
+    std::vector<LayerSchedule> layers;    ///< one per layer of the model
+    std::uint32_t index_dim = 0;          ///< width of index keys; 0 = none
+    bool needs_sidecar = false;
+
+    bool is_dense() const { return name == "dense"; }
+    /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later or
+    /// listless layer, a head map out of range, units that do not nest.
+    void check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const;
+};
+
+/// Settings that the command line may change in any preset; negative or 0 = the preset's own.
+struct SparseOverrides {
+    float mass = -1;
+    std::uint32_t budget = 0;
+    std::int32_t sink = -1;
+    std::int32_t window = -1;
+    std::int32_t min_ctx = -1;
+};
+
+/// A row of `winnow info --policies`.
+struct PresetInfo {
+    std::string_view name, scorer, filter, budget, schedule, paper;
+};
+const std::vector<PresetInfo>& sparse_presets();
+
+/// The preset for a model of so many layers; windowed layers (by `windowed`) stay dense.
+/// @throws Error(kInvalidArgument) listing the names, or when the preset needs a sidecar.
+SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides = {});
+
+}  // namespace winnow

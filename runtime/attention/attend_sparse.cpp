@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/attend_sparse.h"
+
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/device.h"
+#include "runtime/weights/attend_tuning.h"
+
+namespace winnow {
+
+AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    const std::uint32_t group = c.n_heads / c.n_kv_heads;
+    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const std::array<std::uint32_t, 11> spec{tuning.group_size,
+                                             c.head_dim,
+                                             group,
+                                             c.n_kv_heads,
+                                             tuning.lanes,
+                                             tuning.group_size / device.limits().subgroup_size,
+                                             c.n_splits,
+                                             tuning.tokens_in_flight,
+                                             c.block_size,
+                                             c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
+                                             64};
+    const vk::ShaderVariant& shader =
+        vk::find_shader(c.kv_type == KvType::kF16 ? "attend_sparse_f16" : "attend_sparse_f32");
+    pipeline_ = vk::ComputePipeline(device, shader, 13, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
+}
+
+void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const AttendSparsePush& push) const {
+    recorder.dispatch(pipeline_,
+                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
+                       b.lists, b.controls, b.head_maps, b.lse},
+                      push, config_.n_splits, config_.n_kv_heads);
+}
+
+std::uint64_t AttendSparse::bytes_moved(const Config& c, std::uint64_t n_tokens) {
+    return n_tokens * c.n_kv_heads * (c.head_dim * 2ull * kv_element_bytes(c.kv_type) + 4) +
+           8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
+}
+
+}  // namespace winnow

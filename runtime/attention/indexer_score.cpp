@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/indexer_score.h"
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/device.h"
+
+namespace winnow {
+namespace {
+
+bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
+
+// Lanes that share a row: one per 8 values, a power of two, at most 8.
+std::uint32_t lanes_per_row(std::uint32_t dim) {
+    std::uint32_t lanes = 1;
+    while (lanes < 8 && lanes * 8 < dim) lanes *= 2;
+    return lanes;
+}
+
+}  // namespace
+
+IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    const std::uint32_t group_size = device.is_cpu() ? 32 : 256;
+    const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
+    const std::array<std::uint32_t, 19> spec{group_size,
+                                             c.head_dim,
+                                             c.n_heads / c.n_kv_heads,
+                                             c.n_kv_heads,
+                                             group_size / subgroup,
+                                             c.n_splits,
+                                             c.block_size,
+                                             static_cast<std::uint32_t>(c.level.scorer),
+                                             c.level.unit,
+                                             c.parent_unit,
+                                             static_cast<std::uint32_t>(c.level.rule),
+                                             static_cast<std::uint32_t>(c.pool),
+                                             c.is_final ? 1u : 0u,
+                                             std::max(c.index_dim, 8u),
+                                             lanes_per_row(dim),
+                                             c.max_rows,
+                                             c.append_index ? 1u : 0u,
+                                             c.append_only ? 1u : 0u,
+                                             c.index_unit};
+    const vk::ShaderVariant& shader =
+        vk::find_shader(c.kv_type == KvType::kF16 ? "indexer_score_f16" : "indexer_score_f32");
+    pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);
+}
+
+void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
+    recorder.dispatch(pipeline_,
+                      {b.state, b.tables, b.rows, b.rows_max, b.query, b.maps, b.keys, b.index_keys, b.index_sums,
+                       b.lists, b.parents, b.scores, b.partials, b.counters, b.controls, b.policies, b.last_queries,
+                       b.dropped},
+                      push, config_.n_splits + 1, config_.n_kv_heads);
+}
+
+std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads) {
+    return std::max(1u, (device.is_cpu() ? 8 : 512) / n_kv_heads);
+}
+
+std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {
+    const std::uint64_t rows = n_tokens / c.level.unit * c.n_kv_heads;
+    std::uint64_t row_bytes = std::uint64_t{c.head_dim} * kv_element_bytes(c.kv_type);
+    if (c.level.scorer == Scorer::kBox) row_bytes *= 2;
+    if (c.level.scorer == Scorer::kMean) row_bytes = c.head_dim * 4ull;
+    if (c.level.scorer == Scorer::kLowdim) row_bytes = c.index_dim * 2ull;
+    if (c.level.scorer == Scorer::kLowdimMean) row_bytes = c.index_dim * 4ull;
+    return rows * row_bytes;
+}
+
+}  // namespace winnow

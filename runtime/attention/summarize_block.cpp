@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/summarize_block.h"
+
+#include <array>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/device.h"
+
+namespace winnow {
+namespace {
+constexpr std::uint32_t kSuperTokens = 1024;
+}
+
+SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    const std::array<std::uint32_t, 6> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
+                                            c.index_dim, c.index_unit};
+    const vk::ShaderVariant& shader =
+        vk::find_shader(c.kv_type == KvType::kF16 ? "summarize_block_f16" : "summarize_block_f32");
+    pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(SummarizePush), spec);
+}
+
+void SummarizeBlock::record(vk::Recorder& recorder, const Buffers& b, const SummarizePush& push) const {
+    const std::uint32_t first = push.position / kSuperTokens;
+    const std::uint32_t last = (push.position + push.n_tokens - 1) / kSuperTokens;
+    recorder.dispatch(pipeline_,
+                      {b.tables, b.keys, b.summary_min, b.summary_max, b.summary_sum, b.maps, b.index_keys,
+                       b.index_sums},
+                      push, last - first + 1, config_.n_kv_heads);
+}
+
+std::uint64_t SummarizeBlock::bytes_moved(const Config& c, std::uint64_t n_tokens) {
+    const std::uint64_t key_bytes = std::uint64_t{c.head_dim} * kv_element_bytes(c.kv_type);
+    std::uint64_t bytes = n_tokens * (key_bytes + c.index_dim * 2ull);
+    if (c.summary_unit != 0) bytes += n_tokens / c.summary_unit * (2 * key_bytes + c.head_dim * 4ull);
+    return bytes * c.n_kv_heads;
+}
+
+}  // namespace winnow

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "winnow/sparse.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kBlock = 64;
+constexpr std::uint32_t kSuper = 1024;
+
+SelectLevel top_k(Scorer scorer, std::uint32_t unit, std::uint32_t budget) {
+    SelectLevel level;
+    level.scorer = scorer;
+    level.unit = unit;
+    level.rule = BudgetRule::kTopK;
+    level.budget = budget;
+    return level;
+}
+
+SelectLevel top_p(Scorer scorer, std::uint32_t unit, float mass) {
+    SelectLevel level;
+    level.scorer = scorer;
+    level.unit = unit;
+    level.rule = BudgetRule::kTopP;
+    level.mass = mass;
+    return level;
+}
+
+// Every full layer after the first `n_dense` selects for itself.
+void every_layer_selects(SparsePolicy& p, const std::vector<bool>& windowed, std::uint32_t n_dense) {
+    p.layers.assign(windowed.size(), {});
+    std::uint32_t n_full = 0;
+    for (std::size_t i = 0; i < windowed.size(); ++i) {
+        if (windowed[i]) continue;
+        if (n_full++ >= n_dense) p.layers[i].kind = LayerKind::kSelect;
+    }
+}
+
+// Full layers: the first `n_dense` dense, then anchors at these shares of the rest, the others reuse the anchor before them.
+void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint32_t n_dense, LayerKind anchor,
+                  std::initializer_list<double> shares) {
+    p.layers.assign(windowed.size(), {});
+    std::vector<std::uint32_t> full;
+    for (std::uint32_t i = 0; i < windowed.size(); ++i)
+        if (!windowed[i]) full.push_back(i);
+    if (full.size() <= n_dense) return;
+    const std::size_t n = full.size() - n_dense;
+    std::vector<bool> is_anchor(full.size());
+    is_anchor[n_dense] = true;
+    for (const double share : shares) is_anchor[n_dense + std::min(n - 1, static_cast<std::size_t>(share * static_cast<double>(n)))] = true;
+    std::uint32_t last = 0;
+    for (std::size_t i = n_dense; i < full.size(); ++i) {
+        LayerSchedule& layer = p.layers[full[i]];
+        if (is_anchor[i]) {
+            layer.kind = anchor;
+            last = full[i];
+        } else {
+            layer.kind = LayerKind::kReuse;
+            layer.source = last;
+        }
+    }
+}
+
+}  // namespace
+
+const std::vector<PresetInfo>& sparse_presets() {
+    static const std::vector<PresetInfo> presets{
+        {"dense", "-", "-", "everything", "every layer dense", "-"},
+        {"streaming", "-", "-", "sink 4, window 1024", "every layer window only", "StreamingLLM, 2309.17453"},
+        {"exact", "exact keys", "-", "attention mass 0.95", "every layer selects", "oracle of the others"},
+        {"quest", "box of 16", "-", "top 2048 tokens", "first 2 layers dense", "Quest, 2406.10774"},
+        {"twilight", "exact keys", "box of 16, a quarter", "attention mass 0.95", "first 2 layers dense",
+         "Twilight, 2502.02770"},
+        {"tidal", "exact keys", "-", "top 256 tokens", "first 2 layers dense, 2 anchors lend", "TidalDecode, 2410.05076"},
+        {"delta", "exact keys", "-", "top 1024 tokens, window 128", "first 2 layers dense, 3 anchors lend", "DELTA, 2510.09883"},
+        {"kascade", "exact keys, mean of heads", "-", "top 10 %, at least 128", "first layer dense, 5 anchors lend",
+         "Kascade, 2512.16391"},
+        {"recycled", "exact keys", "-", "top 4096 tokens", "every layer, every 50 tokens or cosine < 0.8",
+         "Recycled Attention, 2411.05787"},
+        {"tokenselect", "exact keys, mean of heads", "-", "top 2048, sink 128, window 512", "every layer, again when cosine < 0.9",
+         "TokenSelect, 2411.02886"},
+        {"blasst", "exact keys (in the kernel)", "-", "values below a share of the maximum are not read", "every layer",
+         "BLASST, 2512.12087"},
+        {"hisa", "index keys", "block means of index keys", "top 2048 tokens", "every layer selects", "HISA, 2603.28458"},
+        {"rtpurbo", "index keys", "-", "attention mass 0.9", "every layer selects", "RTPurbo, 2605.16928"},
+        {"fasa", "index keys (RoPE pairs)", "-", "top 256 tokens", "first 2 layers dense", "FASA, 2602.03152"},
+        {"auto", "the best measured one", "", "", "", "-"},
+    };
+    return presets;
+}
+
+SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides) {
+    SparsePolicy p;
+    p.name = name == "auto" ? "exact" : (name == "off" ? "dense" : std::string(name));
+    p.min_ctx = 512;
+    if (p.name == "dense") {
+        p.layers.assign(windowed.size(), {});
+    } else if (p.name == "streaming") {
+        p.window = 1024;
+        p.layers.assign(windowed.size(), {});
+        for (std::size_t i = 0; i < windowed.size(); ++i)
+            if (!windowed[i]) p.layers[i].kind = LayerKind::kWindowOnly;
+    } else if (p.name == "exact") {
+        p.levels = {top_p(Scorer::kExact, 1, 0.95f)};
+        every_layer_selects(p, windowed, 0);
+    } else if (p.name == "quest") {
+        p.levels = {top_k(Scorer::kBox, 16, 2048)};
+        every_layer_selects(p, windowed, 2);
+    } else if (p.name == "twilight") {
+        p.levels = {top_k(Scorer::kBox, 16, 256), top_p(Scorer::kExact, 1, 0.95f)};
+        p.levels[0].budget_share = 0.25f;
+        every_layer_selects(p, windowed, 2);
+    } else if (p.name == "tidal") {
+        p.levels = {top_k(Scorer::kExact, 1, 256)};
+        anchors_lend(p, windowed, 2, LayerKind::kAnchor, {0.4});
+    } else if (p.name == "delta") {
+        p.levels = {top_k(Scorer::kExact, 1, 1024)};
+        p.window = 128;
+        anchors_lend(p, windowed, 2, LayerKind::kAnchor, {0.45, 0.8});
+    } else if (p.name == "kascade") {
+        p.levels = {top_k(Scorer::kExact, 1, 128)};
+        p.levels[0].budget_share = 0.1f;
+        p.pool = HeadPool::kMean;
+        anchors_lend(p, windowed, 1, LayerKind::kSelect, {0.05, 0.25, 0.45, 0.7});
+    } else if (p.name == "recycled") {
+        p.levels = {top_k(Scorer::kExact, 1, 4096)};
+        p.refresh = 50;
+        p.cosine = 0.8f;
+        every_layer_selects(p, windowed, 0);
+    } else if (p.name == "tokenselect") {
+        p.levels = {top_k(Scorer::kExact, 1, 2048)};
+        p.pool = HeadPool::kMean;
+        p.sink = 128;
+        p.window = 512;
+        p.refresh = 64;
+        p.cosine = 0.9f;
+        every_layer_selects(p, windowed, 0);
+    } else if (p.name == "blasst") {
+        p.value_skip = 16.5f;  // the authors' decode scale for half of the values
+        p.sink = 0;
+        p.window = 0xffffffffu;
+        p.layers.assign(windowed.size(), {});
+        for (std::size_t i = 0; i < windowed.size(); ++i)
+            if (!windowed[i]) p.layers[i].kind = LayerKind::kWindowOnly;
+    } else if (p.name == "hisa" || p.name == "rtpurbo" || p.name == "fasa") {
+        p.needs_sidecar = true;
+        if (p.name == "hisa") p.levels = {top_k(Scorer::kLowdimMean, kBlock, 8192), top_k(Scorer::kLowdim, 1, 2048)};
+        if (p.name == "rtpurbo") p.levels = {top_p(Scorer::kLowdim, 1, 0.9f)};
+        if (p.name == "fasa") p.levels = {top_k(Scorer::kLowdim, 1, 256)};
+        every_layer_selects(p, windowed, p.name == "fasa" ? 2 : 0);
+    } else {
+        std::vector<std::string_view> names;
+        for (const PresetInfo& info : sparse_presets()) names.push_back(info.name);
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("unknown sparse preset '{}'; known are {}", name, fmt::join(names, ", ")));
+    }
+    if (overrides.mass >= 0 && !p.levels.empty()) {
+        p.levels.back().rule = BudgetRule::kTopP;
+        p.levels.back().mass = overrides.mass;
+        p.levels.back().budget = 0;
+    }
+    if (overrides.budget > 0 && !p.levels.empty()) {
+        SelectLevel& last = p.levels.back();
+        last.budget = overrides.budget;
+        last.budget_share = 0;
+    }
+    if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
+    if (overrides.window >= 0) p.window = static_cast<std::uint32_t>(overrides.window);
+    if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);
+    return p;
+}
+
+void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const {
+    const auto bad = [&](const std::string& what) {
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("sparse policy '{}': {}", name, what));
+    };
+    if (layers.size() != n_layers) bad(fmt::format("has {} layers, the model {}", layers.size(), n_layers));
+    for (std::size_t i = 0; i < levels.size(); ++i) {
+        const SelectLevel& level = levels[i];
+        if (!(level.mass > 0 && level.mass <= 1)) bad(fmt::format("attention mass {} is outside (0, 1]", level.mass));
+        if (!(level.budget_share >= 0 && level.budget_share <= 1)) bad("the budget share is outside 0 to 1");
+        if (level.rule == BudgetRule::kTopK && level.budget == 0) bad("top-k needs a budget");
+        if (level.budget != 0 && level.budget < std::uint64_t{sink} + window && i + 1 == levels.size())
+            bad(fmt::format("the budget of {} tokens is below sink + window ({} + {})", level.budget, sink, window));
+        const bool tokens = level.scorer == Scorer::kExact || level.scorer == Scorer::kLowdim;
+        if (tokens != (level.unit == 1)) bad("token scorers score units of 1, block scorers units of 16, 32, 64 or 1024");
+        if (!tokens && level.unit != 16 && level.unit != 32 && level.unit != kBlock && level.unit != kSuper)
+            bad(fmt::format("a unit of {} tokens is not 16, 32, 64 or 1024", level.unit));
+        if (level.scorer == Scorer::kLowdimMean && level.unit == kSuper) bad("index means exist for blocks only");
+        if (i > 0 && (levels[i - 1].unit <= level.unit || levels[i - 1].unit % level.unit != 0))
+            bad("levels must go from coarse to fine units that nest");
+        if ((level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean) && index_dim == 0)
+            bad("an index scorer needs index_dim");
+    }
+    std::uint32_t block_unit = 0;
+    for (const SelectLevel& level : levels) {
+        if (level.unit == 1 || level.unit == kSuper) continue;
+        if (block_unit != 0 && block_unit != level.unit) bad("block levels must share one block size");
+        block_unit = level.unit;
+    }
+    for (std::uint32_t i = 0; i < n_layers; ++i) {
+        const LayerSchedule& layer = layers[i];
+        const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;
+        if (selects && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
+        if (layer.kind != LayerKind::kReuse) continue;
+        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later", i, layer.source));
+        const LayerKind source = layers[layer.source].kind;
+        if (source != LayerKind::kSelect && source != LayerKind::kAnchor)
+            bad(fmt::format("layer {} reuses layer {}, which selects nothing", i, layer.source));
+        if (!layer.head_map.empty() && layer.head_map.size() != n_kv_heads)
+            bad(fmt::format("the head map of layer {} has {} entries, not {}", i, layer.head_map.size(), n_kv_heads));
+        for (const std::uint32_t head : layer.head_map)
+            if (head >= n_kv_heads) bad(fmt::format("the head map of layer {} names kv head {} of {}", i, head, n_kv_heads));
+    }
+}
+
+}  // namespace winnow

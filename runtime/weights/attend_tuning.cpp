@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/weights/attend_tuning.h"
+
+#include "runtime/vk/device.h"
+
+namespace winnow {
+
+AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
+                           std::uint32_t n_splits) {
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    const auto shared_bytes = [&](std::uint32_t n_subgroups) {
+        return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 2 + 64);
+    };
+    AttendTuning t;
+    // A software driver runs the subgroups of a group in turn: small groups spread better over few cores.
+    t.group_size = device.is_cpu() ? 32 : 256;
+    while (t.group_size > subgroup && shared_bytes(t.group_size / subgroup) > device.limits().max_shared_memory_bytes)
+        t.group_size /= 2;
+    // Registers bound how many tokens are worth holding at once.
+    t.tokens_in_flight = n_group * head_dim >= 1024 ? 1 : 2;
+    return t;
+}
+
+}  // namespace winnow

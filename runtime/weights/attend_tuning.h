@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+
+namespace winnow {
+
+namespace vk {
+class Device;
+}
+
+/// Group shape of the decode attention stages; both use the same one, so that their sums run in the same order.
+struct AttendTuning {
+    std::uint32_t group_size = 0;
+    std::uint32_t lanes = 8;             ///< per token
+    std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once
+};
+
+/// @param n_group query heads per kv head.
+AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
+                           std::uint32_t n_splits);
+
+}  // namespace winnow

@@ -1,0 +1,115 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: softmax attention of one token over the sinks, the selected tokens and everything from the list's middle_end on
+// (the window and the open block); the log-sum-exp over them goes out for the audit. Optionally value rows with little
+// weight are not read (BLASST). A windowed head attends to what it sees, as in the dense stage.
+// One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
+//   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads]
+// Needs: storage16, subgroup arithmetic and shuffle.
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint kGroupSize = 64;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kGroup = 3;
+layout(constant_id = 3) const uint kKvHeads = 3;
+layout(constant_id = 4) const uint kLanes = 8;
+layout(constant_id = 5) const uint kSubgroups = 8;
+layout(constant_id = 6) const uint kMaxSplits = 8;
+layout(constant_id = 7) const uint kTokensInFlight = 2;
+layout(constant_id = 8) const uint kBlockSize = 64;
+layout(constant_id = 9) const uint kQuantize = 1;
+layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a split worth its merge
+
+#define STATE_BINDING 0
+#define TABLE_BINDING 1
+#define KEY_BINDING 2
+#define VALUE_BINDING 3
+#define QUERY_BINDING 4
+#define PARTIAL_BINDING 5
+#define COUNTER_BINDING 6
+#define OUTPUT_BINDING 7
+#define ACT_OUT_BINDING 8
+#define ACT_OUT_MAX_BLOCKS (kGroup * kHeadDim / 32 + 1)
+#include "shaders/common/interface.h"
+#include "shaders/common/step_state.glsl"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/attend.glsl"
+#include "shaders/common/activations.glsl"
+
+layout(push_constant, scalar) uniform Push { AttendSparsePush push; };
+layout(set = 0, binding = 9, scalar) restrict readonly buffer Lists { uint lists[]; };
+layout(set = 0, binding = 10, scalar) buffer Controls { SelectControl controls[]; };
+layout(set = 0, binding = 11, scalar) restrict readonly buffer HeadMaps { uint head_maps[]; };
+layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
+
+float act_value(uint e) { return merge_output[e]; }
+float act_square(uint e) { return 0.0; }
+
+void main() {
+    if (state.stopped != 0) return;
+    const uint split = gl_WorkGroupID.x;
+    const uint kv_head = gl_WorkGroupID.y;
+    const uint position = state.position;
+    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    const uint list_head = head_maps[push.head_map + kv_head];
+    const uint list_at = push.list_offset + list_head * push.list_stride;
+
+    // What is attended: n_first sinks, n_list listed tokens, then everything from `recent` on.
+    uint n_first, n_list, recent;
+    if (table.window != 0) {
+        recent = position + 1 > table.window ? position + 1 - table.window : 0;
+        n_first = min(table.sink_tokens, recent);
+        n_list = 0;
+    } else if (push.window_only != 0) {
+        const uint beyond = position + 1 > push.window ? position + 1 - push.window : 0;
+        recent = min(beyond, position) / kBlockSize * kBlockSize;
+        n_first = min(push.sink_tokens, recent);
+        n_list = 0;
+    } else {
+        recent = min(controls[push.control + list_head].middle_end, position + 1);
+        n_first = min(push.sink_tokens, recent);
+        n_list = controls[push.control + list_head].n_list;
+    }
+    const uint n = n_first + n_list + position + 1 - recent;
+    const uint n_active = clamp(n / kMinTokens, 1, kMaxSplits);
+    if (split >= n_active) return;
+
+    attend_init(kv_head);
+    const uint begin = split * n / n_active;
+    const uint end = (split + 1) * n / n_active;
+    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
+        uint rows[kTokensInFlight];
+        bool visible[kTokensInFlight];
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
+            uint token;
+            if (item < n_first) token = item;
+            else if (item < n_first + n_list) token = lists[list_at + item - n_first];
+            else token = recent + item - n_first - n_list;
+            visible[t] = i + t * kSlots + attend_slot() < end;
+            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+        }
+        attend_tokens(rows, visible, push.skip);
+    }
+    attend_merge_workgroup();
+    if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
+
+    if (gl_LocalInvocationIndex == 0) controls[push.own_control + kv_head].n_attended = n;
+    if (gl_LocalInvocationIndex < kGroup)
+        lse[kv_head * kGroup + gl_LocalInvocationIndex] = merge_states[gl_LocalInvocationIndex];
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
+    if (kQuantize != 0) {
+        const uint n_blocks = kGroup * kHeadDim / 32;
+        store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);
+    }
+}

@@ -1,0 +1,427 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children of the
+// rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes the kept
+// rows as a sorted list. Quest's box bound, block means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are
+// variants of the row; top-k, attention top-p (Twilight) and a threshold are variants of the rule.
+// One workgroup handles: a range of rows of one kv head; the workgroup kSplits handles sinks and window, which are always
+// attended and count towards the mass, and appends the newest token's index key.
+// Bindings: 0 state; 1 block table; 2 rows; 3 second rows (box: max); 4 q f32 [n_heads, head_dim]; 5 index maps f32
+//   [A: index_dim, head_dim][B: index_dim, head_dim] per kv head; 6 K pool; 7 index keys f16 [n_physical, block, index_dim];
+//   8 sums of index keys f32 [n_physical * block / unit, index_dim]; 9 lists u32 of this level; 10 lists of the level above; 11 scores f32
+//   [n_heads, max_rows]; 12 partial (m, d) [n_kv_heads, kSplits + 1, kGroup]; 13 counters; 14 controls; 15 policies;
+//   16 last selecting queries f32; 17 mass that dropped rows hold, log, f32 [n_heads]
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint kGroupSize = 32;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kGroup = 3;
+layout(constant_id = 3) const uint kKvHeads = 3;
+layout(constant_id = 4) const uint kSubgroups = 4;
+layout(constant_id = 5) const uint kSplits = 8;
+layout(constant_id = 6) const uint kBlockSize = 64;
+layout(constant_id = 7) const uint kScorer = 0;
+layout(constant_id = 8) const uint kUnit = 1;         // tokens of a row
+layout(constant_id = 9) const uint kParentUnit = 0;   // tokens of a row of the level above; 0 = no level above
+layout(constant_id = 10) const uint kRule = 1;
+layout(constant_id = 11) const uint kPool = 0;
+layout(constant_id = 12) const uint kFinal = 1;       // writes tokens; else units
+layout(constant_id = 13) const uint kIndexDim = 16;
+layout(constant_id = 14) const uint kLanes = 8;       // lanes per row
+layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores
+layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends the newest index key
+layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
+layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums
+
+#define STATE_BINDING 0
+#define TABLE_BINDING 1
+#include "shaders/common/interface.h"
+#include "shaders/common/step_state.glsl"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/select.glsl"
+
+layout(push_constant, scalar) uniform Push { SelectPush push; };
+layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[]; };
+layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 rows_max[]; };
+layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
+layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
+layout(set = 0, binding = 6, scalar) readonly buffer KeyPool { uvec4 key_pool[]; };
+layout(set = 0, binding = 7, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
+layout(set = 0, binding = 7, scalar) coherent buffer IndexQuads { uvec4 index_quads[]; };
+layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
+layout(set = 0, binding = 9, scalar) coherent buffer Lists { uint lists[]; };
+layout(set = 0, binding = 10, scalar) restrict readonly buffer Parents { uint parents[]; };
+layout(set = 0, binding = 11, scalar) coherent buffer Scores { float scores[]; };
+layout(set = 0, binding = 12, scalar) coherent buffer Partials { vec2 partials[]; };
+layout(set = 0, binding = 13, scalar) coherent buffer Counters { uint counters[]; };
+layout(set = 0, binding = 14, scalar) coherent buffer Controls { SelectControl controls[]; };
+layout(set = 0, binding = 15, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
+layout(set = 0, binding = 16, scalar) coherent buffer LastQueries { float last_queries[]; };
+layout(set = 0, binding = 17, scalar) coherent buffer Dropped { float dropped[]; };
+
+const bool kIndexed = kScorer == WINNOW_SCORE_LOWDIM || kScorer == WINNOW_SCORE_LOWDIM_MEAN;
+const uint kDim = kIndexed ? kIndexDim : kHeadDim;
+const uint kUnits = kDim / 8;
+const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
+const uint kKeyUnits = kHeadDim / 8;
+const uint kSlots = kGroupSize / kLanes;
+const float kEmpty = -3.0e38;
+
+shared float shared_query[kGroup * kDim];
+shared vec2 shared_states[kSubgroups * kGroup];
+shared float shared_lse[kGroup];
+shared uint shared_counts[kSubgroups * 2];
+shared uint arrived;
+
+vec4 q[kGroup * 2 * kUnitsPerLane];
+uint kv_head, position, sinks, middle_end, n_parents;
+HeadTable table;
+
+uint slot_lane() { return gl_SubgroupInvocationID % kLanes; }
+uint slot_index() { return gl_LocalInvocationIndex / kLanes; }
+
+void unpack_halves(uvec4 w, out vec4 a, out vec4 b) {
+    a = vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
+    b = vec4(unpackHalf2x16(w.z), unpackHalf2x16(w.w));
+}
+
+void load_key_unit(uint at, out vec4 a, out vec4 b) {
+#ifdef KV_F16
+    unpack_halves(key_pool[at], a, b);
+#else
+    a = uintBitsToFloat(key_pool[2 * at]);
+    b = uintBitsToFloat(key_pool[2 * at + 1]);
+#endif
+}
+
+void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
+#ifdef KV_F16
+    unpack_halves(which == 0 ? rows[at] : rows_max[at], a, b);
+#else
+    a = uintBitsToFloat(which == 0 ? rows[2 * at] : rows_max[2 * at]);
+    b = uintBitsToFloat(which == 0 ? rows[2 * at + 1] : rows_max[2 * at + 1]);
+#endif
+}
+
+// Index query of this kv head's query heads, or the queries themselves, in shared memory and then in registers.
+void load_query() {
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kDim; i += kGroupSize) {
+        const uint g = i / kDim;
+        const uint head_at = (kv_head * kGroup + g) * kHeadDim;
+        if (kIndexed) {
+            const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
+            float sum = 0.0;
+            for (uint c = 0; c < kHeadDim; ++c) sum += maps[map_at + c] * query[head_at + c];
+            shared_query[i] = sum;
+        } else {
+            shared_query[i] = query[head_at + i % kDim];
+        }
+    }
+    barrier();
+    for (uint g = 0; g < kGroup; ++g) {
+        for (uint u = 0; u < kUnitsPerLane; ++u) {
+            const uint unit = slot_lane() + u * kLanes;
+            vec4 a = vec4(0.0), b = vec4(0.0);
+            if (unit < kUnits) {
+                for (uint e = 0; e < 4; ++e) {
+                    a[e] = shared_query[g * kDim + unit * 8 + e];
+                    b[e] = shared_query[g * kDim + unit * 8 + 4 + e];
+                }
+            }
+            q[(g * kUnitsPerLane + u) * 2] = a;
+            q[(g * kUnitsPerLane + u) * 2 + 1] = b;
+        }
+    }
+}
+
+// Index key of the newest token and its place in the block's sum: one invocation per index dimension.
+void append_index_key() {
+    const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
+    for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
+        const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
+        float sum = 0.0;
+        for (uint unit = 0; unit < kKeyUnits; ++unit) {
+            vec4 a, b;
+            load_key_unit(row * kKeyUnits + unit, a, b);
+            for (uint e = 0; e < 4; ++e)
+                sum += maps[map_at + unit * 8 + e] * a[e] + maps[map_at + unit * 8 + 4 + e] * b[e];
+        }
+        index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
+        const uint at = (row / kIndexUnit) * kIndexDim + r;
+        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + sum;
+    }
+    memoryBarrierBuffer();
+    barrier();
+}
+
+// Scores of the query heads against a token (level rows of one token, sinks and window).
+void score_token(uint token, bool inside, out float s[kGroup]) {
+    const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+    for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint unit = slot_lane() + u * kLanes;
+        vec4 a = vec4(0.0), b = vec4(0.0);
+        if (inside && unit < kUnits) {
+            if (kIndexed) unpack_halves(index_quads[row * kUnits + unit], a, b);
+            else load_key_unit(row * kUnits + unit, a, b);
+        }
+        for (uint g = 0; g < kGroup; ++g)
+            s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
+    }
+    for (uint g = 0; g < kGroup; ++g)
+        [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
+}
+
+// Scores against the summary of a unit of tokens.
+void score_unit(uint unit_id, bool inside, out float s[kGroup]) {
+    uint row;
+    if (kUnit > kBlockSize) row = push.super_first + kv_head * push.super_stride + unit_id;
+    else row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) + unit_id % (kBlockSize / kUnit);
+    const float inverse_count = 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit));
+    for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint unit = slot_lane() + u * kLanes;
+        if (!inside || unit >= kUnits) continue;
+        const uint at = row * kUnits + unit;
+        if (kScorer == WINNOW_SCORE_BOX) {
+            vec4 low_a, low_b, high_a, high_b;
+            load_summary_unit(0, at, low_a, low_b);
+            load_summary_unit(1, at, high_a, high_b);
+            for (uint g = 0; g < kGroup; ++g) {
+                const vec4 x = q[(g * kUnitsPerLane + u) * 2];
+                const vec4 y = q[(g * kUnitsPerLane + u) * 2 + 1];
+                s[g] += dot(max(x * low_a, x * high_a), vec4(1.0)) + dot(max(y * low_b, y * high_b), vec4(1.0));
+            }
+        } else {
+            const vec4 a = uintBitsToFloat(rows[2 * at]) * inverse_count;
+            const vec4 b = uintBitsToFloat(rows[2 * at + 1]) * inverse_count;
+            for (uint g = 0; g < kGroup; ++g)
+                s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
+        }
+    }
+    for (uint g = 0; g < kGroup; ++g)
+        [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
+}
+
+// Which unit row i of this level is; rows of a level below another are the children of its list.
+const uint kChildren = kParentUnit == 0 ? 1 : kParentUnit / kUnit;
+uint row_unit(uint i) {
+    if (kParentUnit == 0) return sinks / kUnit + i;
+    return parents[push.parent_offset + kv_head * push.parent_stride + i / kChildren] * kChildren + i % kChildren;
+}
+uint n_level_rows() {
+    if (kParentUnit != 0) return n_parents * kChildren;
+    return middle_end <= sinks ? 0 : (middle_end + kUnit - 1) / kUnit - sinks / kUnit;
+}
+// Tokens of a unit that lie in the middle region.
+uint unit_tokens(uint unit_id) {
+    const uint from = max(unit_id * kUnit, sinks);
+    const uint to = min((unit_id + 1) * kUnit, middle_end);
+    return to > from ? to - from : 0;
+}
+
+uint row_weights(uint i, out float log_weight[kGroup]) {
+    const uint n = unit_tokens(row_unit(i));
+    for (uint g = 0; g < kGroup; ++g)
+        log_weight[g] = min(scores[(kv_head * kGroup + g) * kMaxRows + i] - shared_lse[g], 0.0);
+    return n;
+}
+
+void merge_state(inout vec2 state_md, vec2 other) {
+    const float m = max(state_md.x, other.x);
+    state_md = vec2(m, state_md.y * exp(state_md.x - m) + other.y * exp(other.x - m));
+}
+
+// (m, d) of every head over the rows that this workgroup scores, into partials.
+void score_range(uint begin, uint end, bool always, uint place) {
+    vec2 md[kGroup];
+    for (uint g = 0; g < kGroup; ++g) md[g] = vec2(kEmpty, 0.0);
+    for (uint first = begin; first < end; first += kSlots) {
+        const uint i = first + slot_index();
+        const bool inside = i < end;
+        const uint row = min(i, end - 1);
+        float s[kGroup];
+        uint n = 1;
+        if (always) {
+            score_token(row < sinks ? row : middle_end + row - sinks, inside, s);
+        } else {
+            const uint unit_id = row_unit(row);
+            n = unit_tokens(unit_id);
+            if (kUnit == 1) score_token(unit_id, inside && n > 0, s);
+            else score_unit(unit_id, inside && n > 0, s);
+        }
+        if (!inside) continue;
+        if (!always && slot_lane() == 0)
+            for (uint g = 0; g < kGroup; ++g) scores[(kv_head * kGroup + g) * kMaxRows + i] = s[g];
+        if (n > 0)
+            for (uint g = 0; g < kGroup; ++g) merge_state(md[g], vec2(s[g], float(n)));
+    }
+    for (uint g = 0; g < kGroup; ++g) {
+        for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) merge_state(md[g], subgroupShuffleXor(md[g], d));
+        if (gl_SubgroupInvocationID == 0) shared_states[gl_SubgroupID * kGroup + g] = md[g];
+    }
+    barrier();
+    if (gl_LocalInvocationIndex < kGroup) {
+        const uint g = gl_LocalInvocationIndex;
+        vec2 total = shared_states[g];
+        for (uint s = 1; s < kSubgroups; ++s) merge_state(total, shared_states[s * kGroup + g]);
+        partials[(kv_head * (kSplits + 1) + place) * kGroup + g] = total;
+    }
+}
+
+// Whether the list that exists still serves: made less than `refresh` tokens ago and the query points the same way.
+bool list_still_serves(SelectControl c) {
+    if (c.n_selected_at == 0 || c.n_selected_at > position + 1) return false;
+    const bool in_time = push.refresh > 1 && position + 1 - c.n_selected_at < push.refresh;
+    if (!in_time || push.cosine > 1.0) return in_time;
+    float dots = 0.0, own = 0.0, last = 0.0;
+    const uint at = kv_head * kGroup * kHeadDim;
+    for (uint i = gl_SubgroupInvocationID; i < kGroup * kHeadDim; i += gl_SubgroupSize) {
+        const float a = query[at + i];
+        const float b = last_queries[push.last_query + at + i];
+        dots += a * b;
+        own += a * a;
+        last += b * b;
+    }
+    return subgroupAdd(dots) >= push.cosine * sqrt(subgroupAdd(own) * subgroupAdd(last));
+}
+
+// Rows that the rule keeps, in ascending order, as units or as tokens.
+void write_list(uint n_rows, HeadPolicy policy, uint coarse, uint fine) {
+    const uint cut = coarse >= 256 ? 65536u : coarse * 256 + min(fine, 255u);
+    const bool all_at_cut = coarse >= 256 || fine >= 256;
+    const uint list_at = push.list_offset + kv_head * push.list_stride;
+    uint room_at_cut = policy.budget_max > select_before_count ? policy.budget_max - select_before_count : 0;
+    uint written = 0;
+    for (uint base = 0; base < n_rows; base += kGroupSize) {
+        const uint i = base + gl_LocalInvocationIndex;
+        float log_weight[kGroup];
+        uint n = 0;
+        uint rank = kOutside;
+        if (i < n_rows) {
+            n = row_weights(i, log_weight);
+            rank = row_rank(n, log_weight, policy.threshold);
+        }
+        // Tokens at the cut are let in from the lowest id until the budget is full; a unit comes whole.
+        const bool at_cut = rank == cut && !all_at_cut;
+        uint cut_before = subgroupExclusiveAdd(at_cut ? n : 0);
+        const uint cut_sum = subgroupAdd(at_cut ? n : 0);
+        barrier();
+        if (subgroupElect()) shared_counts[gl_SubgroupID] = cut_sum;
+        barrier();
+        uint cut_total = 0;
+        for (uint s = 0; s < kSubgroups; ++s) {
+            if (s < gl_SubgroupID) cut_before += shared_counts[s];
+            cut_total += shared_counts[s];
+        }
+        const bool keep = rank != kOutside && (rank < cut || (all_at_cut && rank <= cut) || (at_cut && cut_before < room_at_cut));
+        room_at_cut -= min(room_at_cut, cut_total);
+        const uint size = keep ? (kFinal != 0 ? n : 1) : 0;
+        uint place = subgroupExclusiveAdd(size);
+        const uint sum = subgroupAdd(size);
+        if (subgroupElect()) shared_counts[kSubgroups + gl_SubgroupID] = sum;
+        barrier();
+        uint tile = 0;
+        for (uint s = 0; s < kSubgroups; ++s) {
+            if (s < gl_SubgroupID) place += shared_counts[kSubgroups + s];
+            tile += shared_counts[kSubgroups + s];
+        }
+        if (keep) {
+            const uint unit_id = row_unit(i);
+            if (kFinal != 0) {
+                const uint from = max(unit_id * kUnit, sinks);
+                for (uint t = 0; t < n; ++t) lists[list_at + written + place + t] = from + t;
+            } else {
+                lists[list_at + written + place] = unit_id;
+            }
+        }
+        written += tile;
+    }
+    if (gl_LocalInvocationIndex == 0) {
+        controls[push.control + kv_head].n_list = written;
+        controls[push.control + kv_head].middle_end = middle_end;
+        controls[push.control + kv_head].n_selected_at = position + 1;
+    }
+}
+
+void main() {
+    if (state.stopped != 0) return;
+    kv_head = gl_WorkGroupID.y;
+    position = state.position;
+    table = head_table(push.table_offset, push.table_stride, kv_head);
+    if (table.window != 0) return;  // a windowed head selects nothing
+    const bool always = gl_WorkGroupID.x == kSplits;
+    if (kAppendIndex != 0 && always) append_index_key();
+    if (kAppendOnly != 0) return;
+    if (list_still_serves(controls[push.final_control + kv_head])) return;
+
+    sinks = push.sink_tokens;
+    const uint beyond = position + 1 > push.window ? position + 1 - push.window : 0;
+    middle_end = max(min(beyond, position) / kBlockSize * kBlockSize, sinks);
+    n_parents = kParentUnit == 0 ? 0 : controls[push.parent_control + kv_head].n_list;
+    const uint n_rows = n_level_rows();
+    const uint n_active = clamp(n_rows / (4 * kSlots), 1, kSplits);
+    if (!always && gl_WorkGroupID.x >= n_active) return;
+
+    load_query();
+    const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
+    if (always) score_range(0, min(sinks, position + 1) + n_recent, true, kSplits);
+    else score_range(gl_WorkGroupID.x * n_rows / n_active, (gl_WorkGroupID.x + 1) * n_rows / n_active, false,
+                     gl_WorkGroupID.x);
+    memoryBarrierBuffer();
+    barrier();
+    if (gl_LocalInvocationIndex == 0) {
+        arrived = atomicAdd(counters[push.counter + kv_head], 1);
+        if (arrived == n_active) counters[push.counter + kv_head] = 0;
+    }
+    barrier();
+    if (arrived != n_active) return;
+    memoryBarrierBuffer();
+
+    // The last workgroup: denominators, then the rule, then the list.
+    if (gl_LocalInvocationIndex < kGroup) {
+        const uint g = gl_LocalInvocationIndex;
+        const uint at = kv_head * (kSplits + 1) * kGroup + g;
+        const vec2 sure = partials[at + kSplits * kGroup];
+        vec2 total = sure;
+        for (uint s = 0; s < n_active; ++s) merge_state(total, partials[at + s * kGroup]);
+        if (kParentUnit != 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
+        const float lse = total.x + log(max(total.y, 1.0e-30));
+        shared_lse[g] = lse;
+        select_before_mass[g] = uint(min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0) * kMassUnit);
+    }
+    if (gl_LocalInvocationIndex == 0) select_before_count = 0;
+    barrier();
+    const HeadPolicy policy = policies[push.policy + kv_head];
+    HeadPolicy rule = policy;
+    rule.budget_max = max(rule.budget_max, uint(policy.budget_share * float(position + 1)));
+    if (kRule == WINNOW_RULE_TOP_P && policy.mass >= 1.0) rule.mass = 2.0;  // never reached: everything is kept
+    select_round(0, 0, n_rows, rule);
+    const uint coarse = select_cut;
+    uint fine = 256;
+    if (coarse < 256) {
+        select_round(1, coarse, n_rows, rule);
+        fine = select_cut;
+    }
+    if (kFinal == 0 && gl_LocalInvocationIndex < kGroup) {
+        // What is not kept still holds attention: the next level's denominator has it.
+        const uint g = gl_LocalInvocationIndex;
+        uint kept = select_before_mass[g];
+        if (coarse < 256 && fine < 256) kept += select_mass[g * 256 + fine];
+        const float rest = max(1.0 - float(kept) / kMassUnit, 1.0e-9);
+        dropped[kv_head * kGroup + g] = shared_lse[g] + log(rest);
+    }
+    write_list(n_rows, rule, coarse, fine);
+    if (kFinal != 0)
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+            last_queries[push.last_query + kv_head * kGroup * kHeadDim + i] = query[kv_head * kGroup * kHeadDim + i];
+}

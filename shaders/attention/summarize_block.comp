@@ -1,0 +1,61 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: after a prefill chunk, the summaries of the blocks and superblocks that it touched and the index keys of its tokens
+// (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys are read.
+// One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or index dimension.
+// Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys f16; 7 sums of index keys f32
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint kGroupSize = 32;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kBlockSize = 64;
+layout(constant_id = 3) const uint kSummaryUnit = 64;  // 0 = no summaries
+layout(constant_id = 4) const uint kIndexDim = 0;      // 0 = no index keys
+layout(constant_id = 5) const uint kIndexUnit = 64;
+
+#define TABLE_BINDING 0
+#define SUMMARY_BINDING 2
+#include "shaders/common/interface.h"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/summary.glsl"
+
+layout(push_constant, scalar) uniform Push { SummarizePush push; };
+layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { KV_T key_pool[]; };
+layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
+layout(set = 0, binding = 6, scalar) restrict writeonly buffer IndexKeys { uint16_t index_keys[]; };
+layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
+
+void main() {
+    const uint kv_head = gl_WorkGroupID.y;
+    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    if (table.window != 0) return;
+    const uint super = push.position / kSuperTokens + gl_WorkGroupID.x;
+    const uint begin = max(super * kSuperTokens, push.position);
+    const uint end = min((super + 1) * kSuperTokens, push.position + push.n_tokens);
+    if (kSummaryUnit != 0) {
+        for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += kGroupSize) {
+            for (uint position = begin; position < end; ++position) {
+                const uint block = physical_block(table, position / kBlockSize);
+                const float y = from_kv(key_pool[(block * kBlockSize + position % kBlockSize) * kHeadDim + dim]);
+                summarize(block, kv_head, position, dim, y, push.super_first, push.super_stride);
+            }
+        }
+    }
+    if (kIndexDim != 0) {
+        for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
+            const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
+            for (uint position = begin; position < end; ++position) {
+                const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
+                float sum = 0.0;
+                for (uint c = 0; c < kHeadDim; ++c) sum += maps[map_at + c] * from_kv(key_pool[row * kHeadDim + c]);
+                index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
+                const uint at = (row / kIndexUnit) * kIndexDim + r;
+                index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + sum;
+            }
+        }
+    }
+}

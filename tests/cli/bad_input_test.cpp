@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Model files and requests that are wrong: one line, the right status, no crash, nothing half-written.
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+TEST(BadModel, MissingAndForeignFiles) {
+    const Files& files = Files::shared();
+    expect_error(run_program({"-m", files.path("missing.gguf"), "-p", "a"}), 4, "missing.gguf");
+    expect_error(run_program({"-m", files.path(""), "-p", "a"}), 4, "");
+    expect_error(run_program({"-m", files.write("empty.gguf", ""), "-p", "a"}), 4, "empty.gguf");
+    expect_error(run_program({"-m", files.write("text.gguf", "This is no model, but a text of some length.\n"), "-p", "a"}),
+                 4, "text.gguf");
+    expect_error(run_program({"tokenize", "-m", "/dev/null", "-p", "a"}), 4, "");
+}
+
+TEST(BadModel, TruncatedAtAnyLength) {
+    const Files& files = Files::shared();
+    const std::string& bytes = files.tiny_bytes();
+    for (const std::size_t length : {std::size_t{4}, std::size_t{23}, std::size_t{24}, std::size_t{1000}, bytes.size() / 4,
+                                     bytes.size() / 2, bytes.size() - 1}) {
+        const std::string path = files.write("cut.gguf", bytes.substr(0, length));
+        expect_error(run_program({"-m", path, "-p", "a"}), 4, "cut.gguf");
+    }
+}
+
+TEST(BadModel, FlippedBitsNeverCrash) {
+    const Files& files = Files::shared();
+    constexpr std::size_t kFlips = 60;
+    const std::size_t header = std::min<std::size_t>(files.tiny_bytes().size(), 8192);
+    for (std::size_t i = 0; i < kFlips; ++i) {
+        std::string bytes = files.tiny_bytes();
+        const std::size_t at = i * header / kFlips;
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << (i % 8)));
+        const std::string path = files.write("flipped.gguf", bytes);
+        const Outcome outcome = run_program({"tokenize", "-m", path, "-p", "the other one", "--ids"});
+        EXPECT_TRUE(outcome.status == 0 || outcome.status == 4)
+            << "byte " << at << ", status " << outcome.status << ": " << outcome.err;
+        if (outcome.status != 0) {
+            EXPECT_EQ(own_lines(outcome.err).size(), 1u) << outcome.err;
+        }
+    }
+}
+
+TEST(BadModel, WithoutTensorsItOnlyTokenizes) {
+    const std::string& model = Files::shared().vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-m", model, "-p", "a"}).status, 0);
+    expect_error(run_program({"-m", model, "-p", "a"}), 4, "");
+}
+
+class BadRequest : public OnDevice {};
+
+TEST_F(BadRequest, ContextThatCannotBe) {
+    const std::string& model = Files::shared().tiny();
+    expect_error(run_program({"-m", model, "-p", "a", "-c", "2000000000"}), 2, "256");
+    expect_error(run_program({"info", "-m", model, "-c", "257"}), 2, "257");
+    expect_error(run_program({"-m", model, "-p", "a", "-ngl", "1"}), 2, "-ngl all");
+    expect_error(run_program({"-m", model, "-p", "a", "--device", "no such device"}), 3, "no such device");
+}
+
+TEST_F(BadRequest, PromptLongerThanTheContextNamesBothNumbers) {
+    const Files& files = Files::shared();
+    const std::string text(100, 'x');
+    const Outcome chat = run_program({"chat", "-m", files.tiny(), "-p", text, "-st", "-c", "64"});
+    expect_error(chat, 2, " tokens but the context holds 64");
+    const Outcome raw = run_program({"generate", "-m", files.tiny(), "-p", text, "-c", "64"});
+    expect_error(raw, 2, "100 tokens but the context holds 64");
+    EXPECT_EQ(raw.out, "");
+}
+
+TEST_F(BadRequest, LogitsThatCannotBeWritten) {
+    const Files& files = Files::shared();
+    const auto generate = [&](const std::string& logits, const std::string& text) {
+        return run_program({"generate", "-m", files.tiny(), "-p", text, "-n", "0", "-no-cnv", "--logits-out", logits});
+    };
+    expect_error(generate("/nonexistent/x.npy", "a"), 1, "/nonexistent/x.npy");
+    expect_error(generate(files.path(""), "a"), 1, "");
+    expect_error(generate("/dev/full", "a"), 1, "No space left");
+    // A failure later on leaves nothing behind, and an older file as it was.
+    files.write("old.npy", "old");
+    const std::size_t n_before = files.count();
+    expect_error(generate(files.path("new.npy"), std::string(1000, 'x')), 2, "256");
+    expect_error(generate(files.path("old.npy"), std::string(1000, 'x')), 2, "256");
+    EXPECT_EQ(files.count(), n_before);
+    EXPECT_EQ(files.read("old.npy"), "old");
+}
+
+TEST_F(BadRequest, TextsThatCannotBeUsed) {
+    const Files& files = Files::shared();
+    expect_error(run_program({"perplexity", "-m", files.tiny(), "-p", "too short", "-c", "64"}), 2, "64");
+    expect_error(run_program({"perplexity", "-m", files.tiny(), "-f", files.path("missing.txt")}), 1, "missing.txt");
+    expect_error(run_program({"perplexity", "-m", files.tiny()}), 2, "-f FILE");
+    expect_error(run_program({"generate", "-m", files.tiny()}), 2, "-p TEXT");
+    expect_error(run_program({"tokenize", "-m", files.tiny()}), 2, "-p TEXT");
+    expect_error(run_program({"-m", files.tiny(), "-p", "a", "--chat-template", "no-such"}), 2, "no-such");
+}
+
+}  // namespace
+}  // namespace winnow::test

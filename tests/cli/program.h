@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "models/tiny.h"
+
+namespace winnow::test {
+
+/// What a run of the program left behind.
+struct Outcome {
+    int status = -1;  ///< exit status; 128 + signal when one killed it
+    std::string out;
+    std::string err;
+};
+
+/// The built `winnow`, running, with pipes for its three streams.
+class Program {
+public:
+    struct Options {
+        std::map<std::string, std::string> environment;
+        bool close_output = false;  ///< starts it with no standard output at all
+    };
+
+    explicit Program(const std::vector<std::string>& arguments) : Program(arguments, Options{}) {}
+    Program(const std::vector<std::string>& arguments, const Options& options) {
+        int in[2], out[2], err[2];
+        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
+        std::vector<std::string> words = {std::string(WINNOW_BIN) + "/winnow"};
+        words.insert(words.end(), arguments.begin(), arguments.end());
+        std::vector<char*> argv;
+        for (std::string& word : words) argv.push_back(word.data());
+        argv.push_back(nullptr);
+        pid_ = fork();
+        if (pid_ == 0) {
+            dup2(in[0], STDIN_FILENO);
+            if (options.close_output) close(STDOUT_FILENO);
+            else dup2(out[1], STDOUT_FILENO);
+            dup2(err[1], STDERR_FILENO);
+            for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), 1);
+            execv(argv[0], argv.data());
+            _exit(127);
+        }
+        close(in[0]);
+        close(out[1]);
+        close(err[1]);
+        in_ = in[1];
+        out_ = out[0];
+        err_ = err[0];
+        ::signal(SIGPIPE, SIG_IGN);
+    }
+    ~Program() {
+        if (pid_ > 0) {
+            kill(pid_, SIGKILL);
+            waitpid(pid_, nullptr, 0);
+        }
+        for (const int fd : {in_, out_, err_}) {
+            if (fd >= 0) close(fd);
+        }
+    }
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    void type(const std::string& text) {
+        if (write(in_, text.data(), text.size()) < 0) ADD_FAILURE() << "the program reads no more";
+    }
+    void end_input() {
+        if (in_ >= 0) close(in_);
+        in_ = -1;
+    }
+    void stop_reading_output() {
+        close(out_);
+        out_ = -1;
+    }
+    void send(int signal_number) { kill(pid_, signal_number); }
+
+    /// Reads until standard output contains `text` or is at its end. @returns whether it came.
+    bool wait_for_output(const std::string& text) {
+        while (outcome_.out.find(text) == std::string::npos) {
+            if (!pump()) return false;
+        }
+        return true;
+    }
+    /// Reads until standard output has grown.
+    bool wait_for_more_output() {
+        const std::size_t n = outcome_.out.size();
+        while (outcome_.out.size() == n) {
+            if (!pump()) return false;
+        }
+        return true;
+    }
+    /// Reads to the end and waits for the program.
+    Outcome finish() {
+        end_input();
+        while (pump()) {
+        }
+        int status = 0;
+        waitpid(pid_, &status, 0);
+        pid_ = -1;
+        outcome_.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        return outcome_;
+    }
+
+private:
+    // Takes what there is on either stream; false at the end of both, or after a minute of silence.
+    bool pump() {
+        pollfd sources[2] = {{out_, POLLIN, 0}, {err_, POLLIN, 0}};
+        if (out_ < 0 && err_ < 0) return false;
+        constexpr int kPatienceMs = 60000;
+        if (poll(sources, 2, kPatienceMs) <= 0) {
+            ADD_FAILURE() << "the program is silent; so far: " << outcome_.out << outcome_.err;
+            kill(pid_, SIGKILL);
+            return false;
+        }
+        read_into(sources[0], out_, outcome_.out);
+        read_into(sources[1], err_, outcome_.err);
+        return true;
+    }
+    static void read_into(const pollfd& source, int& fd, std::string& text) {
+        if (fd < 0 || source.revents == 0) return;
+        char block[65536];
+        const ssize_t n = read(fd, block, sizeof block);
+        if (n > 0) {
+            text.append(block, static_cast<std::size_t>(n));
+        } else {
+            close(fd);
+            fd = -1;
+        }
+    }
+
+    pid_t pid_ = -1;
+    int in_ = -1;
+    int out_ = -1;
+    int err_ = -1;
+    Outcome outcome_;
+};
+
+inline Outcome run_program(const std::vector<std::string>& arguments, const std::string& input = "",
+                           const Program::Options& options = {}) {
+    Program program(arguments, options);
+    if (!input.empty()) program.type(input);
+    return program.finish();
+}
+
+/// Lines of standard error that winnow wrote itself; drivers may write there too.
+inline std::vector<std::string> own_lines(const std::string& text, const std::string& prefix = "winnow: ") {
+    std::vector<std::string> lines;
+    std::istringstream stream(text);
+    for (std::string line; std::getline(stream, line);) {
+        if (line.starts_with(prefix)) lines.push_back(line);
+    }
+    return lines;
+}
+
+/// The whole failure is one line that starts with "winnow: error: " and contains `part`.
+inline void expect_error(const Outcome& outcome, int status, const std::string& part) {
+    EXPECT_EQ(outcome.status, status) << outcome.out << outcome.err;
+    const std::vector<std::string> lines = own_lines(outcome.err, "winnow: error: ");
+    ASSERT_EQ(lines.size(), 1u) << outcome.err;
+    EXPECT_NE(lines[0].find(part), std::string::npos) << lines[0];
+}
+
+inline bool has_device() {
+    static const bool found = run_program({"--list-devices"}).status == 0;
+    return found;
+}
+
+/// A folder that lives as long as the test program, with models made for it.
+class Files {
+public:
+    static Files& shared() {
+        static Files files;
+        return files;
+    }
+    ~Files() {
+        std::error_code ignored;
+        std::filesystem::remove_all(folder_, ignored);
+    }
+
+    std::string path(const std::string& name) const { return (folder_ / name).string(); }
+    std::string write(const std::string& name, const std::string& bytes) const {
+        std::ofstream(path(name), std::ios::binary) << bytes;
+        return path(name);
+    }
+    std::string read(const std::string& name) const {
+        std::ifstream file(path(name), std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), {}};
+    }
+    std::size_t count() const {
+        std::size_t n = 0;
+        for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_)) ++n;
+        return n;
+    }
+
+    const std::string& tiny() const { return tiny_; }                 ///< llama, context 256
+    const std::string& tiny_gemma() const { return tiny_gemma_; }     ///< gemma3 with windows
+    const std::string& vocabulary() const { return vocabulary_; }     ///< no tensors
+    const std::string& tiny_bytes() const { return tiny_bytes_; }
+
+private:
+    Files() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
+        if (mkdtemp(pattern.data()) == nullptr) std::abort();
+        folder_ = pattern;
+        const auto make = [this](const char* name, const TinyOptions& options) {
+            const std::vector<std::byte> bytes = make_tiny_gguf(options);
+            return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+        };
+        TinyOptions gemma;
+        gemma.architecture = "gemma3";
+        TinyOptions vocabulary;
+        vocabulary.vocabulary_only = true;
+        tiny_ = make("tiny.gguf", {});
+        tiny_gemma_ = make("tiny-gemma.gguf", gemma);
+        vocabulary_ = make("vocabulary.gguf", vocabulary);
+        tiny_bytes_ = read("tiny.gguf");
+    }
+
+    std::filesystem::path folder_;
+    std::string tiny_;
+    std::string tiny_gemma_;
+    std::string vocabulary_;
+    std::string tiny_bytes_;
+};
+
+/// Tests that need a model on a device.
+class OnDevice : public ::testing::Test {
+protected:
+    void SetUp() override {
+        if (!has_device()) GTEST_SKIP() << "no Vulkan device";
+    }
+};
+
+}  // namespace winnow::test

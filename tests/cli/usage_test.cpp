@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags, environment, exit statuses: nothing here needs a device.
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+TEST(Usage, HelpAndVersionGoToStandardOutput) {
+    for (const char* command : {"chat", "generate", "tokenize", "perplexity", "info", "bench"}) {
+        const Outcome help = run_program({command, "--help"});
+        EXPECT_EQ(help.status, 0);
+        EXPECT_NE(help.out.find("Usage: winnow " + std::string(command)), std::string::npos) << help.out;
+    }
+    const Outcome help = run_program({"-h"});
+    EXPECT_EQ(help.status, 0);
+    EXPECT_NE(help.out.find("-ngl, --gpu-layers"), std::string::npos) << help.out;
+    EXPECT_NE(help.out.find("perplexity"), std::string::npos);
+    EXPECT_TRUE(run_program({"--version"}).out.starts_with("winnow "));
+}
+
+TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
+    expect_error(run_program({"--no-such-flag"}), 2, "--no-such-flag");
+    expect_error(run_program({"generat"}), 2, "'generat' is no command");
+    expect_error(run_program({"-m"}), 2, "--model");
+    expect_error(run_program({}), 2, "-m FILE");
+    expect_error(run_program({"-m", "x", "-p", "a", "-f", "b"}), 2, "-p or -f");
+    expect_error(run_program({"-m", "x", "-c", "abc"}), 2, "--ctx-size");
+    expect_error(run_program({"-m", "x", "-c", "-5"}), 2, "--ctx-size");
+    expect_error(run_program({"-m", "x", "-c", "99999999999"}), 2, "--ctx-size");
+    expect_error(run_program({"-m", "x", "--temp", "warm"}), 2, "--temp");
+    expect_error(run_program({"-m", "x", "--top-p", "1.5"}), 2, "--top-p");
+    expect_error(run_program({"-m", "x", "-ctk", "q8_0"}), 2, "yet");
+    expect_error(run_program({"-m", "x", "-ctk", "f32"}), 2, "does not mix");
+    expect_error(run_program({"bench", "-m", "x", "-p", "12,x"}), 2, "-p 12,x");
+    expect_error(run_program({"bench", "-m", "x", "-p", "0", "-n", "0"}), 2, "nothing to measure");
+}
+
+TEST(Usage, FlagsMayStandBeforeOrAfterTheCommand) {
+    const std::string& model = Files::shared().vocabulary();
+    const Outcome after = run_program({"tokenize", "-m", model, "-p", "chat", "--ids"});
+    const Outcome before = run_program({"-m", model, "-p", "chat", "--ids", "tokenize"});
+    EXPECT_EQ(after.status, 0) << after.err;
+    EXPECT_EQ(before.status, 0) << before.err;
+    EXPECT_FALSE(after.out.empty());
+    EXPECT_EQ(after.out, before.out);
+}
+
+TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
+    const Files& files = Files::shared();
+    Program::Options options;
+    options.environment["WINNOW_MODEL"] = files.vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-p", "a"}, "", options).status, 0);
+    options.environment["WINNOW_MODEL"] = files.path("missing.gguf");
+    EXPECT_EQ(run_program({"tokenize", "-p", "a", "-m", files.vocabulary()}, "", options).status, 0);
+    options.environment["WINNOW_TEMP"] = "warm";
+    expect_error(run_program({"-m", files.tiny()}, "", options), 2, "--temp");
+}
+
+TEST(Usage, ModelNamesAreLookedUpInTheModelDirectories) {
+    const Files& files = Files::shared();
+    Program::Options options;
+    options.environment["WINNOW_MODELS"] = "/nonexistent:" + files.path("");
+    EXPECT_EQ(run_program({"tokenize", "-m", "vocabulary", "-p", "a"}, "", options).status, 0);
+    EXPECT_EQ(run_program({"tokenize", "-m", "vocabulary.gguf", "-p", "a"}, "", options).status, 0);
+    expect_error(run_program({"tokenize", "-m", "other", "-p", "a"}, "", options), 4, "other");
+}
+
+TEST(Usage, WithoutADeviceTheStatusIsThree) {
+    const Files& files = Files::shared();
+    Program::Options options;
+    options.environment["VK_DRIVER_FILES"] = "/nonexistent";
+    options.environment["VK_ICD_FILENAMES"] = "/nonexistent";
+    expect_error(run_program({"--list-devices"}, "", options), 3, "");
+    expect_error(run_program({"-m", files.tiny(), "-p", "a"}, "", options), 3, "");
+    expect_error(run_program({"info", "-m", files.tiny()}, "", options), 3, "");
+    EXPECT_EQ(run_program({"tokenize", "-m", files.tiny(), "-p", "a"}, "", options).status, 0);
+    expect_error(run_program({"-m", files.path("missing.gguf"), "-p", "a"}, "", options), 4, "missing.gguf");
+}
+
+TEST(Usage, ClosedOutputEndsQuietly) {
+    const std::string& model = Files::shared().vocabulary();
+    Program::Options options;
+    options.close_output = true;
+    const Outcome closed = run_program({"tokenize", "-m", model, "-p", "a"}, "", options);
+    EXPECT_EQ(closed.status, 1);
+    EXPECT_TRUE(own_lines(closed.err).empty()) << closed.err;
+
+    Program broken({"tokenize", "-m", model, "-f", "-"});
+    broken.stop_reading_output();
+    broken.type("a");
+    const Outcome outcome = broken.finish();
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(own_lines(outcome.err).empty()) << outcome.err;
+}
+
+}  // namespace
+}  // namespace winnow::test
