@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "models/model.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/upload.h"
 
 namespace winnow {
 namespace {
@@ -30,25 +32,59 @@ KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const
     return c;
 }
 
+AttentionShape attention_shape(const ModelShape& s) { return {s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim}; }
+
+SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options) {
+    std::vector<bool> windowed;
+    for (const LayerShape& layer : shape.layers) windowed.push_back(layer.window != 0);
+    SparsePolicy policy = make_preset(options.preset, windowed, options.overrides);
+    if (policy.needs_sidecar)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("--sparse {} needs index projections from a calibration sidecar, and this model has none: "
+                                "use a training-free preset such as exact, twilight or quest",
+                                policy.name));
+    policy.check(shape.n_layers, shape.n_kv_heads);
+    return policy;
+}
+
+// Everything that a policy decides: rebuilt when the policy changes, while weights and cache stay.
+struct SparseEngine {
+    SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
+                 StepBuffers& b, std::uint32_t n_splits, const SparsePolicy& policy, const SessionOptions& options)
+        : attention(device, attention_shape(shape), cache,
+                    {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits, policy),
+          plan(device, shape, weights, cache, b, attention),
+          loop(device, plan, b,
+               {options.sparse.audit_every == 0 ? options.steps_in_flight : 1, !policy.is_dense(), policy.min_ctx,
+                options.sparse.audit_every}) {}
+    AttentionPipeline attention;
+    DecodePlan plan;
+    DecodeLoop loop;
+};
+
 class ModelSession final : public Session {
 public:
     ModelSession(std::unique_ptr<vk::Device> device, ModelSource model, const SessionOptions& options)
         : device_(std::move(device)),
           model_(std::move(model)),
+          options_(options),
+          policy_(resolve_policy(model_.shape, options.sparse)),
           resolved_(plan_session(*device_, model_, options)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
           cache_(*device_, kv_config(model_.shape, options, resolved_)),
           step_buffers_(*device_, model_.shape, resolved_.n_splits),
           prefill_buffers_(*device_, model_.shape, resolved_.n_chunk),
-          plan_(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits),
-          loop_(*device_, plan_, step_buffers_, options.steps_in_flight),
-          prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk) {}
+          prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk) {
+        build_engine();
+    }
 
     const ModelShape& shape() const override { return model_.shape; }
     const DeviceInfo& device() const override { return device_->info(); }
     std::uint32_t n_ctx() const override { return resolved_.n_ctx; }
     const MemoryPlan& memory() const override { return resolved_.memory; }
-    std::uint32_t n_dependent_dispatches() const override { return plan_.n_dependent_dispatches(); }
+    std::uint32_t n_dependent_dispatches() const override { 
+        return engine_->plan.n_dependent_dispatches(!policy_.is_dense());
+    }
     std::uint32_t n_cached() const override { return static_cast<std::uint32_t>(tokens_.size()); }
     const std::vector<std::int32_t>& tokens() const override { return tokens_; }
     const SessionStats& stats() const override { return stats_; }
@@ -67,6 +103,7 @@ public:
         }
         tokens_.resize(n);
         if (n == 0) tokens_high_ = 0;
+        refresh_summaries(n);
         return n;
     }
 
@@ -98,15 +135,17 @@ public:
         at.n_limit = std::min(n_limit, resolved_.n_ctx - n_cached());
         at.rng_counter = n_cached();
         at.recent = recent;
-        loop_.start(make_step_state(sampling, stop_tokens), at);
+        engine_->loop.start(make_step_state(sampling, stop_tokens), at);
+        reset_report();
         started_ = true;
         begin_ = Clock::now();
     }
 
     std::optional<std::int32_t> next() override {
         if (!started_) return std::nullopt;
-        const std::optional<std::int32_t> token = loop_.next();
+        const std::optional<std::int32_t> token = engine_->loop.next();
         if (!token) return std::nullopt;
+        note_step();
         push_token(pending_);
         pending_ = *token;
         ++stats_.n_generated;
@@ -117,7 +156,70 @@ public:
     void finish() override {
         if (!started_) return;
         started_ = false;
-        loop_.finish();
+        engine_->loop.finish();
+        // Surplus steps may have written summaries of tokens that never counted.
+        refresh_summaries(n_cached());
+    }
+
+    void use_sparse(const SparseOptions& sparse) override {
+        finish();
+        SparsePolicy policy = resolve_policy(model_.shape, sparse);
+        options_.sparse = sparse;
+        policy_ = std::move(policy);
+        prefill_.set_attention(nullptr);
+        engine_.reset();
+        build_engine();
+        refresh_summaries(0);
+    }
+    const SparsePolicy& sparse_policy() const override { return policy_; }
+
+    std::span<const float> decode_logits(std::int32_t token) override {
+        if (started_) finish();
+        check_token(token);
+        check_room(1);
+        SamplingOptions greedy;
+        greedy.temperature = 0;
+        DecodeLoop::Start at;
+        at.token = static_cast<std::uint32_t>(token);
+        at.position = n_cached();
+        at.capacity = resolved_.n_ctx + 1;
+        at.n_limit = 1;
+        engine_->loop.start(make_step_state(greedy, {}), at);
+        engine_->loop.next();
+        note_step();
+        push_token(token);
+        logits_ = vk::read_back_as<float>(*device_, step_buffers_.logits);
+        return logits_;
+    }
+
+    SparseReport sparse_report() const override {
+        SparseReport r;
+        const std::uint32_t n_heads = model_.shape.n_heads;
+        const std::uint32_t n_kv = model_.shape.n_kv_heads;
+        r.n_steps = n_sparse_steps_;
+        r.layer_head_share.assign(std::size_t{model_.shape.n_layers} * n_kv, 1.0f);
+        r.layer_head_mass.assign(std::size_t{model_.shape.n_layers} * n_heads, NAN);
+        if (n_sparse_steps_ == 0) return r;
+        double share = 0;
+        std::size_t n_full = 0;
+        for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer) {
+            if (model_.shape.layers[layer].window != 0) continue;
+            for (std::uint32_t h = 0; h < n_kv; ++h) {
+                const std::size_t i = layer * n_kv + h;
+                const LayerKind kind = policy_.layers[layer].kind;
+                if (kind != LayerKind::kDense && kind != LayerKind::kAnchor)
+                    r.layer_head_share[i] = static_cast<float>(share_sums_[i] / static_cast<double>(n_sparse_steps_));
+                share += r.layer_head_share[i];
+                ++n_full;
+            }
+        }
+        r.attended_share = n_full == 0 ? 1 : share / static_cast<double>(n_full);
+        r.n_audits = masses_.size();
+        summarize_masses(masses_, r.mass_mean, r.mass_p5, r.mass_min);
+        summarize_masses(rest_masses_, r.rest_mean, r.rest_p5, r.rest_min);
+        for (std::size_t i = 0; i < mass_sums_.size(); ++i)
+            if (mass_counts_[i] > 0) r.layer_head_mass[i] = static_cast<float>(mass_sums_[i] / mass_counts_[i]);
+        return r;
     }
 
     void assume_cached(std::uint32_t n) override {
@@ -132,6 +234,7 @@ public:
         }
         tokens_.assign(n, 0);
         tokens_high_ = n;
+        refresh_summaries(0);
     }
 
     std::vector<StageTime> time_stages() override {
@@ -144,13 +247,77 @@ public:
         SamplingOptions greedy;
         greedy.temperature = 0;
         std::vector<StageTime> times;
-        loop_.start(make_step_state(greedy, {}), at);
-        for (const vk::GpuTimer::Interval& interval : loop_.time_step())
+        engine_->loop.start(make_step_state(greedy, {}), at);
+        for (const vk::GpuTimer::Interval& interval : engine_->loop.time_step())
             times.push_back({interval.label, interval.microseconds});
         return times;
     }
 
 private:
+    static void summarize_masses(std::vector<float> values, double& mean, double& p5, double& least) {
+        if (values.empty()) return;
+        std::sort(values.begin(), values.end());
+        double sum = 0;
+        for (const float v : values) sum += v;
+        mean = sum / static_cast<double>(values.size());
+        p5 = values[values.size() / 20];
+        least = values.front();
+    }
+
+    void build_engine() {
+        engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits,
+                                                 policy_, options_);
+        prefill_.set_attention(&engine_->attention);
+        reset_report();
+    }
+
+    // Summaries of the cached tokens from `from` on (rounded down to a superblock), from their keys: after the policy
+    // or the length of the cache changed.
+    void refresh_summaries(std::uint32_t from) {
+        if (policy_.is_dense()) return;
+        engine_->attention.reset();
+        from = from / 1024 * 1024;
+        if (n_cached() <= from) return;
+        vk::run_once(*device_, [&](vk::Recorder& recorder) {
+            for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer)
+                engine_->attention.record_prefill(recorder, layer, n_cached() - from, from);
+        });
+    }
+
+    void reset_report() {
+        n_sparse_steps_ = 0;
+        const std::size_t n_layers = model_.shape.n_layers;
+        share_sums_.assign(n_layers * model_.shape.n_kv_heads, 0.0);
+        mass_sums_.assign(n_layers * model_.shape.n_heads, 0.0);
+        mass_counts_.assign(mass_sums_.size(), 0);
+        masses_.clear();
+        rest_masses_.clear();
+    }
+
+    // Reads what the step that just completed left in the host-visible report buffers.
+    void note_step() {
+        if (!engine_->loop.last_was_sparse()) return;
+        ++n_sparse_steps_;
+        const double n_tokens = n_cached() + 1;
+        const std::span<const std::uint32_t> counts = engine_->attention.attended_counts();
+        for (std::size_t i = 0; i < counts.size(); ++i) share_sums_[i] += counts[i] / n_tokens;
+        if (options_.sparse.audit_every == 0) return;
+        const std::span<const AttentionPipeline::Mass> records = engine_->attention.audit_records();
+        const std::uint32_t n_heads = model_.shape.n_heads;
+        for (std::uint32_t layer = engine_->loop.last_audit_phase(); layer < model_.shape.n_layers;
+             layer += options_.sparse.audit_every) {
+            const LayerKind kind = policy_.layers[layer].kind;
+            if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
+            for (std::uint32_t h = 0; h < n_heads; ++h) {
+                const AttentionPipeline::Mass& m = records[layer * n_heads + h];
+                masses_.push_back(m.mass);
+                rest_masses_.push_back(m.without_sinks);
+                mass_sums_[layer * n_heads + h] += m.mass;
+                ++mass_counts_[layer * n_heads + h];
+            }
+        }
+    }
+
     void check_token(std::int32_t id) const {
         if (id < 0 || static_cast<std::uint32_t>(id) >= model_.shape.n_vocab)
             throw Error(ErrorCode::kInvalidArgument,
@@ -182,14 +349,20 @@ private:
 
     std::unique_ptr<vk::Device> device_;
     ModelSource model_;
+    SessionOptions options_;
+    SparsePolicy policy_;
     ResolvedOptions resolved_;
     ModelWeights weights_;
     KvCache cache_;
     StepBuffers step_buffers_;
     PrefillBuffers prefill_buffers_;
-    DecodePlan plan_;
-    DecodeLoop loop_;
     Prefill prefill_;
+    std::unique_ptr<SparseEngine> engine_;
+    std::vector<float> logits_;  // of decode_logits
+    std::uint64_t n_sparse_steps_ = 0;
+    std::vector<double> share_sums_, mass_sums_;
+    std::vector<std::uint32_t> mass_counts_;
+    std::vector<float> masses_, rest_masses_;
     std::vector<std::int32_t> tokens_;  // in the cache
     std::uint32_t tokens_high_ = 0;     // most tokens that were ever in the cache since it was empty
     std::int32_t pending_ = 0;          // newest token, not yet in the cache
@@ -210,6 +383,7 @@ ModelSource open_model(const std::string& path) {
 
 ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options) {
     const ModelShape& shape = model.shape;
+    const SparsePolicy policy = resolve_policy(shape, options.sparse);
     const auto plan = [&](std::uint32_t n_ctx) {
         ResolvedOptions r;
         r.n_ctx = n_ctx;
@@ -220,6 +394,9 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
             weight_bytes(shape, model.tensors, n_ctx,
                          std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes));
         r.memory.kv_bytes = KvCache::bytes_needed(KvLayout(kv_config(shape, options, r)));
+        r.memory.index_bytes = AttentionPipeline::bytes_needed(
+            attention_shape(shape), KvLayout(kv_config(shape, options, r)), policy,
+            IndexerScore::default_splits(device, shape.n_kv_heads));
         r.memory.scratch_bytes =
             StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
         return r;
@@ -250,9 +427,9 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
     if (options.n_ctx == 0 && most > 0) return plan(most);
     const MemoryPlan memory = plan(wanted).memory;
     throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("{} tokens need {} MiB (weights {}, cache {}, scratch {}) but '{}' offers {} MiB: {}", wanted,
+                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' offers {} MiB: {}", wanted,
                             memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                            memory.scratch_bytes >> 20, device.info().name, budget >> 20,
+                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, device.info().name, budget >> 20,
                             most > 0 ? fmt::format("use -c {} or less", most) : "use a smaller model"));
 }
 

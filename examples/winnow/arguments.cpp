@@ -13,8 +13,9 @@
 namespace winnow::program {
 namespace {
 
-constexpr std::array<Command, 6> kCommands = {Command::kChat,       Command::kGenerate, Command::kTokenize,
-                                              Command::kPerplexity, Command::kInfo,     Command::kBench};
+constexpr std::array<Command, 6> kCommands = {Command::kChat,     Command::kGenerate,
+                                              Command::kTokenize, Command::kPerplexity,
+                                              Command::kInfo,     Command::kBench};
 
 [[noreturn]] void fail(const std::string& message) {
     throw Error(ErrorCode::kInvalidArgument, message);
@@ -85,8 +86,8 @@ Found find_command(const std::vector<std::string>& arguments) {
     return {};
 }
 
-std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments, std::size_t command_at,
-                                          const CLI::App& parser) {
+std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments,
+                                          std::size_t command_at, const CLI::App& parser) {
     std::vector<std::string> normal;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         if (i == command_at) continue;
@@ -104,8 +105,10 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
 
 std::string one_line(std::string text) {
     std::replace(text.begin(), text.end(), '\n', ' ');
-    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
-    if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0)
+        text.pop_back();
+    if (!text.empty())
+        text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
     return text;
 }
 
@@ -156,13 +159,15 @@ KvType kv_type(const Options& options) {
     const auto parse = [](const std::string& name, const char* flag) {
         if (name == "f16") return KvType::kF16;
         if (name == "f32") return KvType::kF32;
-        fail(fmt::format("{} {}: winnow does not store keys and values as that yet; use f16 or f32", flag, name));
+        fail(fmt::format("{} {}: winnow does not store keys and values as that yet; use f16 or f32",
+                         flag, name));
     };
     const KvType k = parse(options.cache_type_k, "-ctk");
     const KvType v = parse(options.cache_type_v, "-ctv");
     if (k != v) {
-        fail(fmt::format("-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",
-                         options.cache_type_k, options.cache_type_v));
+        fail(fmt::format(
+            "-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",
+            options.cache_type_k, options.cache_type_v));
     }
     return k;
 }
@@ -183,15 +188,14 @@ std::string resolve_escapes(const std::string& text) {
             case '"': out += '"'; break;
             case '\\': out += '\\'; break;
             case 'x':
-                if (i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 && hex_digit(text[i + 2]) >= 0) {
+                if (i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 &&
+                    hex_digit(text[i + 2]) >= 0) {
                     out += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
                     i += 2;
                     break;
                 }
                 [[fallthrough]];
-            default:
-                out += '\\';
-                out += next;
+            default: out += '\\'; out += next;
         }
     }
     return out;

@@ -31,10 +31,13 @@ std::vector<std::uint32_t> parse_list(const std::vector<std::string>& texts, con
         for (std::size_t begin = 0; begin <= text.size();) {
             const std::size_t end = std::min(text.find(',', begin), text.size());
             std::uint32_t value = 0;
-            const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+            const auto [stop, error] =
+                std::from_chars(text.data() + begin, text.data() + end, value);
             if (error != std::errc{} || stop != text.data() + end || value > kMostTokens) {
-                throw Error(ErrorCode::kInvalidArgument,
-                            fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag, text, kMostTokens));
+                throw Error(
+                    ErrorCode::kInvalidArgument,
+                    fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag,
+                                text, kMostTokens));
             }
             values.push_back(value);
             begin = end + 1;
@@ -62,12 +65,14 @@ std::vector<BenchTest> make_tests(const BenchFlags& flags) {
         for (const std::string& text : flags.pairs) {
             const std::vector<std::uint32_t> pair = parse_list({text}, "-pg");
             if (pair.size() != 2 || pair[0] + pair[1] == 0) {
-                throw Error(ErrorCode::kInvalidArgument, fmt::format("-pg {}: give two numbers, as in -pg 512,128", text));
+                throw Error(ErrorCode::kInvalidArgument,
+                            fmt::format("-pg {}: give two numbers, as in -pg 512,128", text));
             }
             tests.push_back({pair[0], pair[1], depth});
         }
     }
-    if (tests.empty()) throw Error(ErrorCode::kInvalidArgument, "nothing to measure: -p and -n are both 0");
+    if (tests.empty())
+        throw Error(ErrorCode::kInvalidArgument, "nothing to measure: -p and -n are both 0");
     return tests;
 }
 
@@ -97,7 +102,9 @@ public:
         go_to(n_depth);
         std::vector<Session::StageTime> sums;
         for (const Session::StageTime& stage : session_.time_stages()) {
-            const auto same = [&stage](const Session::StageTime& sum) { return sum.stage == stage.stage; };
+            const auto same = [&stage](const Session::StageTime& sum) {
+                return sum.stage == stage.stage;
+            };
             const auto found = std::find_if(sums.begin(), sums.end(), same);
             if (found == sums.end()) sums.push_back(stage);
             else found->microseconds += stage.microseconds;
@@ -106,11 +113,10 @@ public:
     }
 
 private:
-    TokenId random_token() {
-        return static_cast<TokenId>(random_() % session_.shape().n_vocab);
-    }
+    TokenId random_token() { return static_cast<TokenId>(random_() % session_.shape().n_vocab); }
 
-    // What is in the cache does not change the time of dense attention, so a deep one need not be computed.
+    // What is in the cache does not change the time of dense attention, so a deep one need not be
+    // computed.
     void go_to(std::uint32_t n_depth) {
         session_.truncate(0);
         if (n_depth != 0) session_.assume_cached(n_depth);
@@ -130,7 +136,8 @@ private:
         const TokenId first = random_token();
         session_.start(std::span(&first, 1), greedy, {}, n);
         for (std::uint32_t i = 0; i < n; ++i) {
-            if (!session_.next()) throw Error(ErrorCode::kInternal, "decode ended before the bench did");
+            if (!session_.next())
+                throw Error(ErrorCode::kInternal, "decode ended before the bench did");
             throw_if_interrupted();
         }
         session_.finish();
@@ -154,10 +161,18 @@ int run_bench(const Options& options) {
         n_ctx = std::max(n_ctx, std::uint64_t{test.n_prompt} + test.n_gen + test.n_depth);
     }
     const Vocabulary vocabulary = open_vocabulary(options);
-    const std::unique_ptr<Session> session = open_session(options, vocabulary, static_cast<std::uint32_t>(n_ctx));
+    if (const std::uint32_t n_trained = trained_context(vocabulary.file); n_ctx > n_trained) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the longest test has {} tokens but the model was trained for {}: "
+                                "lower -p, -n or -d",
+                                n_ctx, n_trained));
+    }
+    const std::unique_ptr<Session> session =
+        open_session(options, vocabulary, static_cast<std::uint32_t>(n_ctx));
     const ModelFacts facts = model_facts(vocabulary.file);
-    BenchReport report(options.bench.output, {vocabulary.path.string(), facts, session->device(), options.n_chunk,
-                                                    options.cache_type_k, options.cache_type_v});
+    BenchReport report(options.bench.output,
+                       {vocabulary.path.string(), facts, session->device(), options.n_chunk,
+                        options.cache_type_k, options.cache_type_v});
     Runner runner(*session);
     write_out(report.begin());
     for (std::size_t i = 0; i < tests.size(); ++i) {
@@ -168,7 +183,8 @@ int run_bench(const Options& options) {
         result.test_time = utc_now();
         if (test.n_prompt == 0) {
             const std::uint64_t middle = test.n_depth + test.n_gen / 2;
-            result.bytes_per_token = facts.step_bytes + kv_step_bytes(session->shape(), kv_type(options), middle);
+            result.bytes_per_token =
+                facts.step_bytes + kv_step_bytes(session->shape(), kv_type(options), middle);
         }
         for (std::uint32_t repetition = 0; repetition < options.bench.repetitions; ++repetition) {
             result.seconds.push_back(runner.run(test));

@@ -31,7 +31,8 @@ Spread spread(const std::vector<double>& samples) {
 
 std::vector<double> tokens_per_second(const BenchResult& result) {
     std::vector<double> rates;
-    for (const double seconds : result.seconds) rates.push_back((result.test.n_prompt + result.test.n_gen) / seconds);
+    for (const double seconds : result.seconds)
+        rates.push_back((result.test.n_prompt + result.test.n_gen) / seconds);
     return rates;
 }
 
@@ -56,34 +57,35 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
     const DriverName driver = split_driver(subject.device.driver);
     const std::vector<std::uint64_t> whole(nanoseconds.begin(), nanoseconds.end());
     Fields object = {{"build_commit", WINNOW_VERSION},
-            {"build_number", 0},
-            {"cpu_info", cpu_name()},
-            {"gpu_info", subject.device.name},
-            {"backends", "Vulkan"},
-            {"model_filename", subject.model_file},
-            {"model_type", subject.facts.type},
-            {"model_size", subject.facts.tensor_bytes},
-            {"model_n_params", subject.facts.n_params},
-            {"n_ubatch", subject.n_chunk},
-            {"type_k", subject.type_k},
-            {"type_v", subject.type_v},
-            {"n_gpu_layers", -1},
-            {"driver", driver.name},
-            {"driver_version", driver.version},
-            {"n_prompt", result.test.n_prompt},
-            {"n_gen", result.test.n_gen},
-            {"n_depth", result.test.n_depth},
-            {"test_time", result.test_time},
-            {"avg_ns", static_cast<std::uint64_t>(time.mean)},
-            {"stddev_ns", static_cast<std::uint64_t>(time.deviation)},
-            {"avg_ts", rate.mean},
-            {"stddev_ts", rate.deviation},
-            {"best_ts", best},
-            {"bytes_per_token", result.bytes_per_token},
-            {"gbps", static_cast<double>(result.bytes_per_token) * rate.mean / 1e9},
-            {"samples_ns", whole},
-            {"samples_ts", rates}};
-    for (const Session::StageTime& stage : result.stages) object["stages_us"][stage.stage] = stage.microseconds;
+                     {"build_number", 0},
+                     {"cpu_info", cpu_name()},
+                     {"gpu_info", subject.device.name},
+                     {"backends", "Vulkan"},
+                     {"model_filename", subject.model_file},
+                     {"model_type", subject.facts.type},
+                     {"model_size", subject.facts.tensor_bytes},
+                     {"model_n_params", subject.facts.n_params},
+                     {"n_ubatch", subject.n_chunk},
+                     {"type_k", subject.type_k},
+                     {"type_v", subject.type_v},
+                     {"n_gpu_layers", -1},
+                     {"driver", driver.name},
+                     {"driver_version", driver.version},
+                     {"n_prompt", result.test.n_prompt},
+                     {"n_gen", result.test.n_gen},
+                     {"n_depth", result.test.n_depth},
+                     {"test_time", result.test_time},
+                     {"avg_ns", static_cast<std::uint64_t>(time.mean)},
+                     {"stddev_ns", static_cast<std::uint64_t>(time.deviation)},
+                     {"avg_ts", rate.mean},
+                     {"stddev_ts", rate.deviation},
+                     {"best_ts", best},
+                     {"bytes_per_token", result.bytes_per_token},
+                     {"gbps", static_cast<double>(result.bytes_per_token) * rate.mean / 1e9},
+                     {"samples_ns", whole},
+                     {"samples_ts", rates}};
+    for (const Session::StageTime& stage : result.stages)
+        object["stages_us"][stage.stage] = stage.microseconds;
     return object;
 }
 
@@ -91,10 +93,12 @@ std::string stage_lines(const BenchResult& result) {
     std::string text;
     double sum = 0;
     for (const Session::StageTime& stage : result.stages) {
-        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), stage.stage, stage.microseconds);
+        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), stage.stage,
+                            stage.microseconds);
         sum += stage.microseconds;
     }
-    if (!text.empty()) text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), "all", sum);
+    if (!text.empty())
+        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), "all", sum);
     return text;
 }
 
@@ -104,20 +108,25 @@ std::string dump(const Fields& object, int indent) {
 
 std::string csv_cell(const Fields& value) {
     std::string text = value.is_string() ? value.get<std::string>() : dump(value, -1);
-    for (std::size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2) text.insert(at, "\"");
-    return "\"" + text + "\"";
+    for (std::size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2)
+        text.insert(at, "\"");
+    return fmt::format("\"{}\"", text);
 }
 
-bool is_csv_column(const std::string& name) { return !name.starts_with("samples_") && name != "stages_us"; }
+bool is_csv_column(const std::string& name) {
+    return !name.starts_with("samples_") && name != "stages_us";
+}
 
-constexpr const char* kRow = "| {:<24} | {:>10} | {:>10} | {:<7} | {:>3} | {:>20} | {:>18} | {:>9} | {:>7} |\n";
+constexpr const char* kRow =
+    "| {:<24} | {:>10} | {:>10} | {:<7} | {:>3} | {:>20} | {:>18} | {:>9} | {:>7} |\n";
 
 std::string markdown_line(const BenchSubject& subject, const BenchResult& result) {
     const std::vector<double> rates = tokens_per_second(result);
     const Spread rate = spread(rates);
     const double gbps = static_cast<double>(result.bytes_per_token) * rate.mean / 1e9;
-    return fmt::format(kRow, subject.facts.type, size_text(subject.facts.tensor_bytes), params_text(subject.facts.n_params),
-                       "Vulkan", "all", result.test.name(), fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.deviation),
+    return fmt::format(kRow, subject.facts.type, size_text(subject.facts.tensor_bytes),
+                       params_text(subject.facts.n_params), "Vulkan", "all", result.test.name(),
+                       fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.deviation),
                        fmt::format("{:.2f}", *std::max_element(rates.begin(), rates.end())),
                        result.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", gbps));
 }
@@ -134,9 +143,12 @@ std::string BenchTest::name() const {
 std::string BenchReport::begin() const {
     if (format_ == "json") return "[\n";
     if (format_ != "md") return "";
-    return fmt::format(kRow, "model", "size", "params", "backend", "ngl", "test", "t/s", "best t/s", "GB/s") +
-           fmt::format("| {:-<24} | {:->9}: | {:->9}: | {:-<7} | {:->2}: | {:->19}: | {:->17}: | {:->8}: | {:->6}: |\n", "", "", "",
-                       "", "", "", "", "", "");
+    return fmt::format(kRow, "model", "size", "params", "backend", "ngl", "test", "t/s", "best t/s",
+                       "GB/s") +
+           fmt::format(
+               "| {:-<24} | {:->9}: | {:->9}: | {:-<7} | {:->2}: | {:->19}: | {:->17}: | {:->8}: | "
+               "{:->6}: |\n",
+               "", "", "", "", "", "", "", "", "");
 }
 
 std::string BenchReport::line(const BenchResult& result, bool is_first) {
@@ -154,16 +166,18 @@ std::string BenchReport::line(const BenchResult& result, bool is_first) {
         header += (header.empty() ? "" : ",") + name;
         row += (row.empty() ? "" : ",") + csv_cell(value);
     }
-    return (is_first ? header + "\n" : "") + row + "\n";
+    return is_first ? fmt::format("{}\n{}\n", header, row) : fmt::format("{}\n", row);
 }
 
 std::string BenchReport::end() const {
     if (format_ == "json") return "\n]\n";
     if (format_ == "md") {
-        const std::string head = fmt::format("\n| {:>20} | {:<24} | {:>12} |\n| {:->19}: | {:-<24} | {:->11}: |\n", "test",
-                                             "stage of a decode step", "us", "", "", "");
+        const std::string head =
+            fmt::format("\n| {:>20} | {:<24} | {:>12} |\n| {:->19}: | {:-<24} | {:->11}: |\n",
+                        "test", "stage of a decode step", "us", "", "", "");
         return (stage_table_.empty() ? "" : head + stage_table_) +
-               fmt::format("\nwinnow {} on {} ({})\n", WINNOW_VERSION, subject_.device.name, subject_.device.driver);
+               fmt::format("\nwinnow {} on {} ({})\n", WINNOW_VERSION, subject_.device.name,
+                           subject_.device.driver);
     }
     return "";
 }

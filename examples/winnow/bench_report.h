@@ -20,9 +20,10 @@ struct BenchTest {
 
 struct BenchResult {
     BenchTest test;
-    std::vector<double> seconds;     ///< of each run
-    std::uint64_t bytes_per_token = 0;  ///< read by one decode step in the middle of the test; 0 for prefill
-    std::string test_time;           ///< UTC, ISO 8601, when the test began
+    std::vector<double> seconds;  ///< of each run
+    std::uint64_t bytes_per_token =
+        0;                  ///< read by one decode step in the middle of the test; 0 for prefill
+    std::string test_time;  ///< UTC, ISO 8601, when the test began
     std::vector<Session::StageTime> stages;  ///< of one decode step; empty unless asked for
 };
 
@@ -39,7 +40,8 @@ struct BenchSubject {
 /// Prints results as they come in the format of -o.
 class BenchReport {
 public:
-    BenchReport(std::string format, BenchSubject subject) : format_(std::move(format)), subject_(std::move(subject)) {}
+    BenchReport(std::string format, BenchSubject subject)
+        : format_(std::move(format)), subject_(std::move(subject)) {}
     std::string begin() const;
     std::string line(const BenchResult& result, bool is_first);
     std::string end() const;

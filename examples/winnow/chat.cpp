@@ -15,8 +15,8 @@ namespace {
 constexpr const char* kPrompt = "> ";
 constexpr const char* kContinuation = "  ";
 
-// Spaces at the ends of an answer are no part of it: templates trim them, so keeping them would only make
-// the next prompt differ from what is cached.
+// Spaces at the ends of an answer are no part of it: templates trim them, so keeping them would
+// only make the next prompt differ from what is cached.
 std::string trimmed(const std::string& text) {
     const std::size_t begin = text.find_first_not_of(" \t\r\n");
     if (begin == std::string::npos) return "";
@@ -38,8 +38,9 @@ Chat::Chat(const Options& options)
 }
 
 void Chat::greet() const {
-    write_err(dim_err(fmt::format("{} on {} | context {} | template {} | /help", vocabulary_.path.filename().string(),
-                                  session_->device().name, session_->n_ctx(), template_.name())) +
+    write_err(dim_err(fmt::format("{} on {} | context {} | template {} | /help",
+                                  vocabulary_.path.filename().string(), session_->device().name,
+                                  session_->n_ctx(), template_.name())) +
               "\n");
 }
 
@@ -69,7 +70,8 @@ FinishReason Chat::answer_last() {
     request.prompt = tokens();
     if (request.prompt.size() > session_->n_ctx()) {
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the conversation has {} tokens but the context holds {}: /clear it, /undo the last turn, or "
+                    fmt::format("the conversation has {} tokens but the context holds {}: /clear "
+                                "it, /undo the last turn, or "
                                 "start with a larger -c",
                                 request.prompt.size(), session_->n_ctx()));
     }
@@ -80,7 +82,8 @@ FinishReason Chat::answer_last() {
                                  [](std::string_view text) { write_out(printable(text)); });
     if (result.text.empty() || result.text.back() != '\n') write_out("\n");
     // Interrupted while the question was read: there is no answer to keep.
-    const bool answered = result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
+    const bool answered =
+        result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
     if (answered) {
         conversation_.turns.push_back({"assistant", trimmed(result.text)});
         report(result);
@@ -96,10 +99,13 @@ void Chat::report(const Answer& answer) {
     totals_.prompt_seconds += answer.stats.prompt_seconds;
     totals_.n_generated += answer.stats.n_generated;
     totals_.generate_seconds += answer.stats.generate_seconds;
-    if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (options_.show_timings.value_or(true))
+        write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
     if (answer.finish_reason == FinishReason::kContextFull) {
-        log_warning(fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start with a larger -c",
-                                session_->n_ctx()));
+        log_warning(
+            fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start "
+                        "with a larger -c",
+                        session_->n_ctx()));
     }
 }
 
@@ -109,7 +115,9 @@ namespace {
 class Questions {
 public:
     explicit Questions(const Options& options)
-        : interactive_(stdin_is_terminal() || options.simple_io), multiline_(options.multiline_input), input_([this] { show(kContinuation); }) {}
+        : interactive_(stdin_is_terminal() || options.simple_io),
+          multiline_(options.multiline_input),
+          input_([this] { show(kContinuation); }) {}
 
     /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
     std::optional<std::string> next() {
@@ -147,7 +155,8 @@ int converse(Chat& chat, const Options& options) {
             chat.ask(*message);
         } catch (const Error& error) {
             // The user can do something about these; a lost device or a bug ends the chat.
-            if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
+            if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo)
+                throw;
             log_error(error.what());
             continue;
         }
@@ -159,9 +168,14 @@ int converse(Chat& chat, const Options& options) {
 }  // namespace
 
 int run_chat(const Options& options) {
+    if (options.conversation == false) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    "-no-cnv: a chat needs the chat template; use winnow generate");
+    }
     const std::optional<std::string> prompt = prompt_text(options);
     // `winnow -m M -p ...` answers once; `winnow chat -p ...` goes on.
-    const bool once = prompt && (options.single_turn || (!options.has_command && options.conversation != true));
+    const bool once =
+        prompt && (options.single_turn || (!options.has_command && options.conversation != true));
     Chat chat(options);
     if (!once && (stdin_is_terminal() || options.simple_io)) chat.greet();
     if (prompt) {

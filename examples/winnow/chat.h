@@ -11,15 +11,15 @@
 
 namespace winnow::program {
 
-/// An interactive chat: one conversation, one session. The conversation's text is rendered and tokenised anew
-/// for each answer; what the cache already holds of it is not computed again.
+/// An interactive chat: one conversation, one session. The conversation's text is rendered and
+/// tokenised anew for each answer; what the cache already holds of it is not computed again.
 class Chat {
 public:
     /// Loads the model. @throws what open_vocabulary and open_session throw.
     explicit Chat(const Options& options);
 
-    /// Asks and streams the answer to standard output. A question that is not answered (it does not fit, or
-    /// Ctrl-C came while it was read) is taken back.
+    /// Asks and streams the answer to standard output. A question that is not answered (it does not
+    /// fit, or Ctrl-C came while it was read) is taken back.
     /// @throws Error; kInvalidArgument leaves the conversation as it was.
     FinishReason ask(const std::string& question);
 

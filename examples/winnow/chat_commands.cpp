@@ -24,12 +24,14 @@ constexpr const char* kHelp =
     "/read FILE       put the text of a file in front of the next question\n"
     "/save FILE       write the conversation as JSON\n"
     "/load FILE       go on with a saved conversation\n"
-    "/system TEXT     set the system prompt; without text, show it\n"
-    "/set KEY=VALUE   temp, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n; alone, show them\n"
+    "/system TEXT     set the system prompt; \"\" = none; without text, show it\n"
+    "/set KEY=VALUE   temp, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n; alone, "
+    "show them\n"
     "/stats           tokens, speed and memory so far\n"
     "/tokens          tokens of each message and of the context\n"
     "A \\ at the end of a line continues it; \"\"\" begins and ends a text of several lines.\n"
-    "Ctrl-C stops an answer; at the prompt it leaves. A message may begin with a space to keep its /.\n";
+    "Ctrl-C stops an answer; at the prompt it leaves. A message may begin with a space to keep its "
+    "/.\n";
 
 std::string trim(std::string_view text) {
     const std::size_t begin = text.find_first_not_of(" \t");
@@ -79,8 +81,10 @@ bool Chat::run_command(const std::string& line) {
         (this->*entry.run)(argument);
         return true;
     }
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("'{}' is no command: /help lists them; begin with a space to send it as text", name));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("'{}' is no command: /help lists them; begin with a space to send it as text",
+                    name));
 }
 
 void Chat::clear(const std::string&) {
@@ -113,17 +117,21 @@ void Chat::undo(const std::string&) {
 
 void Chat::read(const std::string& argument) {
     std::string text = read_file(need_file(argument, "/read"));
-    const std::size_t n_tokens = vocabulary_.tokenizer->encode(text, {.add_bos = false, .parse_special = false}).size();
+    const std::size_t n_tokens =
+        vocabulary_.tokenizer->encode(text, {.add_bos = false, .parse_special = false}).size();
     if (n_tokens > session_->n_ctx()) {
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c",
-                                                             argument, n_tokens, session_->n_ctx()));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c",
+                        argument, n_tokens, session_->n_ctx()));
     }
     attached_ += (attached_.empty() ? "" : "\n\n") + text;
     tell(fmt::format("'{}': {} tokens, goes with your next question", argument, n_tokens));
 }
 
 void Chat::save(const std::string& argument) {
-    save_conversation(conversation_, vocabulary_.path.filename().string(), need_file(argument, "/save"));
+    save_conversation(conversation_, vocabulary_.path.filename().string(),
+                      need_file(argument, "/save"));
     tell(fmt::format("{} messages saved to '{}'", conversation_.turns.size(), argument));
 }
 
@@ -134,20 +142,22 @@ void Chat::load(const std::string& argument) {
     const std::size_t n_tokens = tokens().size();
     if (n_tokens > session_->n_ctx()) {
         std::swap(conversation_, loaded.conversation);
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c", argument, n_tokens,
-                                session_->n_ctx()));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c",
+                        argument, n_tokens, session_->n_ctx()));
     }
     attached_.clear();
     const std::string model = vocabulary_.path.filename().string();
     if (loaded.model_name != model) {
-        log_warning(fmt::format("this chat was held with '{}', not with '{}'", loaded.model_name, model));
+        log_warning(
+            fmt::format("this chat was held with '{}', not with '{}'", loaded.model_name, model));
     }
     tell(fmt::format("{} messages loaded, {} tokens", conversation_.turns.size(), n_tokens));
 }
 
 void Chat::set_system(const std::string& argument) {
-    if (!argument.empty()) conversation_.system = argument;
+    if (!argument.empty()) conversation_.system = argument == "\"\"" ? "" : argument;
     const std::string shown = conversation_.system.value_or(template_.default_system());
     tell(shown.empty() ? "there is no system prompt" : "system: " + shown);
 }
@@ -158,14 +168,16 @@ void Chat::set_value(const std::string& argument) {
         tell(fmt::format("{} n={}", describe_sampling(sampling_), n_predict_));
         return;
     }
-    if (split == std::string::npos) throw Error(ErrorCode::kInvalidArgument, "give /set KEY=VALUE, for example /set temp=0.2");
+    if (split == std::string::npos)
+        throw Error(ErrorCode::kInvalidArgument, "give /set KEY=VALUE, for example /set temp=0.2");
     const std::string key = trim(argument.substr(0, split));
     const std::string value = trim(argument.substr(split + 1));
     if (key == "n") {
         std::int64_t n = 0;
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), n);
         if (error != std::errc{} || end != value.data() + value.size()) {
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("n = '{}': give a whole number; -1 = no limit", value));
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("n = '{}': give a whole number; -1 = no limit", value));
         }
         n_predict_ = n;
     } else {
@@ -181,19 +193,22 @@ void Chat::show_stats(const std::string&) {
     tell(fmt::format("generated  {} tokens, {:.1f} t/s", totals_.n_generated,
                      per_second(totals_.n_generated, totals_.generate_seconds)));
     tell(fmt::format("context    {}/{} tokens", session_->n_cached(), session_->n_ctx()));
-    tell(fmt::format("memory     {} MiB: weights {}, cache {}, scratch {}", memory.total_bytes() >> 20,
-                     memory.weight_bytes >> 20, memory.kv_bytes >> 20, memory.scratch_bytes >> 20));
+    tell(fmt::format("memory     {} MiB: weights {}, cache {}, scratch {}",
+                     memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
+                     memory.scratch_bytes >> 20));
     tell(fmt::format("device     {} ({})", session_->device().name, session_->device().driver));
 }
 
 void Chat::show_tokens(const std::string&) {
     for (const ChatMessage& message : conversation_.messages(template_)) {
         const std::size_t n =
-            vocabulary_.tokenizer->encode(message.content, {.add_bos = false, .parse_special = false}).size();
+            vocabulary_.tokenizer
+                ->encode(message.content, {.add_bos = false, .parse_special = false})
+                .size();
         tell(fmt::format("{:9} {:7} tokens", message.role, n));
     }
-    tell(fmt::format("with the template {} of {} tokens, {} in the cache", tokens().size(), session_->n_ctx(),
-                     session_->n_cached()));
+    tell(fmt::format("with the template {} of {} tokens, {} in the cache", tokens().size(),
+                     session_->n_ctx(), session_->n_cached()));
 }
 
 }  // namespace winnow::program

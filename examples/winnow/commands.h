@@ -4,7 +4,8 @@
 
 namespace winnow::program {
 
-// The subcommands. Each returns the exit status of success or throws Error, Interrupted or ClosedOutput.
+// The subcommands. Each returns the exit status of success or throws Error, Interrupted or
+// ClosedOutput.
 int run_chat(const Options& options);
 int run_generate(const Options& options);
 int run_tokenize(const Options& options);

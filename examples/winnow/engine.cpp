@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/engine.h"
 
+#include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -13,20 +15,22 @@
 namespace winnow::program {
 namespace {
 
-// winnow runs a model on one device as a whole; a smaller number would silently do something else than
-// what was asked.
+// winnow runs a model on one device as a whole; a smaller number would silently do something else
+// than what was asked.
 void check_gpu_layers(const std::string& text, const GgufFile& file) {
     if (text == "all" || text == "auto" || text == "-1") return;
     std::uint64_t n_asked = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n_asked);
     if (error != std::errc{} || end != text.data() + text.size()) {
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("-ngl {}: give all, auto or a number of layers", text));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-ngl {}: give all, auto or a number of layers", text));
     }
     const std::string key = std::string(file.get_string("general.architecture")) + ".block_count";
     const std::uint64_t n_layers = file.get_uint(key);
     if (n_asked < n_layers) {
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-ngl {}: the model has {} layers and winnow runs none of them on the CPU; use -ngl all",
+                    fmt::format("-ngl {}: the model has {} layers and winnow runs none of them on "
+                                "the CPU; use -ngl all",
                                 text, n_layers));
     }
 }
@@ -43,7 +47,8 @@ Vocabulary open_vocabulary(const Options& options) {
     return {path, std::move(file), std::move(tokenizer)};
 }
 
-std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
+                                      std::uint32_t n_ctx) {
     check_gpu_layers(options.gpu_layers, vocabulary.file);
     if (options.flash_attention == "off" || options.flash_attention == "0") {
         log_info("-fa off has no effect: attention is always fused");
@@ -51,7 +56,6 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session;
     session.device.select = options.device;
-    session.device.validation = options.validation;
     session.n_ctx = n_ctx;
     session.n_chunk = options.n_chunk;
     session.kv_type = kv_type(options);
@@ -62,8 +66,9 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
     std::unique_ptr<Session> opened = Session::open(vocabulary.path.string(), session);
     progress.clear();
     throw_if_interrupted();
-    log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
-                         opened->n_ctx(), opened->memory().total_bytes() >> 20));
+    log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
+                         opened->device().driver, opened->n_ctx(),
+                         opened->memory().total_bytes() >> 20));
     return opened;
 }
 
@@ -71,12 +76,21 @@ std::uint32_t context_size(const Options& options, std::uint32_t otherwise) {
     return options.n_ctx ? static_cast<std::uint32_t>(*options.n_ctx) : otherwise;
 }
 
+std::uint32_t trained_context(const GgufFile& file) {
+    const std::string key =
+        std::string(file.get_string("general.architecture")) + ".context_length";
+    return static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(file.get_uint(key), std::numeric_limits<std::uint32_t>::max()));
+}
+
 ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabulary) {
     if (!options.chat_template.empty()) return ChatTemplate::named(options.chat_template);
     ChatTemplate found = ChatTemplate::from_gguf(vocabulary.file);
     if (found.is_fallback()) {
-        log_warning(fmt::format("the model's chat template is missing or unknown: using {}; force another with --chat-template",
-                                found.name()));
+        log_warning(
+            fmt::format("the model's chat template is missing or unknown: using {}; force another "
+                        "with --chat-template",
+                        found.name()));
     }
     return found;
 }
@@ -84,7 +98,8 @@ ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabu
 std::optional<std::string> prompt_text(const Options& options) {
     if (options.prompt) {
         // tokenize and perplexity take bytes as they are.
-        const bool resolve = options.escapes && (options.command == Command::kChat || options.command == Command::kGenerate);
+        const bool resolve = options.escapes && (options.command == Command::kChat ||
+                                                 options.command == Command::kGenerate);
         return resolve ? resolve_escapes(*options.prompt) : *options.prompt;
     }
     if (!options.prompt_file.empty()) return read_file(options.prompt_file);

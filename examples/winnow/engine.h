@@ -24,17 +24,23 @@ struct Vocabulary {
 /// @throws Error(kInvalidArgument) without -m, Error(kBadFile).
 Vocabulary open_vocabulary(const Options& options);
 
-/// A session on the chosen device with a progress bar while it loads. `n_ctx` 0 = min(model, what fits).
+/// A session on the chosen device with a progress bar while it loads. `n_ctx` 0 = min(model, what
+/// fits).
 /// @throws what Session::open throws, and Interrupted.
-std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx);
+std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
+                                      std::uint32_t n_ctx);
 
 /// -c, or `otherwise` when it was not given.
 std::uint32_t context_size(const Options& options, std::uint32_t otherwise);
 
+/// Tokens that the model was trained for. @throws Error(kBadFile) when the file does not say.
+std::uint32_t trained_context(const GgufFile& file);
+
 /// The template of --chat-template or of the model, with a warning when it is a guess.
 ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabulary);
 
-/// The text of -p (escapes resolved if the command does that) or -f; nullopt when neither was given.
+/// The text of -p (escapes resolved if the command does that) or -f; nullopt when neither was
+/// given.
 std::optional<std::string> prompt_text(const Options& options);
 std::optional<std::string> system_text(const Options& options);
 

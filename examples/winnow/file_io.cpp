@@ -42,7 +42,8 @@ private:
 }
 
 std::string data_home() {
-    if (const char* home = std::getenv("XDG_DATA_HOME"); home != nullptr && *home != '\0') return home;
+    if (const char* home = std::getenv("XDG_DATA_HOME"); home != nullptr && *home != '\0')
+        return home;
     if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
         return std::string(home) + "/.local/share";
     }
@@ -71,7 +72,8 @@ std::string read_file(const std::string& path) {
         }
         bytes.append(block, static_cast<std::size_t>(n));
         if (bytes.size() > kMostBytes) {
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is larger than 1 GiB: give a shorter text", path));
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("'{}' is larger than 1 GiB: give a shorter text", path));
         }
     }
 }
@@ -81,7 +83,8 @@ fs::path find_model(const std::string& name) {
     if (is_file(plain) || name.find('/') != std::string::npos) return plain;
     std::string directories;
     if (const char* list = std::getenv("WINNOW_MODELS"); list != nullptr) directories = list;
-    if (const std::string home = data_home(); !home.empty()) directories += ":" + home + "/winnow/models";
+    if (const std::string home = data_home(); !home.empty())
+        directories += ":" + home + "/winnow/models";
     for (std::size_t begin = 0; begin <= directories.size();) {
         std::size_t end = directories.find(':', begin);
         if (end == std::string::npos) end = directories.size();
@@ -105,7 +108,8 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
         return;
     }
     if (exists) {
-        // Replace what a link points to, not the link, and do not replace what could not be written.
+        // Replace what a link points to, not the link, and do not replace what could not be
+        // written.
         std::error_code error;
         const fs::path target = fs::canonical(path_, error);
         if (!error) path_ = target.string();
@@ -129,7 +133,8 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::fail(const char* what, int error) const {
-    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
+    throw Error(ErrorCode::kIo,
+                fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
 }
 
 void OutputFile::write(std::string_view bytes) {
@@ -156,8 +161,8 @@ void OutputFile::commit() {
 void NpyFile::begin(std::uint64_t n_rows, std::uint64_t n_columns) {
     static_assert(std::endian::native == std::endian::little, "the header says little-endian");
     n_missing_ = n_rows * n_columns;
-    std::string header =
-        fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_columns);
+    std::string header = fmt::format(
+        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_columns);
     constexpr std::size_t kPreamble = 10;
     constexpr std::size_t kAlignment = 64;
     while ((kPreamble + header.size() + 1) % kAlignment != 0) header += ' ';

@@ -11,14 +11,14 @@ namespace winnow::program {
 /// All bytes of a file; "-" is standard input. @throws Error(kIo), or kInvalidArgument above 1 GiB.
 std::string read_file(const std::string& path);
 
-/// The model file that `-m name` means: a path, or a file name in one of the directories of WINNOW_MODELS
-/// (colon separated) or in $XDG_DATA_HOME/winnow/models, with or without ".gguf".
+/// The model file that `-m name` means: a path, or a file name in one of the directories of
+/// WINNOW_MODELS (colon separated) or in $XDG_DATA_HOME/winnow/models, with or without ".gguf".
 /// @returns `name` itself when nothing is found, for the reader to complain about.
 std::filesystem::path find_model(const std::string& name);
 
-/// A file that appears under its name only when it is complete: written beside it, renamed by commit(),
-/// removed otherwise. A destination that exists and is no regular file (a pipe, /dev/null) is written in
-/// place.
+/// A file that appears under its name only when it is complete: written beside it, renamed by
+/// commit(), removed otherwise. A destination that exists and is no regular file (a pipe,
+/// /dev/null) is written in place.
 class OutputFile {
 public:
     /// @throws Error(kIo) when it cannot be created.

@@ -25,24 +25,29 @@ struct Plan {
     std::uint32_t n_dependent_dispatches = 0;
 };
 
-// The one place that loads the model for this; the number of dispatches is that of a step really recorded.
+// The one place that loads the model for this; the number of dispatches is that of a step really
+// recorded.
 Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
-    const std::unique_ptr<Session> session = open_session(options, vocabulary, context_size(options, 0));
-    return {session->device(), session->shape(), session->memory(), session->n_ctx(), session->n_dependent_dispatches()};
+    const std::unique_ptr<Session> session =
+        open_session(options, vocabulary, context_size(options, 0));
+    return {session->device(), session->shape(), session->memory(), session->n_ctx(),
+            session->n_dependent_dispatches()};
 }
 
 std::vector<DeviceInfo> need_devices() {
     std::vector<DeviceInfo> devices = list_devices();
     if (devices.empty()) {
-        throw Error(ErrorCode::kNoDevice, "no Vulkan device: install a driver (mesa-vulkan-drivers has one for CPUs)");
+        throw Error(ErrorCode::kNoDevice,
+                    "no Vulkan device: install a driver (mesa-vulkan-drivers has one for CPUs)");
     }
     return devices;
 }
 
 std::string device_line(const DeviceInfo& device) {
-    std::string line = fmt::format("{}: {} ({}, {}, Vulkan {}, {}, subgroup {})", device.index, device.name,
-                                   device_type_name(device.type), size_text(device.memory_bytes),
-                                   version_text(device.api_version), device.driver, device.subgroup_size);
+    std::string line =
+        fmt::format("{}: {} ({}, {}, Vulkan {}, {}, subgroup {})", device.index, device.name,
+                    device_type_name(device.type), size_text(device.memory_bytes),
+                    version_text(device.api_version), device.driver, device.subgroup_size);
     if (!device.unusable_reason.empty()) line += " - not usable: " + device.unusable_reason;
     return line;
 }
@@ -86,23 +91,29 @@ std::uint32_t n_windowed_layers(const ModelShape& shape) {
     return n;
 }
 
-std::string plan_text(const Vocabulary& vocabulary, const ModelFacts& facts, const Plan& plan, KvType kv) {
+std::string plan_text(const Vocabulary& vocabulary, const ModelFacts& facts, const Plan& plan,
+                      KvType kv) {
     const ModelShape& shape = plan.shape;
     const std::uint64_t per_token = kv_step_bytes(shape, kv, 1);
     std::string text;
     text += fmt::format("model      {} ({})\n", facts.name, facts.type);
     text += fmt::format("file       {}, {}, {} parameters\n", vocabulary.path.string(),
                         size_text(vocabulary.file.file_bytes()), params_text(facts.n_params));
-    text += fmt::format("layers     {}, {} of them with a window\n", shape.n_layers, n_windowed_layers(shape));
-    text += fmt::format("shape      embedding {}, feed-forward {}, heads {} ({} for keys and values) of {}, vocabulary {}\n",
-                        shape.n_embd, shape.n_ff, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.n_vocab);
+    text += fmt::format("layers     {}, {} of them with a window\n", shape.n_layers,
+                        n_windowed_layers(shape));
+    text += fmt::format(
+        "shape      embedding {}, feed-forward {}, heads {} ({} for keys and values) of {}, "
+        "vocabulary {}\n",
+        shape.n_embd, shape.n_ff, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.n_vocab);
     text += fmt::format("device     {}\n", device_line(plan.device));
-    text += fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n", plan.n_ctx,
-                        shape.n_ctx_train, per_token);
-    text += fmt::format("memory     {}: weights {}, cache {}, scratch {}\n", size_text(plan.memory.total_bytes()),
-                        size_text(plan.memory.weight_bytes), size_text(plan.memory.kv_bytes),
-                        size_text(plan.memory.scratch_bytes));
-    text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n", plan.n_dependent_dispatches,
+    text +=
+        fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n",
+                    plan.n_ctx, shape.n_ctx_train, per_token);
+    text += fmt::format("memory     {}: weights {}, cache {}, scratch {}\n",
+                        size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
+                        size_text(plan.memory.kv_bytes), size_text(plan.memory.scratch_bytes));
+    text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
+                        plan.n_dependent_dispatches,
                         static_cast<double>(plan.n_dependent_dispatches) / shape.n_layers);
     return text;
 }
@@ -121,7 +132,8 @@ int run_info(const Options& options) {
     json root;
     if (options.model.empty()) {
         root["devices"] = json::array();
-        for (const DeviceInfo& device : need_devices()) root["devices"].push_back(device_json(device));
+        for (const DeviceInfo& device : need_devices())
+            root["devices"].push_back(device_json(device));
         write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
         return 0;
     }

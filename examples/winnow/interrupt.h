@@ -6,8 +6,8 @@ namespace winnow::program {
 /// Thrown when the user pressed Ctrl-C; main() exits with 130.
 struct Interrupted {};
 
-/// SIGINT sets a flag that work polls; a second one before the flag is cleared ends the process at once
-/// with 130, for the waits that cannot poll. SIGPIPE is ignored: writing reports it instead.
+/// SIGINT sets a flag that work polls; a second one before the flag is cleared ends the process at
+/// once with 130, for the waits that cannot poll. SIGPIPE is ignored: writing reports it instead.
 void install_signal_handlers();
 
 bool interrupted() noexcept;

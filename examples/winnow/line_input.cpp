@@ -46,7 +46,8 @@ std::optional<std::string> LineInput::read_line() {
 std::string LineInput::read_block(std::string text) {
     text.erase(0, kFence.size());
     while (true) {
-        if (const std::size_t end = text.rfind(kFence); end != std::string::npos && end + kFence.size() == text.size()) {
+        if (const std::size_t end = text.rfind(kFence);
+            end != std::string::npos && end + kFence.size() == text.size()) {
             text.erase(end);
             return text;
         }

@@ -12,20 +12,22 @@ namespace {
 
 // Names of general.file_type, as llama.cpp numbers them.
 const std::map<std::uint64_t, const char*> kFileTypes = {
-    {0, "F32"},     {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},   {7, "Q8_0"},    {8, "Q5_0"},
+    {0, "F32"},     {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},    {8, "Q5_0"},
     {9, "Q5_1"},    {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"},
-    {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}, {18, "Q6_K"},  {32, "BF16"}};
+    {15, "Q4_K_M"}, {16, "Q5_K_S"}, {17, "Q5_K_M"}, {18, "Q6_K"},   {32, "BF16"}};
 
 // The file's own name for its mix of types, or the type that holds most bytes.
 std::string quantisation(const GgufFile& file) {
     if (const std::optional<std::uint64_t> id = file.find_uint("general.file_type")) {
-        if (const auto found = kFileTypes.find(*id); found != kFileTypes.end()) return found->second;
+        if (const auto found = kFileTypes.find(*id); found != kFileTypes.end())
+            return found->second;
     }
     std::map<WeightType, std::size_t> bytes;
     for (const GgufTensor& tensor : file.tensors()) bytes[tensor.type] += tensor.bytes.size();
     if (bytes.empty()) return "no tensors";
-    const auto most = std::max_element(bytes.begin(), bytes.end(),
-                                       [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most =
+        std::max_element(bytes.begin(), bytes.end(),
+                         [](const auto& a, const auto& b) { return a.second < b.second; });
     return type_name(most->first);
 }
 
@@ -52,18 +54,22 @@ ModelFacts model_facts(const GgufFile& file) {
         }
     }
     facts.quantisation = quantisation(file);
-    facts.name = std::string(file.find_string("general.name").value_or(file.path().filename().string()));
+    facts.name =
+        std::string(file.find_string("general.name").value_or(file.path().filename().string()));
     const std::string size(file.find_string("general.size_label").value_or(""));
-    facts.type = fmt::format("{} {} {}", file.find_string("general.architecture").value_or("unknown"),
-                             size.empty() ? short_count(facts.n_params) : size, facts.quantisation);
+    facts.type =
+        fmt::format("{} {} {}", file.find_string("general.architecture").value_or("unknown"),
+                    size.empty() ? short_count(facts.n_params) : size, facts.quantisation);
     return facts;
 }
 
 std::uint64_t kv_step_bytes(const ModelShape& shape, KvType type, std::uint64_t n_tokens) {
-    const std::uint64_t row_bytes = std::uint64_t{2} * shape.kv_dim() * (type == KvType::kF16 ? 2 : 4);
+    const std::uint64_t row_bytes =
+        std::uint64_t{2} * shape.kv_dim() * (type == KvType::kF16 ? 2 : 4);
     std::uint64_t bytes = 0;
     for (const LayerShape& layer : shape.layers) {
-        bytes += row_bytes * (layer.window == 0 ? n_tokens : std::min<std::uint64_t>(layer.window, n_tokens));
+        bytes += row_bytes *
+                 (layer.window == 0 ? n_tokens : std::min<std::uint64_t>(layer.window, n_tokens));
     }
     return bytes;
 }
@@ -102,7 +108,8 @@ std::string size_text(std::uint64_t bytes) {
 
 std::string params_text(std::uint64_t n) {
     const double millions = static_cast<double>(n) / 1e6;
-    return millions < 1000 ? fmt::format("{:.2f} M", millions) : fmt::format("{:.2f} B", millions / 1000);
+    return millions < 1000 ? fmt::format("{:.2f} M", millions)
+                           : fmt::format("{:.2f} B", millions / 1000);
 }
 
 }  // namespace winnow::program

@@ -11,9 +11,9 @@ namespace winnow::program {
 
 /// What tables say about a model.
 struct ModelFacts {
-    std::string name;            ///< general.name, or the file's name
-    std::string type;            ///< "llama 135M Q4_1"
-    std::string quantisation;    ///< "Q4_K_M"
+    std::string name;          ///< general.name, or the file's name
+    std::string type;          ///< "llama 135M Q4_1"
+    std::string quantisation;  ///< "Q4_K_M"
     std::uint64_t tensor_bytes = 0;
     std::uint64_t n_params = 0;
     std::uint64_t step_bytes = 0;  ///< weights that one decode step reads

@@ -13,8 +13,9 @@ namespace winnow::program {
 namespace {
 
 // Registered as --x, shown as -x.
-constexpr std::array<std::string_view, 14> kSingleDash = {
-    "sys", "sysf", "ub", "ngl", "dev", "fa", "ctk", "ctv", "cnv", "no-cnv", "st", "mli", "lv", "pg"};
+constexpr std::array<std::string_view, 14> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
+                                                          "fa",  "ctk",  "ctv", "cnv", "no-cnv",
+                                                          "st",  "mli",  "lv",  "pg"};
 
 constexpr double kMostCount = 2147483647;
 
@@ -67,7 +68,8 @@ void add_environment_twin(CLI::Option& option) {
         if (std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end()) continue;
         std::string variable = "WINNOW_";
         for (const char c : name) {
-            variable += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+            variable +=
+                c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
         }
         option.envname(variable);
         return;
@@ -106,81 +108,103 @@ private:
 
 void add_common(Table& table, Options& o) {
     table.value("-m,--model", o.model, "FILE", "model in GGUF, or a name in a model directory");
-    table.value("--dev,--device", o.device, "D", "device by index or part of its name (default: best)");
+    table.value("--dev,--device", o.device, "D",
+                "device by index or part of its name (default: best)");
     table.set("--list-devices", o.list_devices, true, "print the Vulkan devices and exit");
     table.value("--color", o.color, "WHEN", "on, off or auto")
         ->check(CLI::IsMember({"on", "off", "auto"}));
-    table.value("--lv,--verbosity,--log-verbosity", o.verbosity, "N",
-                "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
+    table
+        .value("--lv,--verbosity,--log-verbosity", o.verbosity, "N",
+               "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
         ->check(between(0, 4));
     table.set("-v,--verbose", o.verbosity, 4, "the same as -lv 4");
 }
 
 void add_session(Table& table, Options& o, bool with_context) {
     if (with_context) {
-        table.value("-c,--ctx-size", o.n_ctx, "N",
-                    "context in tokens; 0 = what the model was trained for or what fits")
+        table
+            .value("-c,--ctx-size", o.n_ctx, "N",
+                   "context in tokens; 0 = what the model was trained for or what fits")
             ->check(between(0, kMostCount));
     }
-    table.value("--ub,--ubatch-size", o.n_chunk, "N", "most tokens of a prefill chunk (default: auto)")
+    table
+        .value("--ub,--ubatch-size", o.n_chunk, "N",
+               "most tokens of a prefill chunk (default: auto)")
         ->check(between(0, 1 << 20));
     table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
     table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
                 "all, auto, or at least the number of layers");
-    table.value("--fa,--flash-attn", o.flash_attention, "WHEN", "accepted; attention is always fused")
+    table
+        .value("--fa,--flash-attn", o.flash_attention, "WHEN",
+               "accepted; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
-    table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE", "storage of keys: f16 (default), f32");
+    table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE",
+                "storage of keys: f16 (default), f32");
     table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values: as -ctk");
-    table.set("--validation", o.validation, true, "Vulkan validation layer, if installed (slow)");
 }
 
 void add_prompt(Table& table, Options& o, bool with_escapes) {
     table.value("-p,--prompt", o.prompt, "TEXT", "the text");
-    table.value("-f,--file", o.prompt_file, "FILE", "read the text from a file; - = standard input");
+    table.value("-f,--file", o.prompt_file, "FILE",
+                "read the text from a file; - = standard input");
     if (!with_escapes) return;
-    table.set("-e,--escape", o.escapes, true, "resolve \\n and the like in -p, -sys and -r (default)");
+    table.set("-e,--escape", o.escapes, true,
+              "resolve \\n and the like in -p, -sys and -r (default)");
     table.set("--no-escape", o.escapes, false, "take backslashes as they are");
 }
 
 void add_answer(Table& table, Options& o) {
-    table.value("-n,--predict,--n-predict", o.n_predict, "N",
-                "most tokens to generate; -1 = until the end or a full context (default)")
+    table
+        .value("-n,--predict,--n-predict", o.n_predict, "N",
+               "most tokens to generate; -1 = until the end or a full context (default)")
         ->check(between(-2, kMostCount));
-    table.value("-r,--reverse-prompt", o.reverse_prompts, "TEXT", "stop before this text; may be repeated")
+    table
+        .value("-r,--reverse-prompt", o.reverse_prompts, "TEXT",
+               "stop before this text; may be repeated")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->type_size(1)
         ->allow_extra_args(false);
     table.value("--sys,--system-prompt", o.system_prompt, "TEXT", "system prompt");
-    table.value("--sysf,--system-prompt-file", o.system_file, "FILE", "read the system prompt from a file");
+    table.value("--sysf,--system-prompt-file", o.system_file, "FILE",
+                "read the system prompt from a file");
     table.value("--chat-template", o.chat_template, "NAME",
                 "chatml, llama3, gemma, mistral, phi3 or zephyr (default: from the model)");
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
     table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
-    table.set("--no-display-prompt", o.display_prompt, false, "do not print the prompt before a completion");
+    table.set("--no-display-prompt", o.display_prompt, false,
+              "do not print the prompt before a completion");
     table.set("--show-timings", o.show_timings, true, "print tokens per second after each answer");
     table.set("--no-show-timings", o.show_timings, false, "do not");
     table.set("--no-warmup", o.warmup, false, "accepted");
 }
 
 void add_sampling(Table& table, SamplingFlags& s) {
-    table.value("--temp,--temperature", s.temperature, "T", "temperature; 0 = greedy (default 0.8)")
+    table
+        .value("--temp,--temperature", s.temperature, "T", "temperature; 0 = greedy (default 0.8)")
         ->check(between(0.0, 1000.0));
     table.value("--top-k", s.top_k, "N", "most likely tokens kept; 0 = off (default 40)")
         ->check(between(-1, kMostCount));
     table.value("--top-p", s.top_p, "P", "probability kept; 1 = off (default 0.95)")
         ->check(between(0.0, 1.0));
-    table.value("--min-p", s.min_p, "P", "least share of the best token's probability; 0 = off (default 0.05)")
+    table
+        .value("--min-p", s.min_p, "P",
+               "least share of the best token's probability; 0 = off (default 0.05)")
         ->check(between(0.0, 1.0));
-    table.value("--repeat-penalty", s.repeat_penalty, "R", "penalty of repeated tokens; 1 = off (default)")
+    table
+        .value("--repeat-penalty", s.repeat_penalty, "R",
+               "penalty of repeated tokens; 1 = off (default)")
         ->check(between(0.01, 100.0));
-    table.value("--repeat-last-n", s.repeat_last_n, "N", "tokens that count as repeated; -1 = context (default 64)")
+    table
+        .value("--repeat-last-n", s.repeat_last_n, "N",
+               "tokens that count as repeated; -1 = context (default 64)")
         ->check(between(-1, kMostCount));
     table.value("-s,--seed", s.seed, "N", "seed; -1 = random (default)");
 }
 
 void add_chat(Table& table, Options& o) {
     table.set("--st,--single-turn", o.single_turn, true, "exit after the first answer");
-    table.set("--mli,--multiline-input", o.multiline_input, true, "input ends with a line that ends in \\");
+    table.set("--mli,--multiline-input", o.multiline_input, true,
+              "input ends with a line that ends in \\");
     table.set("--simple-io", o.simple_io, true, "plain prompts for a program at the other end");
 }
 
@@ -188,12 +212,14 @@ void add_bench(Table& table, Options& o) {
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
     table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
-    table.list("-d,--n-depth", o.bench.depths, "N,..", "tokens in the cache before the test (default 0)");
+    table.list("-d,--n-depth", o.bench.depths, "N,..",
+               "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
         ->check(between(1, 100000));
     table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
         ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
-    table.set("--stages", o.bench.stages, true, "also the device's time for each stage of a decode step");
+    table.set("--stages", o.bench.stages, true,
+              "also the device's time for each stage of a decode step");
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");
 }
 
@@ -205,7 +231,8 @@ constexpr const char* kCommands =
     "  perplexity  measure the model on a text file\n"
     "  info        devices, model, memory for a context\n"
     "  bench       tokens per second\n"
-    "`winnow COMMAND --help` lists the flags of a command. Each flag has an environment twin, WINNOW_CTX_SIZE "
+    "`winnow COMMAND --help` lists the flags of a command. Each flag has an environment twin, "
+    "WINNOW_CTX_SIZE "
     "for\n--ctx-size; the command line wins.";
 
 const char* description(Command command) {
@@ -213,7 +240,8 @@ const char* description(Command command) {
         case Command::kChat: return "Talk with a GGUF model on a Vulkan device.";
         case Command::kGenerate: return "Complete the text of -p or -f.";
         case Command::kTokenize: return "Show the tokens of the text of -p or -f.";
-        case Command::kPerplexity: return "Perplexity of a text: second half of each window of -c tokens.";
+        case Command::kPerplexity:
+            return "Perplexity of a text: second half of each window of -c tokens.";
         case Command::kInfo: return "Devices, model facts and the memory for a context.";
         case Command::kBench: return "Speed of prefill and decode.";
     }
@@ -261,8 +289,10 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_prompt(table, options, false);
             table.set("--ids", options.ids, true, "ids only, on one line");
             table.set("--pieces", options.pieces, true, "tokens only, one on a line");
-            table.set("--no-bos", options.add_bos, false, "do not add the token that begins a text");
-            table.set("--no-parse-special", options.parse_special, false, "take <|...|> as plain text");
+            table.set("--no-bos", options.add_bos, false,
+                      "do not add the token that begins a text");
+            table.set("--no-parse-special", options.parse_special, false,
+                      "take <|...|> as plain text");
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kPerplexity:

@@ -42,7 +42,6 @@ struct Options {
     std::string model;
     std::string device;
     bool list_devices = false;
-    bool validation = false;
 
     std::optional<std::string> prompt;
     std::string prompt_file;
@@ -50,7 +49,8 @@ struct Options {
     std::string system_file;
     bool escapes = true;  ///< \n and the like in -p, -sys and -r
 
-    std::optional<std::int64_t> n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
+    std::optional<std::int64_t>
+        n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
     std::uint32_t n_chunk = 0;
     std::string gpu_layers = "all";
     std::string flash_attention = "auto";

@@ -61,17 +61,22 @@ struct Windows {
 
 Windows make_windows(const Options& options, const Vocabulary& vocabulary, std::uint32_t size) {
     const std::optional<std::string> text = prompt_text(options);
-    if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE or -p TEXT");
+    if (!text)
+        throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE or -p TEXT");
     if (size < kLeastWindow) {
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("-c {}: a window needs at least {} tokens", size, kLeastWindow));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-c {}: a window needs at least {} tokens", size, kLeastWindow));
     }
     Windows windows;
     windows.size = size;
     windows.tokens = vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
     windows.count = static_cast<std::uint32_t>(windows.tokens.size() / size);
     if (windows.count == 0) {
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("the text has {} tokens but a window needs {}: give a longer text or a smaller -c",
-                                                             windows.tokens.size(), size));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format(
+                "the text has {} tokens but a window needs {}: give a longer text or a smaller -c",
+                windows.tokens.size(), size));
     }
     if (options.n_windows != 0) windows.count = std::min(windows.count, options.n_windows);
     return windows;
@@ -93,7 +98,8 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
         for (std::size_t i = 0; i * n_vocab < logits.size(); ++i) {
             const std::size_t predicted = first_row + first + i + 1;
             if (predicted < first_scored || predicted >= window.size()) continue;
-            score.add(negative_log_likelihood(logits.subspan(i * n_vocab, n_vocab), window[predicted]));
+            score.add(
+                negative_log_likelihood(logits.subspan(i * n_vocab, n_vocab), window[predicted]));
         }
     };
     session.evaluate(window.subspan(first_row), rows, proceed);
@@ -102,9 +108,7 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
 
 std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) {
     const std::uint32_t size = context_size(options, kDefaultWindow);
-    if (size != 0) return size;
-    const std::string key = std::string(vocabulary.file.get_string("general.architecture")) + ".context_length";
-    return static_cast<std::uint32_t>(vocabulary.file.get_uint(key));
+    return size != 0 ? size : trained_context(vocabulary.file);
 }
 
 }  // namespace
@@ -116,15 +120,19 @@ int run_perplexity(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
     const std::unique_ptr<Session> session = open_session(options, vocabulary, windows.size);
-    if (logits) logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
+    if (logits)
+        logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
 
     using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
-    const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+    const auto elapsed = [start] {
+        return std::chrono::duration<double>(Clock::now() - start).count();
+    };
     Score score;
     nlohmann::json running = nlohmann::json::array();
     for (std::uint32_t i = 0; i < windows.count; ++i) {
-        const std::span<TokenId> window = std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
+        const std::span<TokenId> window =
+            std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
         score_window(*session, window, score, logits.get());
         if (i == 0) {
@@ -136,12 +144,14 @@ int run_perplexity(const Options& options) {
     }
     if (logits) logits->commit();
     if (options.json) {
-        const nlohmann::json root = {{"ppl", score.perplexity()}, {"ppl_error", score.error()}, {"n_windows", windows.count},
-                                     {"n_ctx", windows.size},     {"n_scored", score.n()},      {"seconds", elapsed()},
+        const nlohmann::json root = {{"ppl", score.perplexity()},  {"ppl_error", score.error()},
+                                     {"n_windows", windows.count}, {"n_ctx", windows.size},
+                                     {"n_scored", score.n()},      {"seconds", elapsed()},
                                      {"running", running}};
         write_out(root.dump() + "\n");
     } else {
-        write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(), score.error()));
+        write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(),
+                              score.error()));
     }
     return 0;
 }

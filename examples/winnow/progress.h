@@ -6,8 +6,8 @@
 
 namespace winnow::program {
 
-/// One line on standard error that shows how far a long step is; nothing when that is no terminal, or when
-/// the step is over before anybody could read it.
+/// One line on standard error that shows how far a long step is; nothing when that is no terminal,
+/// or when the step is over before anybody could read it.
 class Progress {
 public:
     enum class Unit { kBytes, kTokens };

@@ -57,8 +57,8 @@ void log_line(std::string_view kind, std::string_view message) noexcept {
 void secure_standard_streams() {
     for (int fd = 0; fd < 3; ++fd) {
         if (fcntl(fd, F_GETFD) != -1) continue;
-        // open() takes the lowest free number, which is fd. Standard output is opened for reading only, so
-        // that writing to it still fails.
+        // open() takes the lowest free number, which is fd. Standard output is opened for reading
+        // only, so that writing to it still fails.
         if (open("/dev/null", fd == 2 ? O_WRONLY : O_RDONLY) != fd) return;
     }
 }
@@ -79,7 +79,8 @@ void write_out(std::string_view text) {
     const int error = write_all(STDOUT_FILENO, text);
     if (error == 0) return;
     if (error == EPIPE || error == EBADF) throw ClosedOutput{};
-    throw Error(ErrorCode::kIo, fmt::format("writing to standard output failed: {}", std::strerror(error)));
+    throw Error(ErrorCode::kIo,
+                fmt::format("writing to standard output failed: {}", std::strerror(error)));
 }
 
 void write_err(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }

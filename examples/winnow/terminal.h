@@ -23,11 +23,12 @@ void write_out(std::string_view text);
 /// Writes text for people; never fails.
 void write_err(std::string_view text) noexcept;
 
-/// Text of a model without the control characters that would reach the terminal's own commands; as it
-/// is when standard output is no terminal.
+/// Text of a model without the control characters that would reach the terminal's own commands; as
+/// it is when standard output is no terminal.
 std::string printable(std::string_view text);
 
-/// `text` dimmed for standard error, or marked as the user's on standard output, where colours are on.
+/// `text` dimmed for standard error, or marked as the user's on standard output, where colours are
+/// on.
 std::string dim_err(std::string_view text);
 std::string input_prompt(std::string_view text);
 /// Ends the colour that input_prompt() began, once the user has typed.

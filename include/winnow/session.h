@@ -10,6 +10,7 @@
 
 #include "winnow/device.h"
 #include "winnow/error.h"
+#include "winnow/sparse.h"
 #include "winnow/types.h"
 
 namespace winnow {
@@ -18,8 +19,27 @@ namespace winnow {
 struct MemoryPlan {
     std::uint64_t weight_bytes = 0;
     std::uint64_t kv_bytes = 0;       ///< K and V pools and block tables
+    std::uint64_t index_bytes = 0;    ///< summaries, index keys, lists of sparse attention
     std::uint64_t scratch_bytes = 0;  ///< activations of decode and prefill, logits
-    std::uint64_t total_bytes() const { return weight_bytes + kv_bytes + scratch_bytes; }
+    std::uint64_t total_bytes() const { return weight_bytes + kv_bytes + index_bytes + scratch_bytes; }
+};
+
+/// Which sparse attention a session uses.
+struct SparseOptions {
+    std::string preset = "off";
+    SparseOverrides overrides;
+    std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
+};
+
+/// What sparse attention read and kept since the last answer began.
+struct SparseReport {
+    std::uint64_t n_steps = 0;        ///< sparse steps
+    double attended_share = 1;        ///< tokens attended of those cached, mean over full layers, kv heads and steps
+    std::uint64_t n_audits = 0;       ///< (step, layer, query head) records
+    double mass_mean = 1, mass_p5 = 1, mass_min = 1;  ///< captured mass
+    double rest_mean = 1, rest_p5 = 1, rest_min = 1;  ///< the same without the sinks
+    std::vector<float> layer_head_mass;   ///< mean [n_layers, n_heads]; NaN where nothing was audited
+    std::vector<float> layer_head_share;  ///< mean [n_layers, n_kv_heads] of tokens attended; 1 for dense layers
 };
 
 struct SessionOptions {
@@ -28,6 +48,7 @@ struct SessionOptions {
     std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk; 0 = the device's default
     std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead
     KvType kv_type = KvType::kF16;
+    SparseOptions sparse;
     /// Called while weights are uploaded: done and total bytes.
     std::function<void(std::uint64_t, std::uint64_t)> on_load;
 };
@@ -83,6 +104,13 @@ public:
     virtual void finish() = 0;
 
     virtual const SessionStats& stats() const = 0;
+
+    /// Changes the sparse attention between answers; the cache stays, its summaries are made anew.
+    virtual void use_sparse(const SparseOptions& sparse) = 0;
+    virtual const SparsePolicy& sparse_policy() const = 0;
+    virtual SparseReport sparse_report() const = 0;
+    /// Teacher-forced decoding: runs the decode step on `token` at the end of the cache and gives the logits [n_vocab] that follow.
+    virtual std::span<const float> decode_logits(std::int32_t token) = 0;
 
     /// For benches: makes the cache hold n tokens (id 0) with constant keys and values, without computing them.
     virtual void assume_cached(std::uint32_t n) = 0;

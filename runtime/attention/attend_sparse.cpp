@@ -27,13 +27,13 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              64};
     const vk::ShaderVariant& shader =
         vk::find_shader(c.kv_type == KvType::kF16 ? "attend_sparse_f16" : "attend_sparse_f32");
-    pipeline_ = vk::ComputePipeline(device, shader, 13, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 
 void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const AttendSparsePush& push) const {
     recorder.dispatch(pipeline_,
                       {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
-                       b.lists, b.controls, b.head_maps, b.lse},
+                       b.lists, b.controls, b.head_maps, b.lse, b.counts},
                       push, config_.n_splits, config_.n_kv_heads);
 }
 

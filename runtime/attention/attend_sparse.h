@@ -28,6 +28,7 @@ public:
         vk::BufferRange controls;  ///< SelectControl
         vk::BufferRange head_maps; ///< u32
         vk::BufferRange lse;       ///< f32 [n_heads]
+        vk::BufferRange counts;    ///< u32 tokens attended, by layer and kv head
     };
     AttendSparse(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendSparsePush& push) const;

@@ -8,18 +8,26 @@
 
 namespace winnow {
 
-DecodeLoop::DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers,
-                       std::uint32_t steps_in_flight)
+DecodeLoop::DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers, const Options& options)
     : device_(device),
       plan_(plan),
       buffers_(buffers),
       timeline_(device),
-      step_(device, "decode_step", vk::Recorder::Reuse::kReplay),
-      begin_(device, "decode_begin", vk::Recorder::Reuse::kReplay),
-      steps_in_flight_(std::clamp<std::uint32_t>(steps_in_flight, 1, WINNOW_TOKEN_RING / 2)) {
-    step_.begin();
-    plan.record(step_);
-    step_.end();
+      options_(options),
+      dense_step_(device, "decode_step", vk::Recorder::Reuse::kReplay),
+      begin_(device, "decode_begin", vk::Recorder::Reuse::kReplay) {
+    options_.steps_in_flight = std::clamp<std::uint32_t>(options.steps_in_flight, 1, WINNOW_TOKEN_RING / 2);
+    dense_step_.begin();
+    plan.record(dense_step_, {});
+    dense_step_.end();
+    const std::uint32_t n_phases = options.sparse ? std::max(options.audit_every, 1u) : 0;
+    sparse_steps_.reserve(n_phases);
+    for (std::uint32_t phase = 0; phase < n_phases; ++phase) {
+        sparse_steps_.emplace_back(device, "sparse_step", vk::Recorder::Reuse::kReplay);
+        sparse_steps_.back().begin();
+        plan.record(sparse_steps_.back(), {true, options.audit_every, phase});
+        sparse_steps_.back().end();
+    }
     begin_.begin();
     begin_.full_barrier();
     begin_.copy(buffers_.state_upload, buffers_.state);
@@ -54,19 +62,30 @@ void DecodeLoop::start(const StepState& options, const Start& at) {
     timeline_.submit(begin_);
     n_read_ = n_submitted_ = 0;
     n_limit_ = at.n_limit;
+    position_ = at.position;
     running_ = true;
 }
 
+bool DecodeLoop::runs_sparse(std::uint32_t position) const {
+    return !sparse_steps_.empty() && position + 1 >= options_.min_ctx;
+}
+
 void DecodeLoop::submit() {
-    in_flight_.push_back(timeline_.submit(step_));
+    InFlight step;
+    step.sparse = runs_sparse(position_);
+    if (step.sparse) step.phase = n_phase_++ % static_cast<std::uint32_t>(sparse_steps_.size());
+    step.ticket = timeline_.submit(step.sparse ? sparse_steps_[step.phase] : dense_step_);
+    in_flight_.push_back(step);
     ++n_submitted_;
+    ++position_;
 }
 
 std::optional<std::int32_t> DecodeLoop::next() {
     if (!running_) return std::nullopt;
-    while (in_flight_.size() < steps_in_flight_ && n_submitted_ < n_limit_) submit();
+    while (in_flight_.size() < options_.steps_in_flight && n_submitted_ < n_limit_) submit();
     if (in_flight_.empty()) return std::nullopt;
-    timeline_.wait(in_flight_.front());
+    const InFlight step = in_flight_.front();
+    timeline_.wait(step.ticket);
     in_flight_.pop_front();
     const auto* ring = buffers_.ring.mapped_as<const volatile std::uint32_t>();
     if (ring[0] <= n_read_) {  // the step did nothing: an earlier one had stopped
@@ -75,14 +94,16 @@ std::optional<std::int32_t> DecodeLoop::next() {
     }
     const auto token = static_cast<std::int32_t>(ring[1 + n_read_ % WINNOW_TOKEN_RING]);
     ++n_read_;
+    last_was_sparse_ = step.sparse;
+    last_audit_phase_ = step.phase;
     return token;
 }
 
 std::vector<vk::GpuTimer::Interval> DecodeLoop::time_step() {
-    vk::GpuTimer timer(device_, plan_.n_dependent_dispatches() + 8);
+    vk::GpuTimer timer(device_, plan_.n_dependent_dispatches(!sparse_steps_.empty()) + 8);
     vk::Recorder recorder(device_, "timed_step");
     recorder.begin();
-    plan_.record(recorder, &timer);
+    plan_.record(recorder, {runs_sparse(position_), 0, 0}, &timer);
     recorder.end();
     timeline_.wait(timeline_.submit(recorder));
     return timer.intervals();

@@ -15,8 +15,13 @@ namespace winnow {
 /// ticket has passed; no step waits for the host.
 class DecodeLoop {
 public:
-    /// @param steps_in_flight most steps queued ahead of the one being read; at least 1.
-    DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers, std::uint32_t steps_in_flight);
+    struct Options {
+        std::uint32_t steps_in_flight = 2;  ///< most steps queued ahead of the one being read; at least 1
+        bool sparse = false;                ///< the plan has sparse layers
+        std::uint32_t min_ctx = 0;          ///< steps with fewer tokens in the cache run dense
+        std::uint32_t audit_every = 0;      ///< audit one of so many (layer, step) pairs, round robin; 1 = all, 0 = none
+    };
+    DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers, const Options& options);
     ~DecodeLoop();
 
     struct Start {
@@ -34,6 +39,10 @@ public:
     /// @throws Error(kDeviceLost).
     std::optional<std::int32_t> next();
 
+    /// Whether the step whose token next() returned last was sparse, and which audit phase it had.
+    bool last_was_sparse() const { return last_was_sparse_; }
+    std::uint32_t last_audit_phase() const { return last_audit_phase_; }
+
     /// Submits nothing more and waits for what is queued. The cache holds the tokens that next() returned, but the last.
     void finish();
 
@@ -41,20 +50,31 @@ public:
     std::vector<vk::GpuTimer::Interval> time_step();
 
 private:
+    bool runs_sparse(std::uint32_t position) const;
     void submit();
 
     vk::Device& device_;
     const DecodePlan& plan_;
     StepBuffers& buffers_;
     vk::Timeline timeline_;
-    vk::Recorder step_;
+    Options options_;
+    vk::Recorder dense_step_;
+    std::vector<vk::Recorder> sparse_steps_;  ///< one per audit phase
     vk::Recorder begin_;
-    std::uint32_t steps_in_flight_;
-    std::deque<vk::Ticket> in_flight_;
+    std::uint32_t position_ = 0;  ///< of the next step to submit
+    std::uint32_t n_phase_ = 0;   ///< rotates the audit phases, across answers
+    struct InFlight {
+        vk::Ticket ticket = 0;
+        bool sparse = false;
+        std::uint32_t phase = 0;
+    };
+    std::deque<InFlight> in_flight_;
     std::uint32_t n_read_ = 0;
     std::uint32_t n_submitted_ = 0;
     std::uint32_t n_limit_ = 0;
     bool running_ = false;
+    bool last_was_sparse_ = false;
+    std::uint32_t last_audit_phase_ = 0;
 };
 
 }  // namespace winnow

@@ -11,31 +11,21 @@ std::uint32_t norm_counter(const ModelShape& shape) { return shape.n_kv_heads; }
 
 WeightType type_of(const MatrixRef& ref) { return static_cast<WeightType>(ref.type); }
 
-AttendDense::Config attend_config(const ModelShape& s, const KvCache& cache, std::uint32_t n_splits) {
-    AttendDense::Config c;
-    c.n_heads = s.n_heads;
-    c.n_kv_heads = s.n_kv_heads;
-    c.head_dim = s.head_dim;
-    c.kv_type = cache.layout().config().type;
-    c.block_size = cache.layout().config().block_size;
-    c.n_splits = n_splits;
-    return c;
-}
-
 }  // namespace
 
 DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights,
-                       const KvCache& cache, const StepBuffers& buffers, std::uint32_t n_splits)
+                       const KvCache& cache, const StepBuffers& buffers, const AttentionPipeline& attention)
     : shape_(shape),
       weights_(weights),
       cache_(cache),
       buffers_(buffers),
+      attention_(attention),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
-      attend_(device, attend_config(shape, cache, n_splits)),
       logits_(device, {shape.n_embd, shape.n_vocab, type_of(weights.output.front().ref)}),
       sample_threshold_(device),
       sample_token_(device) {
-    for (const LayerWeights& w : weights.layers) {
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+        const LayerWeights& w = weights.layers[layer];
         Qkv::Config qkv;
         qkv.n_embd = shape.n_embd;
         qkv.n_heads = shape.n_heads;
@@ -50,6 +40,7 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
         qkv.type_v = type_of(w.v);
         qkv.kv_type = cache.layout().config().type;
         qkv.block_size = cache.layout().config().block_size;
+        qkv.summary_unit = attention.summaries(layer).min.buffer != nullptr ? attention.summary_unit() : 0;
         LayerStages stages;
         stages.qkv = &qkv_stages_.get(device, qkv);
         stages.output = &matvec_stages_.get(
@@ -64,7 +55,7 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
 }
 
 // The journey of a token: embedding, the layers, logits, the next token.
-void DecodePlan::record(vk::Recorder& recorder, vk::GpuTimer* timer) const {
+void DecodePlan::record(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer) const {
     // Orders this step after the one before it on the queue.
     recorder.full_barrier();
     recorder.timestamp(timer, "begin");
@@ -75,12 +66,14 @@ void DecodePlan::record(vk::Recorder& recorder, vk::GpuTimer* timer) const {
     }
     recorder.barrier();
     recorder.timestamp(timer, "embed");
-    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) record_layer(recorder, timer, layer);
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer)
+        record_layer(recorder, variant, timer, layer);
     record_sampling(recorder, timer);
     recorder.full_barrier();
 }
 
-void DecodePlan::record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const {
+void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer,
+                              std::uint32_t layer) const {
     const LayerWeights& w = weights_.layers[layer];
     const LayerStages& stages = layers_[layer];
     const StepBuffers& b = buffers_;
@@ -88,21 +81,21 @@ void DecodePlan::record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::
     const bool last = layer + 1 == shape_.n_layers;
     const vk::BufferRange next_norm = last ? weights_.output_norm : weights_.layers[layer + 1].attn_norm;
     const std::uint32_t counter = norm_counter(shape_);
+    const AttentionPipeline::Summaries summaries = attention_.summaries(layer);
 
     stages.qkv->record(recorder,
                        {w.qkv_buffer, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
-                        cache_.keys(layer), cache_.values(layer), {}, {}, {}},
+                        cache_.keys(layer), cache_.values(layer), summaries.min, summaries.max, summaries.sum},
                        {w.q, w.k, w.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
-                        layout.table_offset(layer), layout.table_stride(), 0, 0});
+                        layout.table_offset(layer), layout.table_stride(), summaries.super_first,
+                        summaries.super_stride});
     recorder.barrier();
     recorder.timestamp(timer, "qkv");
 
-    attend_.record(recorder,
-                   {b.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), b.query, b.partials,
-                    b.counters, b.attended, b.act_attended},
-                   {layout.table_offset(layer), layout.table_stride(), 0});
-    recorder.barrier();
-    recorder.timestamp(timer, "attend_dense");
+    attention_.record_decode(recorder, timer, layer, variant.sparse);
+    // The audit reads what attention left and runs beside the output projection.
+    if (variant.sparse && variant.audit_every != 0 && layer % variant.audit_every == variant.audit_phase)
+        attention_.record_audit(recorder, layer);
 
     for (const MatrixRange& range : w.output) {
         stages.output->record(recorder,
@@ -148,8 +141,11 @@ void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) co
     recorder.timestamp(timer, "sample_token");
 }
 
-std::uint32_t DecodePlan::n_dependent_dispatches() const {
-    return 1 + kDispatchesPerLayer * shape_.n_layers + 3;
+std::uint32_t DecodePlan::n_dependent_dispatches(bool sparse) const {
+    std::uint32_t n = 1 + 3;  // embedding; logits and the two of the sampler
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer)
+        n += 4 + (sparse ? attention_.n_dispatches(layer) : 1);
+    return n;
 }
 
 }  // namespace winnow

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/attention/attend_dense.h"
+#include "runtime/decode/attention_pipeline.h"
 #include "runtime/dense/gate_up.h"
 #include "runtime/dense/logits.h"
 #include "runtime/dense/matvec_add.h"
@@ -39,14 +39,19 @@ private:
 class DecodePlan {
 public:
     DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
-               const StepBuffers& buffers, std::uint32_t n_splits);
+               const StepBuffers& buffers, const AttentionPipeline& attention);
 
+    /// What a recording does with the sparse layers.
+    struct Variant {
+        bool sparse = false;            ///< false: every layer attends to everything (below min_ctx)
+        std::uint32_t audit_every = 0;  ///< audits the sparse layers l with l % audit_every == audit_phase; 0 = none
+        std::uint32_t audit_phase = 0;
+    };
     /// Records one step: reads the token of the state, samples the next one, advances the state.
-    void record(vk::Recorder& recorder, vk::GpuTimer* timer = nullptr) const;
+    void record(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer = nullptr) const;
 
-    /// Dispatches of the step that wait for an earlier one, in all and per layer.
-    std::uint32_t n_dependent_dispatches() const;
-    static constexpr std::uint32_t kDispatchesPerLayer = 5;
+    /// Dispatches of the step that wait for an earlier one.
+    std::uint32_t n_dependent_dispatches(bool sparse) const;
 
 private:
     struct LayerStages {
@@ -55,7 +60,7 @@ private:
         const GateUp* gate_up = nullptr;
         const MatvecAdd* down = nullptr;
     };
-    void record_layer(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const;
+    void record_layer(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer, std::uint32_t layer) const;
     void record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) const;
 
     const ModelShape& shape_;
@@ -66,8 +71,8 @@ private:
     StageSet<MatvecAdd> matvec_stages_;
     StageSet<GateUp> gate_up_stages_;
     std::vector<LayerStages> layers_;
+    const AttentionPipeline& attention_;
     Embed embed_;
-    AttendDense attend_;
     Logits logits_;
     SampleThreshold sample_threshold_;
     SampleToken sample_token_;

@@ -147,6 +147,7 @@ void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uin
                         {n_tokens, position, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
                          layout.table_offset(layer), layout.table_stride()});
     recorder.barrier();
+    if (attention_ != nullptr) attention_->record_prefill(recorder, layer, n_tokens, position);
     attend_.record(recorder, {cache_.tables(), cache_.keys(layer), cache_.values(layer), b.query, b.halves},
                    {n_tokens, position, layout.table_offset(layer), layout.table_stride()});
     recorder.barrier();

@@ -37,6 +37,9 @@ public:
     Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
             PrefillBuffers& buffers, std::uint32_t n_chunk);
 
+    /// Whose summaries and index keys each chunk refreshes; null = none.
+    void set_attention(const AttentionPipeline* attention) { attention_ = attention; }
+
     using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
     /// Logits f32 [n, n_vocab] of tokens first .. first + n.
     using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
@@ -61,6 +64,7 @@ private:
     const ModelWeights& weights_;
     const KvCache& cache_;
     PrefillBuffers& buffers_;
+    const AttentionPipeline* attention_ = nullptr;
     std::uint32_t max_chunk_;
     double target_seconds_;
     double tokens_fitting_;  ///< chunk that the last one's time suggests

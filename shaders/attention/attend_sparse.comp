@@ -5,7 +5,8 @@
 // weight are not read (BLASST). A windowed head attends to what it sees, as in the dense stage.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
-//   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads]
+//   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads];
+//   13 tokens attended u32 (host visible), by layer and kv head
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -47,9 +48,10 @@ layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a spli
 
 layout(push_constant, scalar) uniform Push { AttendSparsePush push; };
 layout(set = 0, binding = 9, scalar) restrict readonly buffer Lists { uint lists[]; };
-layout(set = 0, binding = 10, scalar) buffer Controls { SelectControl controls[]; };
+layout(set = 0, binding = 10, scalar) restrict readonly buffer Controls { SelectControl controls[]; };
 layout(set = 0, binding = 11, scalar) restrict readonly buffer HeadMaps { uint head_maps[]; };
 layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
+layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint attended_counts[]; };
 
 float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
@@ -98,12 +100,12 @@ void main() {
             visible[t] = i + t * kSlots + attend_slot() < end;
             rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
         }
-        attend_tokens(rows, visible, push.skip);
+        attend_tokens(rows, visible, push.skip / float(n));
     }
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
 
-    if (gl_LocalInvocationIndex == 0) controls[push.own_control + kv_head].n_attended = n;
+    if (gl_LocalInvocationIndex == 0) attended_counts[push.first_count + kv_head] = n;
     if (gl_LocalInvocationIndex < kGroup)
         lse[kv_head * kGroup + gl_LocalInvocationIndex] = merge_states[gl_LocalInvocationIndex];
     for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)

@@ -149,7 +149,6 @@ struct SelectControl {
     uint n_list;         // entries of the list
     uint middle_end;     // a multiple of the block size
     uint n_selected_at;  // tokens in the cache when the list was made; 0 = never
-    uint n_attended;     // tokens attended in the last step, for reports
 };
 
 struct SelectPush {
@@ -190,13 +189,13 @@ struct AttendSparsePush {
     uint list_offset;
     uint list_stride;
     uint control;      // of the layer that made the lists
-    uint own_control;  // where the attended count of this layer goes
+    uint first_count;  // where the attended counts of this layer go
     uint head_map;     // first word of the layer's head map: kv head -> kv head of the lists
     uint counter;
     uint sink_tokens;
     uint window;
     uint window_only;  // != 0: no list at all
-    float skip;        // lambda: a value row whose weight is below this share of the running maximum is not read
+    float skip;        // divided by the tokens attended: a value row below that share of the running maximum is not read
 };
 
 struct AuditPush {

@@ -39,7 +39,8 @@ public:
     explicit Program(const std::vector<std::string>& arguments) : Program(arguments, Options{}) {}
     Program(const std::vector<std::string>& arguments, const Options& options) {
         int in[2], out[2], err[2];
-        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
+        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
+            std::abort();
         std::vector<std::string> words = {std::string(WINNOW_BIN) + "/winnow"};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
@@ -51,7 +52,8 @@ public:
             if (options.close_output) close(STDOUT_FILENO);
             else dup2(out[1], STDOUT_FILENO);
             dup2(err[1], STDERR_FILENO);
-            for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), 1);
+            for (const auto& [name, value] : options.environment)
+                setenv(name.c_str(), value.c_str(), 1);
             execv(argv[0], argv.data());
             _exit(127);
         }
@@ -157,7 +159,8 @@ inline Outcome run_program(const std::vector<std::string>& arguments, const std:
 }
 
 /// Lines of standard error that winnow wrote itself; drivers may write there too.
-inline std::vector<std::string> own_lines(const std::string& text, const std::string& prefix = "winnow: ") {
+inline std::vector<std::string> own_lines(const std::string& text,
+                                          const std::string& prefix = "winnow: ") {
     std::vector<std::string> lines;
     std::istringstream stream(text);
     for (std::string line; std::getline(stream, line);) {
@@ -206,14 +209,15 @@ public:
         return n;
     }
 
-    const std::string& tiny() const { return tiny_; }                 ///< llama, context 256
-    const std::string& tiny_gemma() const { return tiny_gemma_; }     ///< gemma3 with windows
-    const std::string& vocabulary() const { return vocabulary_; }     ///< no tensors
+    const std::string& tiny() const { return tiny_; }              ///< llama, context 256
+    const std::string& tiny_gemma() const { return tiny_gemma_; }  ///< gemma3 with windows
+    const std::string& vocabulary() const { return vocabulary_; }  ///< no tensors
     const std::string& tiny_bytes() const { return tiny_bytes_; }
 
 private:
     Files() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
+        std::string pattern =
+            (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
         if (mkdtemp(pattern.data()) == nullptr) std::abort();
         folder_ = pattern;
         const auto make = [this](const char* name, const TinyOptions& options) {

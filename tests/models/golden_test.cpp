@@ -107,7 +107,6 @@ void expect_golden(const char* file, const char* golden_name, std::uint32_t n_ct
             if (row.position >= first && row.position < first + n)
                 compare(row, logits.subspan((row.position - first) * golden.n_vocab, golden.n_vocab));
     });
-    RecordProperty("kl", std::to_string(kl));
     std::printf("%s: KL %.3g, NMSE %.3g\n", file, kl, error / power);
     EXPECT_LT(kl, 1e-4);
     EXPECT_LT(error / power, 5e-4);

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# From a fresh Debian or Ubuntu to a chat: installs missing packages, builds build/release/bin/winnow, fetches the
+# default model once, starts. Arguments go to the program:
+#
+#   bash examples/winnow/start.sh                 chats
+#   bash examples/winnow/start.sh -p "Hello"      answers once
+#   bash examples/winnow/start.sh -m FILE.gguf    takes another model (as does WINNOW_MODEL=FILE)
+#
+# WINNOW_NO_MODEL=1 ends after the build.
+set -euo pipefail
+# shellcheck source=examples/winnow/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+install_packages_for build
+build release -DWINNOW_BUILD_TESTS=OFF -DWINNOW_BUILD_BENCH=OFF
+program=$root/build/release/bin/winnow
+if [[ ${WINNOW_NO_MODEL:-0} == 1 ]]; then
+    say "built $program"
+    exit
+fi
+
+model=()
+own_model=${WINNOW_MODEL:-}
+for argument; do
+    case $argument in -m | --model | --model=*) own_model=given ;; esac
+done
+if [[ -z $own_model ]]; then
+    path=$(bash "$root/models/fetch.sh" smollm2) || exit
+    model=(-m "$path")
+fi
+remove_scratch  # exec runs no trap
+exec "$program" "${model[@]}" "$@"

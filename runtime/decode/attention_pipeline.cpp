@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/decode/attention_pipeline.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/device.h"
+#include "runtime/vk/timeline.h"
+#include "runtime/vk/upload.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kSuperTokens = 1024;
+constexpr std::uint32_t kAuditSplits = 8;
+constexpr std::uint32_t kNoLimit = 0x7fffffff;
+
+bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
+
+// Block size of the summaries: what the levels ask for, 64 when only superblocks are scored, 0 when nothing is.
+std::uint32_t summary_unit_of(const SparsePolicy& policy) {
+    std::uint32_t unit = 0;
+    for (const SelectLevel& level : policy.levels) {
+        if (level.scorer != Scorer::kBox && level.scorer != Scorer::kMean) continue;
+        if (level.unit < kSuperTokens) return level.unit;
+        unit = 64;
+    }
+    return unit;
+}
+
+std::uint32_t index_unit_of(const SparsePolicy& policy) {
+    for (const SelectLevel& level : policy.levels)
+        if (level.scorer == Scorer::kLowdimMean) return level.unit;
+    return 64;
+}
+
+// Every buffer's size, in one place for allocation and planning.
+struct Sizes {
+    std::vector<std::uint64_t> summary_rows, index_rows;
+    std::uint64_t summary_element = 0, summary_sum = 0;
+    std::vector<std::uint32_t> strides;
+    std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
+    std::uint64_t dropped = 0, head_maps = 0, lse = 0, counts = 0, audit_partials = 0, records = 0;
+    std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0;
+    std::uint64_t total = 0;
+};
+
+Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t select_splits) {
+    const KvConfig& kv = layout.config();
+    const std::uint64_t group = s.n_heads / s.n_kv_heads;
+    Sizes z;
+    z.summary_unit = summary_unit_of(policy);
+    z.super_stride = (kv.capacity + kSuperTokens - 1) / kSuperTokens;
+    z.summary_element = std::uint64_t{s.head_dim} * kv_element_bytes(kv.type);
+    z.summary_sum = s.head_dim * 4ull;
+    for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
+        const LayerKind kind = policy.layers[layer].kind;
+        const bool selects = kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
+        const std::uint64_t blocks = layout.layer_blocks(layer);
+        z.summary_rows.push_back(
+            selects && z.summary_unit != 0
+                ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
+                : 0);
+        z.index_rows.push_back(selects && policy.index_dim != 0 ? blocks * kv.block_size : 0);
+        z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
+        z.total += z.index_rows.back() * policy.index_dim * 2 +
+                   z.index_rows.back() / index_unit_of(policy) * policy.index_dim * 4;
+    }
+    if (policy.is_dense()) return z;
+    std::uint64_t list_words = 0;
+    for (std::size_t i = 0; i < policy.levels.size(); ++i) {
+        const SelectLevel& level = policy.levels[i];
+        const std::uint32_t rows = (kv.capacity + level.unit - 1) / level.unit + 1;
+        std::uint32_t stride = i + 1 == policy.levels.size() ? kv.capacity : rows;
+        if (level.budget != 0 && level.budget_share == 0)  // units come whole and may pass the budget by one
+            stride = std::min(stride, (i + 1 == policy.levels.size() ? level.budget : level.budget / level.unit) + level.unit);
+        z.strides.push_back(stride);
+        z.max_rows = std::max(z.max_rows, rows);
+        list_words += std::uint64_t{stride} * s.n_kv_heads;
+    }
+    const std::uint64_t n_levels = std::max<std::size_t>(policy.levels.size(), 1);
+    const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
+    z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
+    z.lists = at_least(list_words * s.n_layers * 4);
+    z.scores = at_least(std::uint64_t{s.n_heads} * z.max_rows * 4);
+    z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
+    z.counters = s.n_kv_heads * 8ull;  // selection, audit
+    z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);
+    z.policies = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(HeadPolicy);
+    z.queries = std::uint64_t{s.n_layers} * s.n_heads * s.head_dim * 4;
+    z.dropped = s.n_heads * 4ull;
+    z.head_maps = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
+    z.lse = s.n_heads * 4ull;
+    z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
+    z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
+    z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
+    z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
+               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + 16;
+    return z;
+}
+
+AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, std::uint32_t n_splits, bool quantize) {
+    AttendDense::Config c;
+    c.n_heads = s.n_heads;
+    c.n_kv_heads = s.n_kv_heads;
+    c.head_dim = s.head_dim;
+    c.kv_type = kv.type;
+    c.block_size = kv.block_size;
+    c.n_splits = n_splits;
+    c.quantize = quantize;
+    return c;
+}
+
+}  // namespace
+
+AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
+                                     const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
+                                     std::span<const float> maps, bool quantize)
+    : device_(device),
+      shape_(shape),
+      cache_(cache),
+      buffers_(buffers),
+      policy_((policy.check(shape.n_layers, shape.n_kv_heads), policy)),
+      attend_dense_(device, dense_config(shape, cache.layout().config(), n_splits, quantize)) {
+    if (policy_.is_dense()) return;
+    using vk::BufferUse;
+    const KvConfig& kv = cache.layout().config();
+    const std::uint32_t select_splits = IndexerScore::default_splits(device, shape.n_kv_heads);
+    const Sizes z = sizes_of(shape, cache.layout(), policy_, select_splits);
+    summary_unit_ = z.summary_unit;
+    super_stride_ = z.super_stride;
+    level_strides_ = z.strides;
+    if (policy_.index_dim != 0 && maps.size() * 4 != z.maps)
+        throw Error(ErrorCode::kInvalidArgument, "the index maps do not fit the model");
+
+    const auto make = [&](const char* name, std::uint64_t bytes, BufferUse use = BufferUse::kDevice) {
+        return bytes == 0 ? vk::Buffer() : vk::Buffer(device, name, bytes, use);
+    };
+    memory_.resize(shape.n_layers);
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+        LayerMemory& m = memory_[layer];
+        m.min = make("summary_min", z.summary_rows[layer] * z.summary_element);
+        m.max = make("summary_max", z.summary_rows[layer] * z.summary_element);
+        m.sum = make("summary_sum", z.summary_rows[layer] * z.summary_sum);
+        m.index_keys = make("index_keys", z.index_rows[layer] * policy_.index_dim * 2);
+        m.index_sums = make("index_sums", z.index_rows[layer] / index_unit_of(policy_) * policy_.index_dim * 4);
+    }
+    none_ = make("none", 16);
+    maps_ = make("index_maps", z.maps);
+    lists_ = make("lists", z.lists);
+    scores_ = make("scores", z.scores);
+    select_partials_ = make("select_partials", z.partials);
+    select_counters_ = make("select_counters", z.counters);
+    controls_ = make("select_controls", z.controls);
+    policies_ = make("head_policies", z.policies, BufferUse::kShared);
+    last_queries_ = make("last_queries", z.queries);
+    dropped_ = make("dropped_mass", z.dropped);
+    head_maps_ = make("head_maps", z.head_maps);
+    lse_ = make("lse", z.lse);
+    counts_ = make("attended_counts", z.counts, BufferUse::kReadback);
+    audit_partials_ = make("audit_partials", z.audit_partials);
+    records_ = make("audit_records", z.records, BufferUse::kReadback);
+
+    vk::Uploader uploader(device);
+    if (policy_.index_dim != 0) uploader.upload(maps_, std::as_bytes(maps));
+    std::vector<std::uint32_t> head_maps;
+    for (const LayerSchedule& layer : policy_.layers)
+        for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+            head_maps.push_back(layer.head_map.empty() ? h : layer.head_map[h]);
+    uploader.upload(head_maps_, std::as_bytes(std::span(head_maps)));
+    uploader.finish();
+
+    auto* head_policies = policies_.mapped_as<HeadPolicy>();
+    const std::uint64_t always = std::uint64_t{policy_.sink} + policy_.window;
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+        for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
+            const SelectLevel& level = policy_.levels[i];
+            const bool last = i + 1 == policy_.levels.size();
+            HeadPolicy p{};
+            p.mass = level.mass;
+            p.budget_min = level.budget_min;
+            // A token budget counts sinks and window, which need no selection.
+            p.budget_max = level.budget == 0 ? kNoLimit
+                                             : static_cast<std::uint32_t>(last ? level.budget - always : level.budget);
+            p.budget_share = level.budget == 0 ? 0 : level.budget_share;
+            p.threshold = level.threshold;
+            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+                head_policies[(layer * policy_.levels.size() + i) * shape.n_kv_heads + h] = p;
+        }
+    }
+
+    AttendSparse::Config sparse;
+    sparse.n_heads = shape.n_heads;
+    sparse.n_kv_heads = shape.n_kv_heads;
+    sparse.head_dim = shape.head_dim;
+    sparse.kv_type = kv.type;
+    sparse.block_size = kv.block_size;
+    sparse.n_splits = n_splits;
+    sparse.quantize = quantize;
+    attend_sparse_ = std::make_unique<AttendSparse>(device, sparse);
+    audit_ = std::make_unique<AuditMass>(device, AuditMass::Config{shape.n_heads, shape.n_kv_heads, shape.head_dim, kv.type,
+                                                                   kv.block_size, kAuditSplits});
+    if (summary_unit_ != 0 || policy_.index_dim != 0) {
+        summarize_ = std::make_unique<SummarizeBlock>(
+            device, SummarizeBlock::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size, summary_unit_,
+                                           policy_.index_dim, index_unit_of(policy_)});
+    }
+    IndexerScore::Config base;
+    base.n_heads = shape.n_heads;
+    base.n_kv_heads = shape.n_kv_heads;
+    base.head_dim = shape.head_dim;
+    base.kv_type = kv.type;
+    base.block_size = kv.block_size;
+    base.pool = policy_.pool;
+    base.index_dim = std::max(policy_.index_dim, 8u);
+    base.index_unit = index_unit_of(policy_);
+    base.max_rows = z.max_rows;
+    base.n_splits = select_splits;
+    for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
+        IndexerScore::Config c = base;
+        c.level = policy_.levels[i];
+        c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
+        c.is_final = i + 1 == policy_.levels.size();
+        c.append_index = i == 0 && policy_.index_dim != 0;
+        levels_.emplace_back(device, c);
+    }
+    if (policy_.index_dim != 0) {
+        IndexerScore::Config c = base;
+        c.level.scorer = Scorer::kLowdim;
+        c.append_index = c.append_only = true;
+        append_index_ = std::make_unique<IndexerScore>(device, c);
+    }
+    reset();
+}
+
+bool AttentionPipeline::selects(std::uint32_t layer) const {
+    const LayerKind kind = policy_.layers[layer].kind;
+    return kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
+}
+
+std::uint32_t AttentionPipeline::control(std::uint32_t layer, std::size_t level) const {
+    return static_cast<std::uint32_t>((layer * policy_.levels.size() + level) * shape_.n_kv_heads);
+}
+
+std::uint32_t AttentionPipeline::list_offset(std::uint32_t layer, std::size_t level) const {
+    std::uint32_t per_layer = 0, before = 0;
+    for (std::size_t i = 0; i < level_strides_.size(); ++i) {
+        if (i == level) before = per_layer;
+        per_layer += level_strides_[i] * shape_.n_kv_heads;
+    }
+    return layer * per_layer + before;
+}
+
+IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, std::size_t level) const {
+    const LayerMemory& m = memory_[layer];
+    const vk::BufferRange none = none_;
+    const vk::BufferRange index_keys = m.index_keys ? vk::BufferRange(m.index_keys) : none;
+    const vk::BufferRange index_sums = m.index_sums ? vk::BufferRange(m.index_sums) : none;
+    vk::BufferRange rows = none, rows_max = none;
+    switch (policy_.levels.empty() ? Scorer::kExact : policy_.levels[level].scorer) {
+        case Scorer::kBox:
+            rows = m.min;
+            rows_max = m.max;
+            break;
+        case Scorer::kMean: rows = m.sum; break;
+        case Scorer::kLowdimMean: rows = index_sums; break;
+        case Scorer::kExact:
+        case Scorer::kLowdim: break;
+    }
+    return {buffers_.state,   cache_.tables(), rows,       rows_max,  buffers_.query, maps_,
+            cache_.keys(layer), index_keys,    index_sums, lists_,    lists_,         scores_,
+            select_partials_, select_counters_, controls_, policies_, last_queries_,  dropped_};
+}
+
+SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t level) const {
+    const KvLayout& layout = cache_.layout();
+    const std::size_t parent = level == 0 ? 0 : level - 1;
+    const std::size_t last = policy_.levels.empty() ? 0 : policy_.levels.size() - 1;
+    SelectPush p{};
+    p.table_offset = layout.table_offset(layer);
+    p.table_stride = layout.table_stride();
+    p.list_offset = list_offset(layer, level);
+    p.list_stride = level_strides_.empty() ? 0 : level_strides_[level];
+    p.parent_offset = list_offset(layer, parent);
+    p.parent_stride = level_strides_.empty() ? 0 : level_strides_[parent];
+    p.control = control(layer, level);
+    p.parent_control = control(layer, parent);
+    p.final_control = control(layer, last);
+    p.policy = control(layer, level);
+    p.maps = layer * shape_.n_kv_heads * 2 * policy_.index_dim * shape_.head_dim;
+    p.counter = 0;
+    p.sink_tokens = policy_.sink;
+    p.window = policy_.window;
+    p.refresh = policy_.refresh;
+    p.cosine = policy_.cosine;
+    p.last_query = layer * shape_.n_heads * shape_.head_dim;
+    p.super_first = summary_unit_ == 0 ? 0 : layout.layer_blocks(layer) * (layout.config().block_size / summary_unit_);
+    p.super_stride = super_stride_;
+    return p;
+}
+
+void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const {
+    for (std::size_t level = 0; level < levels_.size(); ++level) {
+        levels_[level].record(recorder, selection_buffers(layer, level), selection_push(layer, level));
+        recorder.barrier();
+        recorder.timestamp(timer, "indexer_score");
+    }
+}
+
+void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer,
+                                      bool sparse) const {
+    const KvLayout& layout = cache_.layout();
+    const LayerSchedule& schedule = policy_.layers[layer];
+    const bool dense = !sparse || schedule.kind == LayerKind::kDense || schedule.kind == LayerKind::kAnchor;
+    if (sparse && selects(layer)) record_selection(recorder, timer, layer);
+    if (!sparse && selects(layer) && append_index_)
+        append_index_->record(recorder, selection_buffers(layer, 0), selection_push(layer, 0));
+    if (dense) {
+        attend_dense_.record(recorder,
+                             {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
+                              buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended},
+                             {layout.table_offset(layer), layout.table_stride(), 0});
+        recorder.barrier();
+        recorder.timestamp(timer, "attend_dense");
+        return;
+    }
+    const std::uint32_t source = schedule.kind == LayerKind::kReuse ? schedule.source : layer;
+    const std::size_t last = levels_.empty() ? 0 : levels_.size() - 1;
+    AttendSparsePush p{};
+    p.table_offset = layout.table_offset(layer);
+    p.table_stride = layout.table_stride();
+    p.list_offset = levels_.empty() ? 0 : list_offset(source, last);
+    p.list_stride = levels_.empty() ? 0 : level_strides_[last];
+    p.control = levels_.empty() ? 0 : control(source, last);
+    p.first_count = layer * shape_.n_kv_heads;
+    p.head_map = layer * shape_.n_kv_heads;
+    p.counter = 0;
+    p.sink_tokens = policy_.sink;
+    p.window = policy_.window;
+    p.window_only = schedule.kind == LayerKind::kWindowOnly ? 1 : 0;
+    p.skip = policy_.value_skip;
+    attend_sparse_->record(recorder,
+                           {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
+                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
+                            head_maps_, lse_, counts_},
+                           p);
+    recorder.barrier();
+    recorder.timestamp(timer, "attend_sparse");
+}
+
+void AttentionPipeline::record_audit(vk::Recorder& recorder, std::uint32_t layer) const {
+    const LayerKind kind = policy_.layers[layer].kind;
+    if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) return;
+    const KvLayout& layout = cache_.layout();
+    audit_->record(recorder,
+                   {buffers_.state, cache_.tables(), cache_.keys(layer), buffers_.query, lse_, audit_partials_,
+                    select_counters_, records_},
+                   {layout.table_offset(layer), layout.table_stride(), shape_.n_kv_heads, policy_.sink,
+                    layer * shape_.n_heads});
+}
+
+void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
+                                       std::uint32_t position) const {
+    if (!summarize_ || !selects(layer)) return;
+    const KvLayout& layout = cache_.layout();
+    const LayerMemory& m = memory_[layer];
+    const vk::BufferRange none = none_;
+    const auto or_none = [&](const vk::Buffer& b) { return b ? vk::BufferRange(b) : none; };
+    const SelectPush select = selection_push(layer, 0);
+    summarize_->record(recorder,
+                       {cache_.tables(), cache_.keys(layer), or_none(m.min), or_none(m.max), or_none(m.sum), maps_,
+                        or_none(m.index_keys), or_none(m.index_sums)},
+                       {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps,
+                        select.super_first, select.super_stride});
+}
+
+void AttentionPipeline::reset() {
+    if (policy_.is_dense()) return;
+    vk::run_once(device_, [&](vk::Recorder& recorder) {
+        recorder.fill(controls_, 0);
+        recorder.fill(select_counters_, 0);
+        recorder.fill(counts_, 0);
+        recorder.fill(records_, 0);
+    });
+}
+
+AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) const {
+    if (summary_unit_ == 0 || !selects(layer)) return {};
+    const LayerMemory& m = memory_[layer];
+    const SelectPush push = selection_push(layer, 0);
+    return {m.min, m.max, m.sum, push.super_first, push.super_stride};
+}
+
+std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
+    return 1 + (selects(layer) ? static_cast<std::uint32_t>(levels_.size()) : 0);
+}
+
+std::span<const std::uint32_t> AttentionPipeline::attended_counts() const {
+    if (policy_.is_dense()) return {};
+    return {counts_.mapped_as<const std::uint32_t>(), std::size_t{shape_.n_layers} * shape_.n_kv_heads};
+}
+
+std::span<const AttentionPipeline::Mass> AttentionPipeline::audit_records() const {
+    if (policy_.is_dense()) return {};
+    return {records_.mapped_as<const Mass>(), std::size_t{shape_.n_layers} * shape_.n_heads};
+}
+
+HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head) {
+    const std::size_t last = policy_.levels.empty() ? 0 : policy_.levels.size() - 1;
+    return policies_.mapped_as<HeadPolicy>()[control(layer, last) + kv_head];
+}
+
+std::uint64_t AttentionPipeline::bytes() const {
+    std::uint64_t sum = 0;
+    for (const LayerMemory& m : memory_)
+        for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums}) sum += b->bytes();
+    for (const vk::Buffer* b : {&maps_, &lists_, &scores_, &select_partials_, &select_counters_, &controls_, &policies_,
+                                &last_queries_, &dropped_, &head_maps_, &lse_, &counts_, &audit_partials_, &records_, &none_})
+        sum += b->bytes();
+    return sum;
+}
+
+std::uint64_t AttentionPipeline::bytes_needed(const AttentionShape& shape, const KvLayout& layout,
+                                              const SparsePolicy& policy, std::uint32_t n_select_splits) {
+    return sizes_of(shape, layout, policy, n_select_splits).total;
+}
+
+}  // namespace winnow

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/attention/attend_dense.h"
+#include "runtime/attention/attend_sparse.h"
+#include "runtime/attention/audit_mass.h"
+#include "runtime/attention/indexer_score.h"
+#include "runtime/attention/summarize_block.h"
+#include "runtime/kv/kv_cache.h"
+#include "runtime/vk/timer.h"
+#include "winnow/sparse.h"
+
+namespace winnow {
+
+/// Shape of the attention alone: what the pipeline needs to know of a model.
+struct AttentionShape {
+    std::uint32_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
+};
+
+/// Buffers of one token that the pipeline reads and writes; they belong to the caller.
+struct AttentionBuffers {
+    vk::BufferRange state;
+    vk::BufferRange query;        ///< f32 [n_heads, head_dim], scaled
+    vk::BufferRange partials;     ///< f32 [n_kv_heads, n_splits, n_group, head_dim + 2]
+    vk::BufferRange counters;     ///< one per kv head, zero between steps
+    vk::BufferRange attended;     ///< f32 [n_heads, head_dim]
+    vk::BufferRange act_attended; ///< quantised [n_heads * head_dim]
+};
+
+/// Order of the attention stages of a layer under a policy, with their barriers, and all the memory that selection needs. Knows
+/// nothing of weights or MLPs: SparseAttention uses it on other people's queries and keys as well.
+class AttentionPipeline {
+public:
+    /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]; empty without index scorers.
+    /// @throws Error(kInvalidArgument) from SparsePolicy::check, before anything is allocated.
+    AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache, const AttentionBuffers& buffers,
+                      std::uint32_t n_splits, const SparsePolicy& policy, std::span<const float> maps = {},
+                      bool quantize = true);
+
+    /// Attention of the newest token, whose key and value are in the cache; ends with a barrier.
+    /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date.
+    void record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer, bool sparse) const;
+    /// Captured mass of the layer's last attention; runs beside whatever is recorded until the next barrier.
+    void record_audit(vk::Recorder& recorder, std::uint32_t layer) const;
+    /// Summaries and index keys of a prefill chunk in the cache; the caller's next barrier orders it.
+    void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
+
+    /// Forgets all lists: before an answer, and after the cache was truncated.
+    void reset();
+
+    const SparsePolicy& policy() const { return policy_; }
+    bool is_sparse(std::uint32_t layer) const { return policy_.layers[layer].kind != LayerKind::kDense; }
+    std::uint32_t summary_unit() const { return summary_unit_; }
+    struct Summaries {
+        vk::BufferRange min, max, sum;
+        std::uint32_t super_first = 0, super_stride = 0;
+    };
+    Summaries summaries(std::uint32_t layer) const;  ///< what qkv refreshes; empty ranges when there are none
+    std::uint32_t n_dispatches(std::uint32_t layer) const;  ///< dependent ones of record_decode under the policy
+
+    /// Tokens attended in the last step [n_layers, n_kv_heads], host view; sparse layers only.
+    std::span<const std::uint32_t> attended_counts() const;
+    struct Mass {
+        float mass, without_sinks;
+    };
+    /// Audit records [n_layers, n_heads], host view; valid for audited layers once the step has completed.
+    std::span<const Mass> audit_records() const;
+    /// What each (layer, kv head) may keep at the last level, [n_layers, n_kv_heads]; written by the controller between steps.
+    HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head);
+
+    std::uint64_t bytes() const;
+    /// What the constructor takes, without a device.
+    static std::uint64_t bytes_needed(const AttentionShape& shape, const KvLayout& layout, const SparsePolicy& policy,
+                                      std::uint32_t n_select_splits);
+
+private:
+    struct LayerMemory {
+        vk::Buffer min, max, sum, index_keys, index_sums;
+    };
+    bool selects(std::uint32_t layer) const;
+    void record_selection(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const;
+    IndexerScore::Buffers selection_buffers(std::uint32_t layer, std::size_t level) const;
+    SelectPush selection_push(std::uint32_t layer, std::size_t level) const;
+    std::uint32_t control(std::uint32_t layer, std::size_t level) const;
+    std::uint32_t list_offset(std::uint32_t layer, std::size_t level) const;
+
+    vk::Device& device_;
+    AttentionShape shape_;
+    const KvCache& cache_;
+    AttentionBuffers buffers_;
+    SparsePolicy policy_;
+    std::uint32_t summary_unit_ = 0;
+    std::uint32_t super_stride_ = 0;
+    AttendDense attend_dense_;
+    std::unique_ptr<AttendSparse> attend_sparse_;
+    std::unique_ptr<AuditMass> audit_;
+    std::unique_ptr<SummarizeBlock> summarize_;
+    std::unique_ptr<IndexerScore> append_index_;
+    std::vector<IndexerScore> levels_;
+    std::vector<std::uint32_t> level_strides_;  ///< words of a kv head's list, per level
+    std::vector<LayerMemory> memory_;
+    vk::Buffer maps_, lists_, scores_, select_partials_, select_counters_, controls_, policies_, last_queries_, dropped_;
+    vk::Buffer head_maps_, lse_, counts_, audit_partials_, records_, none_;
+};
+
+}  // namespace winnow
