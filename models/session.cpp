@@ -197,6 +197,7 @@ public:
         const std::uint32_t n_heads = model_.shape.n_heads;
         const std::uint32_t n_kv = model_.shape.n_kv_heads;
         r.n_steps = n_sparse_steps_;
+        r.kv_bytes_per_token = n_steps_ == 0 ? 0 : bytes_read_ / static_cast<double>(n_steps_);
         r.layer_head_share.assign(std::size_t{model_.shape.n_layers} * n_kv, 1.0f);
         r.layer_head_mass.assign(std::size_t{model_.shape.n_layers} * n_heads, NAN);
         if (n_sparse_steps_ == 0) return r;
@@ -285,7 +286,8 @@ private:
     }
 
     void reset_report() {
-        n_sparse_steps_ = 0;
+        n_sparse_steps_ = n_steps_ = 0;
+        bytes_read_ = 0;
         const std::size_t n_layers = model_.shape.n_layers;
         share_sums_.assign(n_layers * model_.shape.n_kv_heads, 0.0);
         mass_sums_.assign(n_layers * model_.shape.n_heads, 0.0);
@@ -296,7 +298,10 @@ private:
 
     // Reads what the step that just completed left in the host-visible report buffers.
     void note_step() {
-        if (!engine_->loop.last_was_sparse()) return;
+        ++n_steps_;
+        const bool sparse = engine_->loop.last_was_sparse();
+        bytes_read_ += static_cast<double>(engine_->attention.bytes_read(n_cached() + 1, sparse));
+        if (!sparse) return;
         ++n_sparse_steps_;
         const double n_tokens = n_cached() + 1;
         const std::span<const std::uint32_t> counts = engine_->attention.attended_counts();
@@ -359,7 +364,8 @@ private:
     Prefill prefill_;
     std::unique_ptr<SparseEngine> engine_;
     std::vector<float> logits_;  // of decode_logits
-    std::uint64_t n_sparse_steps_ = 0;
+    std::uint64_t n_sparse_steps_ = 0, n_steps_ = 0;
+    double bytes_read_ = 0;
     std::vector<double> share_sums_, mass_sums_;
     std::vector<std::uint32_t> mass_counts_;
     std::vector<float> masses_, rest_masses_;

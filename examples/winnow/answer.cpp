@@ -130,10 +130,17 @@ double per_second(std::uint64_t n, double seconds) {
 }
 
 std::string describe_stats(const SessionStats& stats, const Session& session) {
-    return fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{} ]",
-                       stats.n_prompt, per_second(stats.n_prompt, stats.prompt_seconds),
-                       stats.n_generated, per_second(stats.n_generated, stats.generate_seconds),
-                       session.n_cached(), session.n_ctx());
+    std::string line = fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}",
+                                   stats.n_prompt, per_second(stats.n_prompt, stats.prompt_seconds),
+                                   stats.n_generated,
+                                   per_second(stats.n_generated, stats.generate_seconds),
+                                   session.n_cached(), session.n_ctx());
+    const SparseReport sparse = session.sparse_report();
+    if (sparse.n_steps > 0) line += fmt::format(" | kept {:.1f} %", 100 * sparse.attended_share);
+    if (sparse.n_audits > 0)
+        line += fmt::format(" | attention mass without sinks {:.3f}, p5 {:.3f}, min {:.3f}", sparse.rest_mean,
+                            sparse.rest_p5, sparse.rest_min);
+    return line + " ]";
 }
 
 }  // namespace winnow::program

@@ -107,10 +107,13 @@ std::string dump(const Fields& object, int indent) {
 }
 
 std::string csv_cell(const Fields& value) {
-    std::string text = value.is_string() ? value.get<std::string>() : dump(value, -1);
-    for (std::size_t at = 0; (at = text.find('"', at)) != std::string::npos; at += 2)
-        text.insert(at, "\"");
-    return fmt::format("\"{}\"", text);
+    const std::string text = value.is_string() ? value.get<std::string>() : dump(value, -1);
+    std::string cell = "\"";
+    for (const char c : text) {
+        if (c == '"') cell += '"';
+        cell += c;
+    }
+    return cell += '"';
 }
 
 bool is_csv_column(const std::string& name) {
@@ -158,13 +161,14 @@ std::string BenchReport::line(const BenchResult& result, bool is_first) {
     }
     const Fields object = fields(subject_, result);
     if (format_ == "jsonl") return dump(object, -1) + "\n";
-    if (format_ == "json") return (is_first ? "" : ",\n") + dump(object, 2);
+    if (format_ == "json") return fmt::format("{}{}", is_first ? "" : ",\n", dump(object, 2));
     std::string header;
     std::string row;
     for (const auto& [name, value] : object.items()) {
         if (!is_csv_column(name)) continue;
-        header += (header.empty() ? "" : ",") + name;
-        row += (row.empty() ? "" : ",") + csv_cell(value);
+        const char* separator = header.empty() ? "" : ",";
+        header.append(separator).append(name);
+        row.append(separator).append(csv_cell(value));
     }
     return is_first ? fmt::format("{}\n{}\n", header, row) : fmt::format("{}\n", row);
 }

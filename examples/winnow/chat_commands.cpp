@@ -193,9 +193,9 @@ void Chat::show_stats(const std::string&) {
     tell(fmt::format("generated  {} tokens, {:.1f} t/s", totals_.n_generated,
                      per_second(totals_.n_generated, totals_.generate_seconds)));
     tell(fmt::format("context    {}/{} tokens", session_->n_cached(), session_->n_ctx()));
-    tell(fmt::format("memory     {} MiB: weights {}, cache {}, scratch {}",
+    tell(fmt::format("memory     {} MiB: weights {}, cache {}, index {}, scratch {}",
                      memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                     memory.scratch_bytes >> 20));
+                     memory.index_bytes >> 20, memory.scratch_bytes >> 20));
     tell(fmt::format("device     {} ({})", session_->device().name, session_->device().driver));
 }
 

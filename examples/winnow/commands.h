@@ -12,6 +12,7 @@ int run_tokenize(const Options& options);
 int run_perplexity(const Options& options);
 int run_info(const Options& options);
 int run_bench(const Options& options);
+int run_eval(const Options& options);
 
 /// `--list-devices`
 int list_devices_command();

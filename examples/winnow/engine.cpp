@@ -37,6 +37,19 @@ void check_gpu_layers(const std::string& text, const GgufFile& file) {
 
 }  // namespace
 
+SparseOptions sparse_options(const Options& options) {
+    SparseOptions sparse = options.sparse;
+    if (options.audit.empty() || options.audit == "off") return sparse;
+    const auto [end, error] = std::from_chars(
+        options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
+    if (options.audit == "full") sparse.audit_every = 1;
+    else if (error != std::errc{} || end != options.audit.data() + options.audit.size() ||
+             sparse.audit_every == 0)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("--audit {}: give full or a number of at least 1", options.audit));
+    return sparse;
+}
+
 Vocabulary open_vocabulary(const Options& options) {
     if (options.model.empty()) {
         throw Error(ErrorCode::kInvalidArgument, "no model: give one with -m FILE.gguf");
@@ -59,6 +72,7 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
     session.n_ctx = n_ctx;
     session.n_chunk = options.n_chunk;
     session.kv_type = kv_type(options);
+    session.sparse = sparse_options(options);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         progress.update(done, total);

@@ -30,6 +30,9 @@ Vocabulary open_vocabulary(const Options& options);
 std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
                                       std::uint32_t n_ctx);
 
+/// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
+SparseOptions sparse_options(const Options& options);
+
 /// -c, or `otherwise` when it was not given.
 std::uint32_t context_size(const Options& options, std::uint32_t otherwise);
 

@@ -109,9 +109,10 @@ std::string plan_text(const Vocabulary& vocabulary, const ModelFacts& facts, con
     text +=
         fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n",
                     plan.n_ctx, shape.n_ctx_train, per_token);
-    text += fmt::format("memory     {}: weights {}, cache {}, scratch {}\n",
+    text += fmt::format("memory     {}: weights {}, cache {}, index {}, scratch {}\n",
                         size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
-                        size_text(plan.memory.kv_bytes), size_text(plan.memory.scratch_bytes));
+                        size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
+                        size_text(plan.memory.scratch_bytes));
     text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
                         plan.n_dependent_dispatches,
                         static_cast<double>(plan.n_dependent_dispatches) / shape.n_layers);
@@ -147,6 +148,7 @@ int run_info(const Options& options) {
     root = {{"total_bytes", plan.memory.total_bytes()},
             {"weight_bytes", plan.memory.weight_bytes},
             {"kv_bytes", plan.memory.kv_bytes},
+            {"index_bytes", plan.memory.index_bytes},
             {"scratch_bytes", plan.memory.scratch_bytes},
             {"n_ctx", plan.n_ctx},
             {"type_k", options.cache_type_k},

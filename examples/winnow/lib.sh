@@ -27,9 +27,10 @@ is_installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) =
 
 # Prints those of the packages that apt knows no version of.
 unavailable() {
-    local package
+    local package policy
     for package; do
-        LC_ALL=C apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]' || printf '%s ' "$package"
+        policy=$(LC_ALL=C apt-cache policy "$package" 2>/dev/null) || policy=
+        [[ $policy == *"  Candidate: "[!\(]* ]] || printf '%s ' "$package"
     done
 }
 
@@ -42,8 +43,13 @@ find_root() {
     [[ ${#become_root[@]} == 2 || -t 0 ]]
 }
 
+# Hundreds of lines come from apt-get; they matter only when it fails.
 apt_get() {
-    "${become_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" </dev/null >&2
+    local log
+    log=$("${become_root[@]}" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 \
+        apt-get -q -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null) && return
+    tail -n 20 <<<"$log" >&2
+    return 1
 }
 
 # install_packages NAME...: installs those that are missing; needs no rights when none is.
@@ -54,7 +60,7 @@ install_packages() {
     fi
     for package; do is_installed "$package" || missing+=("$package"); done
     if ((${#missing[@]} == 0)); then return; fi
-    find_root || fail "needs root or sudo for: apt-get install ${missing[*]}"
+    find_root || fail "packages are missing; become root or set up sudo, or: apt-get install ${missing[*]}"
     say "installing ${#missing[@]} packages: ${missing[*]}"
     local updated=no absent
     if [[ -n $(unavailable "${missing[@]}") ]]; then
@@ -62,7 +68,7 @@ install_packages() {
         updated=yes
     fi
     absent=$(unavailable "${missing[@]}")
-    [[ -z $absent ]] || fail "no such packages here: ${absent% } (Debian 12 has them all; newer Ubuntu does, too)"
+    [[ -z $absent ]] || fail "no such packages here: ${absent% } (Debian 12 has them all)"
     if apt_get install -y --no-install-recommends "${missing[@]}"; then return; fi
     # Old lists name versions that the mirror has replaced since.
     if [[ $updated == no ]] && apt_get update &&

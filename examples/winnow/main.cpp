@@ -32,6 +32,7 @@ int run_command(const Options& options) {
         case Command::kPerplexity: return run_perplexity(options);
         case Command::kInfo: return run_info(options);
         case Command::kBench: return run_bench(options);
+        case Command::kEval: return run_eval(options);
     }
     return kFailure;
 }

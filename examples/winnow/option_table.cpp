@@ -208,6 +208,42 @@ void add_chat(Table& table, Options& o) {
     table.set("--simple-io", o.simple_io, true, "plain prompts for a program at the other end");
 }
 
+void add_sparse(Table& table, Options& o, bool with_preset) {
+    if (with_preset)
+        table.value("--sparse", o.sparse.preset, "NAME",
+                    "sparse attention: off (default), auto or a preset of info --policies");
+    SparseOverrides& s = o.sparse.overrides;
+    table
+        .value("--sparse-mass", s.mass, "P",
+               "share of the estimated attention to keep per head, above 0 to 1; 1 = all")
+        ->check(between(0.0, 1.0));
+    table
+        .value("--sparse-budget", s.budget, "N",
+               "most tokens attended per kv head, sinks and window included")
+        ->check(between(1, kMostCount));
+    table.value("--sparse-sink", s.sink, "N", "first tokens that are always attended")
+        ->check(between(0, kMostCount));
+    table.value("--sparse-window", s.window, "N", "last tokens that are always attended")
+        ->check(between(0, kMostCount));
+    table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
+        ->check(between(0, kMostCount));
+    if (with_preset)
+        table.value(
+            "--audit", o.audit, "full|N",
+            "measure the captured attention mass: always, or of one in N (layer, step) pairs");
+}
+
+void add_eval(Table& table, Options& o) {
+    table.value("--presets", o.eval.presets, "A,B", "sparse presets to compare with dense");
+    table
+        .value("--positions", o.eval.n_positions, "N",
+               "tokens decoded and scored after the prefill (default 256)")
+        ->check(between(8, 65536));
+    table.value("--json", o.eval.json_file, "FILE", "also write the rows as JSON");
+    table.value("--plot", o.eval.plot_file, "FILE",
+                "captured mass and share per layer and head as SVG");
+}
+
 void add_bench(Table& table, Options& o) {
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
@@ -231,6 +267,7 @@ constexpr const char* kCommands =
     "  perplexity  measure the model on a text file\n"
     "  info        devices, model, memory for a context\n"
     "  bench       tokens per second\n"
+    "  eval        sparse attention presets against dense, on a text\n"
     "`winnow COMMAND --help` lists the flags of a command. Each flag has an environment twin, "
     "WINNOW_CTX_SIZE "
     "for\n--ctx-size; the command line wins.";
@@ -244,6 +281,8 @@ const char* description(Command command) {
             return "Perplexity of a text: second half of each window of -c tokens.";
         case Command::kInfo: return "Devices, model facts and the memory for a context.";
         case Command::kBench: return "Speed of prefill and decode.";
+        case Command::kEval:
+            return "Quality of sparse attention presets against dense attention on a text.";
     }
     return "";
 }
@@ -258,6 +297,7 @@ const char* command_name(Command command) {
         case Command::kPerplexity: return "perplexity";
         case Command::kInfo: return "info";
         case Command::kBench: return "bench";
+        case Command::kEval: return "eval";
     }
     return "";
 }
@@ -278,6 +318,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_session(table, options, true);
             add_answer(table, options);
             add_sampling(table, options.sampling);
+            add_sparse(table, options, true);
             if (command == Command::kChat) add_chat(table, options);
             if (command == Command::kGenerate || !options.has_command) {
                 table.value("--logits-out", options.logits_out, "FILE",
@@ -298,6 +339,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
         case Command::kPerplexity:
             add_prompt(table, options, false);
             add_session(table, options, true);
+            add_sparse(table, options, true);
             table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
             table.value("--logits-out", options.logits_out, "FILE",
                         "write all logits, f32 [n_tokens, n_vocab] (.npy)");
@@ -305,11 +347,20 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             break;
         case Command::kInfo:
             add_session(table, options, true);
+            add_sparse(table, options, true);
+            table.set("--policies", options.policies, true, "print the sparse attention presets");
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kBench:
             add_session(table, options, false);
+            add_sparse(table, options, true);
             add_bench(table, options);
+            break;
+        case Command::kEval:
+            add_prompt(table, options, false);
+            add_session(table, options, true);
+            add_sparse(table, options, false);
+            add_eval(table, options);
             break;
     }
     return app;

@@ -5,11 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "winnow/session.h"
 #include "winnow/types.h"
 
 namespace winnow::program {
 
-enum class Command { kChat, kGenerate, kTokenize, kPerplexity, kInfo, kBench };
+enum class Command { kChat, kGenerate, kTokenize, kPerplexity, kInfo, kBench, kEval };
 
 /// Sampling as the command line gave it; what is absent comes from the model file, then from
 /// SamplingOptions' own defaults.
@@ -32,6 +33,14 @@ struct BenchFlags {
     std::uint32_t repetitions = 5;
     std::string output = "md";
     bool stages = false;  ///< also the time of each stage of a decode step
+};
+
+/// Flags of `eval`.
+struct EvalFlags {
+    std::string presets = "exact,twilight,quest,kascade,streaming";
+    std::uint32_t n_positions = 256;  ///< decoded and scored after the prefill
+    std::string json_file;
+    std::string plot_file;
 };
 
 /// Everything the command line and the environment say.
@@ -84,6 +93,10 @@ struct Options {
     bool parse_special = true;
 
     BenchFlags bench;
+    EvalFlags eval;
+    SparseOptions sparse;
+    std::string audit;      ///< "full", a number, or empty
+    bool policies = false;  ///< info: print the table of presets
 };
 
 /// What main() does after parsing: run `options`, or print `text` to standard output and exit 0.

@@ -35,6 +35,7 @@ struct SparseOptions {
 struct SparseReport {
     std::uint64_t n_steps = 0;        ///< sparse steps
     double attended_share = 1;        ///< tokens attended of those cached, mean over full layers, kv heads and steps
+    double kv_bytes_per_token = 0;    ///< keys, values, summaries and index keys read per step
     std::uint64_t n_audits = 0;       ///< (step, layer, query head) records
     double mass_mean = 1, mass_p5 = 1, mass_min = 1;  ///< captured mass
     double rest_mean = 1, rest_p5 = 1, rest_min = 1;  ///< the same without the sinks

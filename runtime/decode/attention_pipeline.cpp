@@ -412,6 +412,35 @@ HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv
     return policies_.mapped_as<HeadPolicy>()[control(layer, last) + kv_head];
 }
 
+std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse) const {
+    const KvConfig& kv = cache_.layout().config();
+    const std::uint64_t row = 2ull * shape_.head_dim * kv_element_bytes(kv.type);
+    std::uint64_t sum = 0;
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
+        const LayerKind kind = policy_.layers[layer].kind;
+        const bool dense = !sparse || kind == LayerKind::kDense || kind == LayerKind::kAnchor;
+        for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
+            const std::uint32_t window = kv.roles[layer * shape_.n_kv_heads + h].window;
+            const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(n_tokens, window);
+            sum += row * (dense ? visible : attended_counts()[layer * shape_.n_kv_heads + h]);
+        }
+        if (!sparse || !selects(layer)) continue;
+        std::uint64_t candidates = n_tokens;  // what the next level looks at
+        for (const SelectLevel& level : policy_.levels) {
+            IndexerScore::Config c;
+            c.n_kv_heads = shape_.n_kv_heads;
+            c.head_dim = shape_.head_dim;
+            c.kv_type = kv.type;
+            c.level = level;
+            c.index_dim = policy_.index_dim;
+            sum += IndexerScore::bytes_moved(c, candidates);
+            const auto share = static_cast<std::uint64_t>(level.budget_share * static_cast<double>(n_tokens));
+            if (level.budget != 0) candidates = std::min(candidates, std::max<std::uint64_t>(level.budget, share));
+        }
+    }
+    return sum;
+}
+
 std::uint64_t AttentionPipeline::bytes() const {
     std::uint64_t sum = 0;
     for (const LayerMemory& m : memory_)

@@ -72,6 +72,9 @@ public:
     /// What each (layer, kv head) may keep at the last level, [n_layers, n_kv_heads]; written by the controller between steps.
     HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head);
 
+    /// Bytes of keys, values, summaries and index keys that the last step read, with n tokens in the cache.
+    std::uint64_t bytes_read(std::uint64_t n_tokens, bool sparse) const;
+
     std::uint64_t bytes() const;
     /// What the constructor takes, without a device.
     static std::uint64_t bytes_needed(const AttentionShape& shape, const KvLayout& layout, const SparsePolicy& policy,

@@ -41,6 +41,8 @@ const uint kUnits = kHeadDim / 8;
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kSlots = kGroupSize / kLanes;
 const float kEmpty = -3.0e38;
+// A head that gives all but this to the sinks has nothing else to lose, and f32 could not tell how much of it was kept.
+const float kLeastRest = 1.0e-3;
 
 shared vec4 states[kSubgroups * kGroup];
 shared uint arrived;
@@ -144,6 +146,6 @@ void main() {
         const float sinks = total.w * exp(total.z - total.x);
         const float rest = everything - sinks;
         records[push.first_record + kv_head * kGroup + g] =
-            vec2(captured / everything, rest > 1.0e-6 * everything ? (captured - sinks) / rest : 1.0);
+            vec2(captured / everything, rest > kLeastRest * everything ? (captured - sinks) / rest : 1.0);
     }
 }

@@ -227,6 +227,7 @@ TEST_F(Commands, InfoNamesTheMemory) {
         EXPECT_EQ(info["total_bytes"].get<std::uint64_t>(),
                   info["weight_bytes"].get<std::uint64_t>() +
                       info["kv_bytes"].get<std::uint64_t>() +
+                      info["index_bytes"].get<std::uint64_t>() +
                       info["scratch_bytes"].get<std::uint64_t>());
         EXPECT_GT(info["kv_bytes"], 0);
         EXPECT_LE(info["n_dependent_dispatches"], 8 * 2 + 8);

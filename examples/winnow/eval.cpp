@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <span>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "examples/winnow/commands.h"
+#include "examples/winnow/engine.h"
+#include "examples/winnow/eval_probes.h"
+#include "examples/winnow/eval_report.h"
+#include "examples/winnow/file_io.h"
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/progress.h"
+#include "examples/winnow/terminal.h"
+#include "models/model_config.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr std::uint32_t kWindowBaseline =
+    256;                                      // tokens; what a model without long context would see
+constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
+constexpr std::uint32_t kProbeSeed = 20261123;
+
+double log_sum_exp(std::span<const float> logits) {
+    const double most = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
+    return most + std::log(sum);
+}
+
+TokenId argmax(std::span<const float> logits) {
+    return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+void prefill(Session& session, std::span<const TokenId> tokens, const std::string& label) {
+    Progress progress(label, Progress::Unit::kTokens);
+    session.truncate(0);
+    session.prefill(tokens, [&](std::uint32_t done, std::uint32_t total) {
+        throw_if_interrupted();
+        progress.update(done, total);
+        return true;
+    });
+    progress.clear();
+}
+
+// The scored positions of the text, dense: what every preset is compared with.
+struct Baseline {
+    std::vector<std::vector<float>> logits;
+    std::vector<double> lse;
+    double nll = 0;
+    double window_nll = 0;
+};
+
+class Evaluation {
+public:
+    Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
+               std::uint32_t n_ctx, std::uint32_t n_positions, std::int32_t min_ctx)
+        : session_(session),
+          tokenizer_(tokenizer),
+          text_(std::move(text)),
+          n_prefill_(n_ctx - n_positions),
+          n_positions_(n_positions),
+          n_ctx_(n_ctx),
+          min_ctx_(min_ctx) {}
+
+    std::vector<EvalRow> run(const std::vector<std::string>& presets) {
+        for (const std::string& preset : presets) rows_.push_back(make_row(preset));
+        evaluate_text();
+        const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
+        const std::vector<TokenId> filler(
+            text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
+        evaluate_probe(make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed), "needles");
+        evaluate_probe(make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed), "copy");
+        evaluate_probe(make_aggregate_probe(tokenizer_, n - 64, kProbeSeed), "aggregation");
+        return rows_;
+    }
+
+private:
+    EvalRow make_row(const std::string& preset) const {
+        EvalRow row;
+        row.preset = preset;
+        row.n_ctx = n_ctx_;
+        return row;
+    }
+
+    void use(const std::string& preset, std::uint32_t audit) {
+        SparseOptions sparse;
+        sparse.preset = preset;
+        sparse.overrides.min_ctx = min_ctx_;
+        sparse.audit_every = preset == "dense" || preset == "off" ? 0 : audit;
+        session_.use_sparse(sparse);
+    }
+
+    // Decodes the positions after the prefill one by one; visit(i, logits) for each.
+    template <typename Visit>
+    void decode_positions(Visit&& visit) {
+        session_.truncate(n_prefill_);
+        for (std::uint32_t i = 0; i < n_positions_; ++i) {
+            throw_if_interrupted();
+            visit(i, session_.decode_logits(text_[n_prefill_ + i]));
+        }
+    }
+    TokenId target(std::uint32_t i) const { return text_[n_prefill_ + i + 1]; }
+
+    void evaluate_text() {
+        use("off", 0);
+        prefill(session_, std::span(text_).first(n_prefill_), "prefill");
+        Baseline base;
+        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+            base.logits.emplace_back(logits.begin(), logits.end());
+            base.lse.push_back(log_sum_exp(logits));
+            base.nll +=
+                (base.lse.back() - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+        });
+        const double dense_bytes = session_.sparse_report().kv_bytes_per_token;
+
+        SparseOptions window;
+        window.preset = "streaming";
+        window.overrides.window = kWindowBaseline;
+        window.overrides.min_ctx = 0;
+        session_.use_sparse(window);
+        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+            base.window_nll +=
+                (log_sum_exp(logits) - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+        });
+
+        for (EvalRow& row : rows_) {
+            use(row.preset, 1);
+            const auto begin = std::chrono::steady_clock::now();
+            std::vector<double> divergences;
+            std::uint32_t n_agree = 0;
+            decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+                const double lse = log_sum_exp(logits);
+                row.nll += (lse - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+                const std::vector<float>& dense = base.logits[i];
+                double kl = 0;
+                for (std::size_t t = 0; t < dense.size(); ++t) {
+                    const double log_p = dense[t] - base.lse[i];
+                    if (log_p > -30) kl += std::exp(log_p) * (log_p - (logits[t] - lse));
+                }
+                divergences.push_back(kl);
+                n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
+            });
+            row.seconds =
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            row.nll_delta = row.nll - base.nll;
+            for (const double kl : divergences)
+                row.kl_mean += kl / static_cast<double>(divergences.size());
+            std::sort(divergences.begin(), divergences.end());
+            row.kl_p99 = divergences[divergences.size() * 99 / 100];
+            row.top1_agree = static_cast<double>(n_agree) / n_positions_;
+            const double gain = base.window_nll - base.nll;
+            row.long_range_gain = gain > 1e-4 ? (base.window_nll - row.nll) / gain : 1;
+            row.report = session_.sparse_report();
+            row.bytes_per_token =
+                row.report.n_steps == 0 ? dense_bytes : row.report.kv_bytes_per_token;
+            row.kv_bytes = session_.memory().kv_bytes;
+            log_info(fmt::format("{}: share {:.3f}, NLL {:+.4f}, {:.0f} s", row.preset,
+                                 row.report.attended_share, row.nll_delta, row.seconds));
+        }
+    }
+
+    struct Answer {
+        double nll = 0;  // nats per answer token
+        double accuracy = 0;
+    };
+    std::vector<Answer> answers(const Probe& probe) {
+        std::vector<Answer> list;
+        const auto n_context = static_cast<std::uint32_t>(probe.context.size());
+        for (const Probe::Question& question : probe.questions) {
+            session_.truncate(n_context);
+            std::vector<TokenId> fed = question.query;
+            fed.insert(fed.end(), question.answer.begin(), question.answer.end() - 1);
+            Answer answer;
+            for (std::size_t i = 0; i < fed.size(); ++i) {
+                throw_if_interrupted();
+                const std::span<const float> logits = session_.decode_logits(fed[i]);
+                if (i + 1 < question.query.size()) continue;
+                const TokenId wanted = question.answer[i + 1 - question.query.size()];
+                const double n = static_cast<double>(question.answer.size());
+                answer.nll += (log_sum_exp(logits) - logits[static_cast<std::size_t>(wanted)]) / n;
+                answer.accuracy += (argmax(logits) == wanted ? 1.0 : 0.0) / n;
+            }
+            list.push_back(answer);
+        }
+        return list;
+    }
+
+    void evaluate_probe(const Probe& probe, const std::string& label) {
+        use("off", 0);
+        prefill(session_, probe.context, label);
+        // Windowed layers may have to start over when the cache is cut; a small margin keeps the
+        // prefix.
+        const std::vector<Answer> dense = answers(probe);
+        for (EvalRow& row : rows_) {
+            use(row.preset, 0);
+            if (session_.n_cached() < probe.context.size()) prefill(session_, probe.context, label);
+            const std::vector<Answer> sparse = answers(probe);
+            std::map<std::string, std::pair<double, int>> by_kind;
+            for (std::size_t i = 0; i < sparse.size(); ++i) {
+                auto& [sum, n] = by_kind[probe.questions[i].kind];
+                sum += sparse[i].nll - dense[i].nll;
+                ++n;
+                if (probe.questions[i].kind == "copy") row.copy_acc = sparse[i].accuracy;
+            }
+            double mean = 0;
+            for (const auto& [kind, value] : by_kind) {
+                const double delta = value.first / value.second;
+                mean += delta / static_cast<double>(by_kind.size());
+                if (kind != "copy" && kind != "aggregate") row.needle_deltas[kind] = delta;
+                if (kind == "aggregate") row.aggregate_nll_delta = delta;
+            }
+            if (label == "needles") row.needle_nll_delta = mean;
+        }
+    }
+
+    Session& session_;
+    const Tokenizer& tokenizer_;
+    std::vector<TokenId> text_;
+    std::uint32_t n_prefill_, n_positions_, n_ctx_;
+    std::int32_t min_ctx_;
+    std::vector<EvalRow> rows_;
+};
+
+std::vector<std::string> split_commas(const std::string& text) {
+    std::vector<std::string> parts;
+    std::size_t begin = 0;
+    while (begin <= text.size()) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        if (end > begin) parts.push_back(text.substr(begin, end - begin));
+        begin = end + 1;
+    }
+    return parts;
+}
+
+}  // namespace
+
+int run_eval(const Options& options) {
+    const Vocabulary vocabulary = open_vocabulary(options);
+    const std::optional<std::string> text = prompt_text(options);
+    if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE");
+    std::vector<TokenId> tokens =
+        vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
+    const std::uint32_t n_ctx = context_size(options, 4096);
+    const std::uint32_t n_positions = options.eval.n_positions;
+    if (n_ctx < n_positions + kWindowBaseline)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-c {} is too short for {} scored positions: use -c {} or more, or "
+                                "fewer --positions",
+                                n_ctx, n_positions, n_positions + kWindowBaseline));
+    if (tokens.size() < n_ctx + 1)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the text has {} tokens but -c {} needs one more than that: give a "
+                                "longer text or a smaller -c",
+                                tokens.size(), n_ctx));
+    tokens.resize(n_ctx + 1);
+    const std::vector<std::string> presets = split_commas(options.eval.presets);
+    std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
+    for (const std::string& preset : presets)
+        make_preset(preset, windowed);  // refuse a bad name before minutes of work
+    const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
+    Evaluation evaluation(
+        *session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
+        options.sparse.overrides.min_ctx >= 0 ? options.sparse.overrides.min_ctx : 0);
+    const std::vector<EvalRow> rows = evaluation.run(presets);
+    write_out(eval_table(rows));
+    const auto save = [](const std::string& path, const std::string& text_bytes) {
+        if (path.empty()) return;
+        OutputFile file(path);
+        file.write(text_bytes);
+        file.commit();
+    };
+    save(options.eval.json_file, eval_json(rows));
+    save(options.eval.plot_file, eval_svg(rows, session->shape().n_layers, session->shape().n_heads,
+                                          session->shape().n_kv_heads));
+    return 0;
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "winnow/session.h"
+
+namespace winnow::program {
+
+/// What `winnow eval` measured of one preset.
+struct EvalRow {
+    std::string preset;
+    std::uint32_t n_ctx = 0;
+    double nll = 0, nll_delta = 0;   ///< nats per token; against dense
+    double kl_mean = 0, kl_p99 = 0;  ///< KL(dense || preset)
+    double top1_agree = 0;
+    double long_range_gain = 0;  ///< share of dense's gain over a 256-token window that is kept
+    double copy_acc = 0;
+    double needle_nll_delta = 0;  ///< mean over the needles, nats per answer token
+    double aggregate_nll_delta = 0;
+    std::map<std::string, double> needle_deltas;  ///< by kind
+    SparseReport report;
+    double bytes_per_token = 0;
+    std::uint64_t kv_bytes = 0;
+    double seconds = 0;
+};
+
+std::string eval_table(const std::vector<EvalRow>& rows);
+std::string eval_json(const std::vector<EvalRow>& rows);
+/// Captured mass and attended share per layer and head as a picture.
+std::string eval_svg(const std::vector<EvalRow>& rows, std::uint32_t n_layers,
+                     std::uint32_t n_heads, std::uint32_t n_kv_heads);
+
+}  // namespace winnow::program
