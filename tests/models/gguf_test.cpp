@@ -117,7 +117,7 @@ TEST(Gguf, HostileFilesAreRefusedInOneLine) {
         {"key count", [](auto& b) { poke<std::uint64_t>(b, 16, 1ull << 60); }, "keys"},
         {"string length", [](auto& b) { poke<std::uint64_t>(b, 24, ~0ull); }, "string"},
         {"value type", [](auto& b) { poke<std::uint32_t>(b, 24 + 8 + 20, 99); }, "value type"},
-        {"truncated header", [](auto& b) { b.resize(200); }, "truncated"},
+        {"truncated header", [](auto& b) { b.resize(600); }, "truncated"},
         {"truncated data", [](auto& b) { b.resize(b.size() - 4096); }, "truncated"},
     };
     for (const Hostile& c : cases) {

@@ -22,7 +22,7 @@ struct Out {
     }
 };
 
-void floats(WeightType type, Bytes p, Out out) {
+void one_float(WeightType type, Bytes p, Out out) {
     if (type == WeightType::kF16) return out.add(half(p), 0);
     const bool wide = type == WeightType::kF32;
     const std::uint32_t bits = wide ? u16(p) | (u16(p + 2) << 16) : u16(p) << 16;
@@ -93,9 +93,9 @@ Matrix dequantize(WeightType type, std::span<const std::byte> blocks, std::size_
     auto p = reinterpret_cast<Bytes>(blocks.data());
     while (m.values.size() < n_rows * n_in) {
         switch (type) {
-            case WeightType::kF32: floats(type, p, {m}), p += 4; break;
+            case WeightType::kF32: one_float(type, p, {m}), p += 4; break;
             case WeightType::kF16:
-            case WeightType::kBF16: floats(type, p, {m}), p += 2; break;
+            case WeightType::kBF16: one_float(type, p, {m}), p += 2; break;
             case WeightType::kQ4_0: block_32(type, p, {m}), p += 18; break;
             case WeightType::kQ4_1: block_32(type, p, {m}), p += 20; break;
             case WeightType::kQ5_0: block_32(type, p, {m}), p += 22; break;

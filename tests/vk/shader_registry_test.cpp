@@ -78,7 +78,8 @@ TEST(ShaderRegistry, DeclaresTheFeaturesThatShadersUse) {
 TEST(ShaderRegistry, KeepsBindingsAndConstantsFew) {
     for (const ShaderVariant& shader : all_shaders()) {
         const SpirvInfo info = inspect_spirv(shader.words);
-        EXPECT_LE(info.bindings.empty() ? 0 : info.bindings.back() + 1, 16u) << shader.name;
+        // Push descriptors: every device that winnow runs on offers 32.
+        EXPECT_LE(info.bindings.empty() ? 0 : info.bindings.back() + 1, 24u) << shader.name;
         EXPECT_LE(info.spec_ids.empty() ? 0 : info.spec_ids.back() + 1, 32u) << shader.name;
     }
 }

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <benchmark/benchmark.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "runtime/kv/kv_cache.h"
+#include "runtime/vk/device.h"
+#include "runtime/vk/recorder.h"
+#include "shaders/common/interface.h"
+#include "winnow/types.h"
+
+namespace winnow::bench {
+
+/// A line of bench/shapes.
+struct Shape {
+    std::string name;
+    std::uint32_t n_layers = 0, n_embd = 0, n_ff = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_vocab = 0;
+    std::uint32_t q_dim() const { return n_heads * head_dim; }
+    std::uint32_t kv_dim() const { return n_kv_heads * head_dim; }
+};
+
+/// The shapes that are timed: all of bench/shapes on a GPU, the smallest alone on a software driver.
+const std::vector<Shape>& shapes();
+
+/// The device of the whole run and what it can copy per second, measured once at the start.
+class Bench {
+public:
+    static Bench& get();
+    vk::Device& device() { return *device_; }
+    double copy_bytes_per_second() const { return copy_bytes_per_second_; }
+
+    /// A buffer of small f16 values (0.0078), which are harmless as f32 and as int8 planes too.
+    vk::Buffer buffer(std::uint64_t bytes) const;
+    vk::Buffer zeros(std::uint64_t bytes) const;
+    vk::Buffer words(const std::vector<std::uint32_t>& words) const;
+    /// A decode state that stands at `position` and is not stopped.
+    vk::Buffer state(std::uint32_t position) const;
+    /// Repacked pseudo-random matrix; several in a row when `n_copies` > 1, so that a cache does not flatter.
+    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in, std::uint64_t at_least_bytes) const;
+    std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
+
+    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i - 1.
+    /// Reports bytes per second and the share of the copy bandwidth.
+    void run(benchmark::State& state, std::uint64_t bytes, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+
+private:
+    Bench();
+    std::unique_ptr<vk::Device> device_;
+    double copy_bytes_per_second_ = 0;
+};
+
+MatrixRef matrix_ref(WeightType type, std::uint32_t n_rows);
+KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_layers);
+/// The types that a matvec bench goes through.
+const std::vector<WeightType>& matvec_types();
+std::string label(const std::string& stage, const Shape& shape, WeightType type);
+
+}  // namespace winnow::bench

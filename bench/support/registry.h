@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace winnow::bench {
+
+// One function per stage, in its own file; each registers that stage's benches for every shape.
+void register_embed();
+void register_sample_threshold();
+void register_sample_token();
+void register_qkv();
+void register_matvec_add();
+void register_gate_up();
+void register_logits();
+void register_attend_dense();
+void register_summarize_block();
+void register_indexer_score();
+void register_attend_sparse();
+void register_audit_mass();
+void register_embed_rows();
+void register_norm_rows();
+void register_matmul();
+void register_rope_append();
+void register_attend_prefill();
+void register_gate_rows();
+
+inline void register_all() {
+    register_embed();
+    register_sample_threshold();
+    register_sample_token();
+    register_qkv();
+    register_matvec_add();
+    register_gate_up();
+    register_logits();
+    register_attend_dense();
+    register_summarize_block();
+    register_indexer_score();
+    register_attend_sparse();
+    register_audit_mass();
+    register_embed_rows();
+    register_norm_rows();
+    register_matmul();
+    register_rope_append();
+    register_attend_prefill();
+    register_gate_rows();
+}
+
+}  // namespace winnow::bench

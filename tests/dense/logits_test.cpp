@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/dense/logits.h"
+
+#include "tests/reference/logits.h"
+#include "tests/support/close.h"
+#include "tests/support/dense_data.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr float kEps = 1e-6f;
+
+class LogitsTest : public GpuTest, public ::testing::WithParamInterface<WeightType> {
+protected:
+    // The vocabulary is cut into ranges at `cuts`, multiples of 64.
+    static void check(const Logits::Config& c, const std::vector<std::uint32_t>& cuts, bool stopped = false) {
+        SCOPED_TRACE(::testing::Message() << c.n_vocab << " x " << c.n_embd);
+        ReplicableRng rng(c.n_embd + c.n_vocab);
+        const TestMatrix w(c.type, c.n_vocab, c.n_embd, rng);
+        const TestActivations a(c.n_embd, rng);
+        const Logits stage(device(), c);
+        ASSERT_EQ(stage.n_maxima(), (c.n_vocab + stage.rows_per_group() - 1) / stage.rows_per_group());
+        const vk::Buffer state = make_state(device(), 0, 0, stopped);
+        const vk::Buffer act_in = make_buffer(a.words);
+        const GuardedBuffer logits(device(), "logits", c.n_vocab * 4);
+        const GuardedBuffer maxima(device(), "maxima", stage.n_maxima() * 4);
+        std::vector<std::uint32_t> firsts{0};
+        firsts.insert(firsts.end(), cuts.begin(), cuts.end());
+        firsts.push_back(c.n_vocab);
+        for (std::size_t i = 0; i + 1 < firsts.size(); ++i) {
+            std::vector<std::byte> planes;
+            const MatrixRef ref = append_planes(planes, w, firsts[i], firsts[i + 1]);
+            const vk::Buffer weights = make_buffer(planes);
+            vk::run_once(device(), [&](vk::Recorder& recorder) {
+                stage.record(recorder, {weights, act_in, state, logits.range(), maxima.range()},
+                             {ref, firsts[i], c.n_embd, kEps, 0});
+            });
+        }
+        if (stopped) {
+            logits.expect_untouched();
+            maxima.expect_untouched();
+            return;
+        }
+        const reference::Values expected = reference::logits(w.ref, a.ref, kEps);
+        const std::vector<float> got = logits.contents<float>();
+        expect_close(got, expected.values,
+                     allowances(expected.terms, matvec_roundings(c.n_embd) + rms_roundings(c.n_embd)), "logits");
+        // To the bit: the sampler relies on the maxima being logits.
+        EXPECT_EQ(maxima.contents<float>(), reference::group_maxima(got, stage.rows_per_group()));
+    }
+};
+
+TEST_P(LogitsTest, OfTheVocabulary) {
+    const WeightType type = GetParam();
+    const bool narrow = type == WeightType::kF32 || type == WeightType::kQ5_0;
+    check({is_k_type(type) ? 512u : (narrow ? 96u : 576u), 333, type}, {});
+}
+
+TEST_P(LogitsTest, OtherShapes) {
+    if (GetParam() == WeightType::kQ8_0) {
+        check({64, 64, WeightType::kQ8_0}, {});
+        check({1536, 131, WeightType::kQ8_0}, {64});
+        check({576, 1, WeightType::kQ8_0}, {});
+    } else if (GetParam() == WeightType::kQ6_K) {
+        check({256, 257, WeightType::kQ6_K}, {64, 192});
+        check({2048, 63, WeightType::kQ6_K}, {});
+    }
+}
+
+TEST_P(LogitsTest, WritesNothingWhenStopped) {
+    if (GetParam() == WeightType::kQ8_0) check({64, 64, WeightType::kQ8_0}, {}, true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, LogitsTest, ::testing::ValuesIn(kAllWeightTypes),
+                         [](const auto& test) { return type_name(test.param); });
+
+}  // namespace
+}  // namespace winnow::test

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "tests/reference/matvec.h"
+
+namespace winnow::reference {
+
+/// W a / rms, with the rms that the producer of `a` left in it.
+Values logits(const Matrix& w, const Activations& a, double eps);
+
+/// The largest logit of each group of rows_per_group, the last group being shorter perhaps.
+std::vector<float> group_maxima(const std::vector<float>& logits, std::size_t rows_per_group);
+
+}  // namespace winnow::reference
