@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "models/model.h"
+#include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
 #include "runtime/vk/device.h"
@@ -269,6 +271,10 @@ private:
         engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits,
                                                  policy_, options_);
         prefill_.set_attention(&engine_->attention);
+        // --audit N steers; --audit full only measures, so that what it reports is the policy's own doing.
+        controller_.reset();
+        if (options_.sparse.audit_every > 1 && !policy_.levels.empty())
+            controller_.emplace(model_.shape.n_layers, model_.shape.n_kv_heads, policy_.levels.back());
         reset_report();
     }
 
@@ -313,6 +319,7 @@ private:
              layer += options_.sparse.audit_every) {
             const LayerKind kind = policy_.layers[layer].kind;
             if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
+            if (controller_ && kind == LayerKind::kSelect) steer(layer, records, counts, n_tokens);
             for (std::uint32_t h = 0; h < n_heads; ++h) {
                 const AttentionPipeline::Mass& m = records[layer * n_heads + h];
                 masses_.push_back(m.mass);
@@ -320,6 +327,19 @@ private:
                 mass_sums_[layer * n_heads + h] += m.mass;
                 ++mass_counts_[layer * n_heads + h];
             }
+        }
+    }
+
+    void steer(std::uint32_t layer, std::span<const AttentionPipeline::Mass> records, std::span<const std::uint32_t> counts,
+               double n_tokens) {
+        const std::uint32_t n_group = model_.shape.n_group();
+        for (std::uint32_t kv_head = 0; kv_head < model_.shape.n_kv_heads; ++kv_head) {
+            float least = 1;
+            for (std::uint32_t g = 0; g < n_group; ++g)
+                least = std::min(least, records[layer * model_.shape.n_heads + kv_head * n_group + g].mass);
+            const double share = counts[layer * model_.shape.n_kv_heads + kv_head] / n_tokens;
+            controller_->observe(layer, kv_head, least, static_cast<float>(share), static_cast<std::uint32_t>(n_tokens),
+                                 engine_->attention.head_policy(layer, kv_head));
         }
     }
 
@@ -363,6 +383,7 @@ private:
     PrefillBuffers prefill_buffers_;
     Prefill prefill_;
     std::unique_ptr<SparseEngine> engine_;
+    std::optional<AuditController> controller_;
     std::vector<float> logits_;  // of decode_logits
     std::uint64_t n_sparse_steps_ = 0, n_steps_ = 0;
     double bytes_read_ = 0;

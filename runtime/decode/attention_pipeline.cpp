@@ -17,8 +17,6 @@ constexpr std::uint32_t kSuperTokens = 1024;
 constexpr std::uint32_t kAuditSplits = 8;
 constexpr std::uint32_t kNoLimit = 0x7fffffff;
 
-bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
-
 // Block size of the summaries: what the levels ask for, 64 when only superblocks are scored, 0 when nothing is.
 std::uint32_t summary_unit_of(const SparsePolicy& policy) {
     std::uint32_t unit = 0;
@@ -405,6 +403,16 @@ std::span<const std::uint32_t> AttentionPipeline::attended_counts() const {
 std::span<const AttentionPipeline::Mass> AttentionPipeline::audit_records() const {
     if (policy_.is_dense()) return {};
     return {records_.mapped_as<const Mass>(), std::size_t{shape_.n_layers} * shape_.n_heads};
+}
+
+std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std::uint32_t kv_head) const {
+    if (levels_.empty() || !selects(layer)) return {};
+    const std::size_t last = levels_.size() - 1;
+    const auto controls = vk::read_back_as<SelectControl>(device_, controls_);
+    const std::uint32_t n = controls[control(layer, last) + kv_head].n_list;
+    const auto words = vk::read_back_as<std::uint32_t>(device_, lists_);
+    const auto begin = words.begin() + list_offset(layer, last) + kv_head * level_strides_[last];
+    return {begin, begin + n};
 }
 
 HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head) {

@@ -10,11 +10,14 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
-class GateUpTest : public GpuTest, public ::testing::WithParamInterface<WeightType> {
+struct Case {
+    GateUp::Config config;
+    std::vector<std::uint32_t> cuts;  // first rows of the ranges after the first: multiples of 64
+};
+
+class GateUpTest : public GpuTest, public ::testing::WithParamInterface<Case> {
 protected:
-    // n_ff rows, cut into ranges at `cuts`, multiples of 64.
-    static void check(const GateUp::Config& c, const std::vector<std::uint32_t>& cuts, bool stopped = false) {
-        SCOPED_TRACE(::testing::Message() << c.n_ff << " x " << c.n_embd << ", up " << type_name(c.type_up));
+    static void check(const GateUp::Config& c, const std::vector<std::uint32_t>& cuts, bool stopped) {
         ReplicableRng rng(c.n_embd + c.n_ff);
         const TestMatrix gate(c.type_gate, c.n_ff, c.n_embd, rng);
         const TestMatrix up(c.type_up, c.n_ff, c.n_embd, rng);
@@ -46,32 +49,31 @@ protected:
     }
 };
 
-TEST_P(GateUpTest, GatesAndQuantises) {
-    const WeightType type = GetParam();
-    const bool narrow = type == WeightType::kF16 || type == WeightType::kQ5_1;
-    const std::uint32_t n_embd = is_k_type(type) ? 512 : (narrow ? 96 : 576);
-    const Activation activation =
-        type == WeightType::kQ4_1 || type == WeightType::kQ6_K ? Activation::kGeluTanh : Activation::kSilu;
-    check({n_embd, 160, type, type, activation}, {64});
-}
+TEST_P(GateUpTest, GatesAndQuantises) { check(GetParam().config, GetParam().cuts, false); }
 
-TEST_P(GateUpTest, OtherShapes) {
-    if (GetParam() == WeightType::kQ4_0) {
-        check({64, 32, WeightType::kQ4_0, WeightType::kQ4_0, Activation::kSilu}, {});
-        check({1536, 96, WeightType::kQ4_0, WeightType::kQ4_1, Activation::kGeluTanh}, {});
-    } else if (GetParam() == WeightType::kQ4_K) {
-        check({2048, 64, WeightType::kQ4_K, WeightType::kQ6_K, Activation::kGeluTanh}, {});
-        check({256, 288, WeightType::kQ4_K, WeightType::kQ8_0, Activation::kSilu}, {64, 256});
+std::vector<Case> cases() {
+    constexpr Activation kSilu = Activation::kSilu, kGelu = Activation::kGeluTanh;
+    std::vector<Case> list;
+    for (const WeightType type : kAllWeightTypes) {
+        const bool gelu = type == WeightType::kF16 || type == WeightType::kQ4_1 || type == WeightType::kQ6_K;
+        list.push_back({{is_k_type(type) ? 512u : 576u, 160, type, type, gelu ? kGelu : kSilu}, {64}});
     }
+    list.push_back({{96, 32, WeightType::kQ4_0, WeightType::kQ4_0, kSilu}, {}});
+    list.push_back({{1536, 96, WeightType::kQ4_0, WeightType::kQ4_1, kGelu}, {}});
+    list.push_back({{2048, 64, WeightType::kQ4_K, WeightType::kQ6_K, kGelu}, {}});
+    list.push_back({{256, 288, WeightType::kQ5_K, WeightType::kQ8_0, kSilu}, {64, 256}});
+    return list;
 }
 
-TEST_P(GateUpTest, WritesNothingWhenStopped) {
-    const WeightType type = GetParam();
-    if (type == WeightType::kQ4_0) check({64, 32, type, type, Activation::kSilu}, {}, true);
-}
+INSTANTIATE_TEST_SUITE_P(Shapes, GateUpTest, ::testing::ValuesIn(cases()), [](const auto& test) {
+    const GateUp::Config& c = test.param.config;
+    return type_name(c.type_gate) + "_" + type_name(c.type_up) + "_" + std::to_string(c.n_ff) + "x" +
+           std::to_string(c.n_embd) + (c.activation == Activation::kSilu ? "_silu" : "_gelu");
+});
 
-INSTANTIATE_TEST_SUITE_P(Types, GateUpTest, ::testing::ValuesIn(kAllWeightTypes),
-                         [](const auto& test) { return type_name(test.param); });
+TEST_F(GateUpTest, WritesNothingWhenStopped) {
+    check({64, 32, WeightType::kQ4_0, WeightType::kQ4_0, Activation::kSilu}, {}, true);
+}
 
 }  // namespace
 }  // namespace winnow::test

@@ -12,50 +12,57 @@ namespace {
 constexpr double kRoundings = 3;
 constexpr std::size_t kRows = 9;
 
-class EmbedTest : public GpuTest, public ::testing::WithParamInterface<WeightType> {
-protected:
-    static std::vector<std::uint32_t> widths() {
-        return is_k_type(GetParam()) ? std::vector<std::uint32_t>{256, 2048} : std::vector<std::uint32_t>{64, 96, 576};
-    }
-};
+class EmbedTest : public GpuTest, public ::testing::WithParamInterface<Embed::Config> {};
 
 TEST_P(EmbedTest, RowsOfTwoRanges) {
-    for (const std::uint32_t n_embd : widths()) {
-        ReplicableRng rng(n_embd);
-        const TestMatrix table(GetParam(), kRows, n_embd, rng);
-        const std::vector<float> norm = rng.normals(n_embd, 1, 0.3f);
-        std::vector<std::byte> planes;
-        const std::uint32_t cut = 5;
-        const MatrixRef first = append_planes(planes, table, 0, cut);
-        const MatrixRef second = append_planes(planes, table, cut, kRows);
-        const vk::Buffer table_buffer = make_buffer(planes);
-        const vk::Buffer norm_buffer = make_buffer(norm);
-        const Embed stage(device(), {n_embd, GetParam()});
-        for (const std::uint32_t token : {0u, 4u, 5u, 8u}) {
-            const float scale = token == 5 ? std::sqrt(static_cast<float>(n_embd)) : 1.0f;
-            const vk::Buffer state = make_state(device(), token, 7);
-            const GuardedBuffer x(device(), "x", n_embd * 4);
-            const GuardedBuffer act(device(), "act", activation_bytes(n_embd));
-            vk::run_once(device(), [&](vk::Recorder& recorder) {
-                const Embed::Buffers buffers{table_buffer, state, x.range(), norm_buffer, act.range()};
-                stage.record(recorder, buffers, {first, 0, scale});
-                stage.record(recorder, buffers, {second, cut, scale});
-            });
-            SCOPED_TRACE(::testing::Message() << "n_embd " << n_embd << " token " << token);
-            expect_residual(x, act, reference::embed(table.ref, token, scale, to_doubles(norm)), kRoundings, "embed");
-        }
+    const auto [n_embd, type] = GetParam();
+    ReplicableRng rng(n_embd);
+    const TestMatrix table(type, kRows, n_embd, rng);
+    const std::vector<float> norm = rng.normals(n_embd, 1, 0.3f);
+    std::vector<std::byte> planes;
+    const std::uint32_t cut = 5;
+    const MatrixRef first = append_planes(planes, table, 0, cut);
+    const MatrixRef second = append_planes(planes, table, cut, kRows);
+    const vk::Buffer table_buffer = make_buffer(planes);
+    const vk::Buffer norm_buffer = make_buffer(norm);
+    const Embed stage(device(), GetParam());
+    for (const std::uint32_t token : {0u, 4u, 5u, 8u}) {
+        const float scale = token == 5 ? std::sqrt(static_cast<float>(n_embd)) : 1.0f;
+        const vk::Buffer state = make_state(device(), token, 7);
+        const GuardedBuffer x(device(), "x", n_embd * 4);
+        const GuardedBuffer act(device(), "act", activation_bytes(n_embd));
+        vk::run_once(device(), [&](vk::Recorder& recorder) {
+            const Embed::Buffers buffers{table_buffer, state, x.range(), norm_buffer, act.range()};
+            stage.record(recorder, buffers, {first, 0, scale});
+            stage.record(recorder, buffers, {second, cut, scale});
+        });
+        SCOPED_TRACE(::testing::Message() << "token " << token);
+        expect_residual(x, act, reference::embed(table.ref, token, scale, to_doubles(norm)), kRoundings, "embed");
     }
 }
 
-TEST_P(EmbedTest, WritesNothingWhenStoppedOrOutOfRange) {
-    const std::uint32_t n_embd = widths().front();
+std::vector<Embed::Config> cases() {
+    std::vector<Embed::Config> list;
+    for (const WeightType type : kAllWeightTypes) list.push_back({is_k_type(type) ? 512u : 576u, type});
+    list.push_back({64, WeightType::kQ8_0});
+    list.push_back({96, WeightType::kQ5_1});
+    list.push_back({2048, WeightType::kQ6_K});
+    return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, EmbedTest, ::testing::ValuesIn(cases()), [](const auto& test) {
+    return type_name(test.param.type) + "_" + std::to_string(test.param.n_embd);
+});
+
+TEST_F(EmbedTest, WritesNothingWhenStoppedOrOutOfRange) {
+    const std::uint32_t n_embd = 64;
     ReplicableRng rng;
-    const TestMatrix table(GetParam(), kRows, n_embd, rng);
+    const TestMatrix table(WeightType::kQ8_0, kRows, n_embd, rng);
     std::vector<std::byte> planes;
     const MatrixRef ref = append_planes(planes, table, 0, kRows);
     const vk::Buffer table_buffer = make_buffer(planes);
     const vk::Buffer norm_buffer = make_buffer(rng.normals(n_embd));
-    const Embed stage(device(), {n_embd, GetParam()});
+    const Embed stage(device(), {n_embd, WeightType::kQ8_0});
     struct Case {
         std::uint32_t token, first_row;
         bool stopped;
@@ -71,9 +78,6 @@ TEST_P(EmbedTest, WritesNothingWhenStoppedOrOutOfRange) {
         act.expect_untouched();
     }
 }
-
-INSTANTIATE_TEST_SUITE_P(Types, EmbedTest, ::testing::ValuesIn(kAllWeightTypes),
-                         [](const auto& test) { return type_name(test.param); });
 
 }  // namespace
 }  // namespace winnow::test
