@@ -15,7 +15,9 @@ namespace winnow {
 namespace {
 
 constexpr std::int32_t kNone = -1;
-constexpr std::size_t kShortPiece = 24;  // up to here rescanning beats a heap
+constexpr std::size_t kShortPiece = 24;        // up to here rescanning beats a heap
+constexpr std::size_t kLongestCached = 64;     // bytes; longer pieces hardly ever come again
+constexpr std::size_t kMostCached = 1 << 14;  // pieces
 
 // GPT-2 spells each byte as a printable character: itself if it is printable Latin-1, else one of
 // U+0100, U+0101, ... in the order of the bytes.
@@ -113,7 +115,27 @@ const BpeEncoder::Merge* BpeEncoder::find_merge(TokenId left, TokenId right) con
 
 void BpeEncoder::encode(std::string_view text, std::vector<TokenId>& out) const {
     Work work;
-    for (const std::string_view piece : pre_.split(text)) encode_piece(piece, work, out);
+    // Text repeats its words: where in `out` the ids of a piece stand. Kept for this call only, so
+    // that the encoder needs no lock.
+    struct Seen {
+        std::size_t begin, size;
+    };
+    std::unordered_map<std::string_view, Seen> seen;
+    for (const std::string_view piece : pre_.split(text)) {
+        const bool is_cached = piece.size() > 1 && piece.size() <= kLongestCached;
+        if (const auto found = is_cached ? seen.find(piece) : seen.end(); found != seen.end()) {
+            for (std::size_t i = 0; i < found->second.size; ++i) {
+                const TokenId id = out[found->second.begin + i];  // push_back() may move `out`
+                out.push_back(id);
+            }
+            continue;
+        }
+        const std::size_t begin = out.size();
+        encode_piece(piece, work, out);
+        if (is_cached && seen.size() < kMostCached) {
+            seen.emplace(piece, Seen{begin, out.size() - begin});
+        }
+    }
 }
 
 void BpeEncoder::encode_piece(std::string_view piece, Work& work, std::vector<TokenId>& out) const {

@@ -29,6 +29,7 @@ enum class BudgetRule : std::uint32_t {
 enum class HeadPool : std::uint32_t {
     kMax = 0,   ///< largest of their estimated probabilities
     kMean = 1,  ///< mean of them
+    kEach = 2,  ///< each ranks and cuts for itself; what any of them keeps is kept
 };
 
 /// One pass of selection: rows of `unit` tokens are scored and some are kept; the next level looks only inside them.

@@ -72,8 +72,11 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
         const SelectLevel& level = policy.levels[i];
         const std::uint32_t rows = (kv.capacity + level.unit - 1) / level.unit + 1;
         std::uint32_t stride = i + 1 == policy.levels.size() ? kv.capacity : rows;
-        if (level.budget != 0 && level.budget_share == 0)  // units come whole and may pass the budget by one
-            stride = std::min(stride, (i + 1 == policy.levels.size() ? level.budget : level.budget / level.unit) + level.unit);
+        // Units come whole and may pass the budget by one; with kEach every head has a budget of its own.
+        const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
+        const std::uint64_t entries = i + 1 == policy.levels.size() ? level.budget : level.budget / level.unit;
+        if (level.budget != 0 && level.budget_share == 0)
+            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (entries + level.unit)));
         z.strides.push_back(stride);
         z.max_rows = std::max(z.max_rows, rows);
         list_words += std::uint64_t{stride} * s.n_kv_heads;

@@ -73,9 +73,9 @@ const std::vector<PresetInfo>& sparse_presets() {
         {"streaming", "-", "-", "sink 4, window 1024", "every layer window only", "StreamingLLM, 2309.17453"},
         {"exact", "exact keys", "-", "attention mass 0.95", "every layer selects", "oracle of the others"},
         {"quest", "box of 16", "-", "top 2048 tokens", "first 2 layers dense", "Quest, 2406.10774"},
-        {"twilight", "exact keys", "box of 16, a quarter", "attention mass 0.95", "first 2 layers dense",
+        {"twilight", "exact keys, each head", "box of 16, a quarter", "attention mass 0.95", "first 2 layers dense",
          "Twilight, 2502.02770"},
-        {"tidal", "exact keys", "-", "top 256 tokens", "first 2 layers dense, 2 anchors lend", "TidalDecode, 2410.05076"},
+        {"tidal", "exact keys, each head", "-", "top 256 tokens", "first 2 layers dense, 2 anchors lend", "TidalDecode, 2410.05076"},
         {"delta", "exact keys", "-", "top 1024 tokens, window 128", "first 2 layers dense, 3 anchors lend", "DELTA, 2510.09883"},
         {"kascade", "exact keys, mean of heads", "-", "top 10 %, at least 128", "first layer dense, 5 anchors lend",
          "Kascade, 2512.16391"},
@@ -113,9 +113,11 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     } else if (p.name == "twilight") {
         p.levels = {top_k(Scorer::kBox, 16, 256), top_p(Scorer::kExact, 1, 0.95f)};
         p.levels[0].budget_share = 0.25f;
+        p.pool = HeadPool::kEach;
         every_layer_selects(p, windowed, 2);
     } else if (p.name == "tidal") {
         p.levels = {top_k(Scorer::kExact, 1, 256)};
+        p.pool = HeadPool::kEach;
         anchors_lend(p, windowed, 2, LayerKind::kAnchor, {0.4});
     } else if (p.name == "delta") {
         p.levels = {top_k(Scorer::kExact, 1, 1024)};

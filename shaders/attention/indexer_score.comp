@@ -295,36 +295,47 @@ bool list_still_serves(SelectControl c) {
     return subgroupAdd(dots) >= push.cosine * sqrt(subgroupAdd(own) * subgroupAdd(last));
 }
 
+// Where each ranking is cut: rows with a smaller rank are kept; those at the cut while they fit the budget, lowest first; a cut
+// that the rule never reached keeps everything up to it.
+struct Cut {
+    uint rank;
+    bool open;  // keeps all of the rank as well
+    uint room;  // tokens that still fit at the cut
+};
+
 // Rows that the rule keeps, in ascending order, as units or as tokens.
-void write_list(uint n_rows, HeadPolicy policy, uint coarse, uint fine) {
-    const uint cut = coarse >= 256 ? 65536u : coarse * 256 + min(fine, 255u);
-    const bool all_at_cut = coarse >= 256 || fine >= 256;
+void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fine[kRankings]) {
+    Cut cuts[kRankings];
+    for (uint r = 0; r < kRankings; ++r) {
+        cuts[r].rank = coarse[r] >= 256 ? 65536u : coarse[r] * 256 + min(fine[r], 255u);
+        cuts[r].open = coarse[r] >= 256 || fine[r] >= 256;
+        cuts[r].room = policy.budget_max - min(policy.budget_max, select_before_count[r]);
+    }
     const uint list_at = push.list_offset + kv_head * push.list_stride;
-    uint room_at_cut = policy.budget_max > select_before_count ? policy.budget_max - select_before_count : 0;
     uint written = 0;
     for (uint base = 0; base < n_rows; base += kGroupSize) {
         const uint i = base + gl_LocalInvocationIndex;
         float log_weight[kGroup];
         uint n = 0;
-        uint rank = kOutside;
-        if (i < n_rows) {
-            n = row_weights(i, log_weight);
-            rank = row_rank(n, log_weight, policy.threshold);
+        if (i < n_rows) n = row_weights(i, log_weight);
+        bool keep = false;
+        for (uint r = 0; r < kRankings; ++r) {
+            const uint rank = i < n_rows ? row_rank(r, n, log_weight, policy.threshold) : kOutside;
+            const bool at_cut = rank == cuts[r].rank && !cuts[r].open;
+            uint cut_before = subgroupExclusiveAdd(at_cut ? n : 0);
+            const uint cut_sum = subgroupAdd(at_cut ? n : 0);
+            barrier();
+            if (subgroupElect()) shared_counts[gl_SubgroupID] = cut_sum;
+            barrier();
+            uint cut_total = 0;
+            for (uint s = 0; s < kSubgroups; ++s) {
+                if (s < gl_SubgroupID) cut_before += shared_counts[s];
+                cut_total += shared_counts[s];
+            }
+            keep = keep || (rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank) ||
+                                                 (at_cut && cut_before < cuts[r].room)));
+            cuts[r].room -= min(cuts[r].room, cut_total);
         }
-        // Tokens at the cut are let in from the lowest id until the budget is full; a unit comes whole.
-        const bool at_cut = rank == cut && !all_at_cut;
-        uint cut_before = subgroupExclusiveAdd(at_cut ? n : 0);
-        const uint cut_sum = subgroupAdd(at_cut ? n : 0);
-        barrier();
-        if (subgroupElect()) shared_counts[gl_SubgroupID] = cut_sum;
-        barrier();
-        uint cut_total = 0;
-        for (uint s = 0; s < kSubgroups; ++s) {
-            if (s < gl_SubgroupID) cut_before += shared_counts[s];
-            cut_total += shared_counts[s];
-        }
-        const bool keep = rank != kOutside && (rank < cut || (all_at_cut && rank <= cut) || (at_cut && cut_before < room_at_cut));
-        room_at_cut -= min(room_at_cut, cut_total);
         const uint size = keep ? (kFinal != 0 ? n : 1) : 0;
         uint place = subgroupExclusiveAdd(size);
         const uint sum = subgroupAdd(size);
@@ -399,24 +410,26 @@ void main() {
         shared_lse[g] = lse;
         select_before_mass[g] = uint(min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0) * kMassUnit);
     }
-    if (gl_LocalInvocationIndex == 0) select_before_count = 0;
+    if (gl_LocalInvocationIndex < kRankings) select_before_count[gl_LocalInvocationIndex] = 0;
     barrier();
     const HeadPolicy policy = policies[push.policy + kv_head];
     HeadPolicy rule = policy;
     rule.budget_max = max(rule.budget_max, uint(policy.budget_share * float(position + 1)));
     if (kRule == WINNOW_RULE_TOP_P && policy.mass >= 1.0) rule.mass = 2.0;  // never reached: everything is kept
-    select_round(0, 0, n_rows, rule);
-    const uint coarse = select_cut;
-    uint fine = 256;
-    if (coarse < 256) {
-        select_round(1, coarse, n_rows, rule);
-        fine = select_cut;
-    }
+    uint coarse[kRankings], fine[kRankings];
+    for (uint r = 0; r < kRankings; ++r) coarse[r] = fine[r] = 256;
+    select_round(0, coarse, n_rows, rule);
+    for (uint r = 0; r < kRankings; ++r) coarse[r] = select_cut[r];
+    barrier();
+    select_round(1, coarse, n_rows, rule);
+    for (uint r = 0; r < kRankings; ++r)
+        if (coarse[r] < 256) fine[r] = select_cut[r];
     if (kFinal == 0 && gl_LocalInvocationIndex < kGroup) {
         // What is not kept still holds attention: the next level's denominator has it.
         const uint g = gl_LocalInvocationIndex;
+        const uint r = kRankings == 1 ? 0 : g;
         uint kept = select_before_mass[g];
-        if (coarse < 256 && fine < 256) kept += select_mass[g * 256 + fine];
+        if (coarse[r] < 256 && fine[r] < 256) kept += select_mass[g * 256 + fine[r]];
         const float rest = max(1.0 - float(kept) / kMassUnit, 1.0e-9);
         dropped[kv_head * kGroup + g] = shared_lse[g] + log(rest);
     }

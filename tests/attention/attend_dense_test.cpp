@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "runtime/kv/step_buffers.h"
 #include "tests/reference/attend_dense.h"
@@ -178,7 +181,6 @@ protected:
         const std::vector<float> values = Inputs::floats(in.values);
         reference::Attended ref = reference::attend_dense(in.query, {s.head_dim, keys, values, in.heads}, s.position());
         std::vector<float> got = out.attended;
-        const std::vector<std::uint32_t> words(got.size());
         for (std::size_t i = ref.output.size(); i < got.size(); ++i) EXPECT_TRUE(std::isnan(got[i])) << "canary " << i;
         got.resize(ref.output.size());
         for (double& term : ref.terms) term *= bound(s.n_tokens);
@@ -226,8 +228,10 @@ protected:
 };
 
 TEST_F(AttendDenseTest, MatchesReferenceAtEveryHeadShape) {
-    for (const std::uint32_t head_dim : {64u, 80u, 96u, 128u, 256u})
-        for (const std::uint32_t n_group : {1u, 3u, 4u, 7u, 8u}) check({199, head_dim, n_group});
+    // Software drivers compile the wide ones for 10 s and more: each width and each group once or twice.
+    for (const std::uint32_t n_group : {1u, 3u, 4u, 7u, 8u}) check({199, 64, n_group});
+    for (const auto& [head_dim, n_group] : {std::pair{80u, 1u}, {80u, 4u}, {96u, 3u}, {128u, 4u}, {256u, 1u}, {256u, 4u}})
+        check({199, head_dim, n_group});
 }
 
 TEST_F(AttendDenseTest, MatchesReferenceAtEveryLength) {
@@ -244,9 +248,8 @@ TEST_F(AttendDenseTest, MatchesReferenceAtEveryLength) {
     }
 }
 
-TEST_F(AttendDenseTest, WideHeadsInF32) {
-    for (const std::uint32_t head_dim : {80u, 256u})
-        for (const std::uint32_t n_group : {1u, 8u}) check({1021, head_dim, n_group, KvType::kF32, 16});
+TEST_F(AttendDenseTest, OtherHeadsInF32) {
+    for (const std::uint32_t head_dim : {80u, 96u, 128u, 256u}) check({1021, head_dim, 1, KvType::kF32, 16});
 }
 
 TEST_F(AttendDenseTest, SeesWindowAndSinksOnly) {
@@ -254,7 +257,7 @@ TEST_F(AttendDenseTest, SeesWindowAndSinksOnly) {
         std::uint32_t n_tokens, window, sink_tokens;
     };
     for (const std::uint32_t n_splits : {1u, 3u}) {
-        Shape s{1, 96, 4, KvType::kF16, n_splits};
+        Shape s{1, 64, 3, KvType::kF16, n_splits};
         const AttendDense stage(device(), s.config());
         for (const Window w : {Window{1, 16, 0}, {63, 64, 4}, {65, 64, 0}, {66, 1, 1}, {199, 100, 4}, {640, 100, 70},
                                {1021, 64, 64}, {1021, 65, 130}, {1021, 512, 0}, {1088, 2000, 4}}) {
@@ -291,7 +294,7 @@ TEST_F(AttendDenseTest, ExtremeScores) {
     const Shape s{1021, 128, 4, KvType::kF16, 3};
     const AttendDense stage(device(), s.config());
     constexpr std::uint16_t kOne = 0x3c00, kSmall = 0x2000, kMinusTwo = 0xc000;
-    const auto with_keys = [&](auto&& key) {
+    const auto with_keys = [&](auto&& key) {  // key(token, random bits)
         Inputs in = make_inputs(s);
         in.each_row([&](std::uint32_t, std::uint32_t token, std::size_t at) {
             for (std::size_t i = 0; i < s.head_dim; ++i) in.keys[at + i] = key(token, in.keys[at + i]);
@@ -326,7 +329,7 @@ TEST_F(AttendDenseTest, ExtremeScores) {
 
 TEST_F(AttendDenseTest, GivesTheSameBitsTwice) {
     for (const std::uint32_t n_splits : {1u, 16u}) {
-        const Shape s{4103, 64, 8, KvType::kF16, n_splits};
+        const Shape s{4103, 64, 3, KvType::kF16, n_splits};
         const AttendDense stage(device(), s.config());
         const Inputs in = make_inputs(s);
         const Outputs first = run(stage, in);

@@ -87,6 +87,13 @@ QWEN35 = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+WORDS = [r"[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + "+", r"[^\r\n\p{L}\p{N}]?" + UPPER + "+" + LOWER + "*"]
+CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+AFTER_NUMBERS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = "|".join(WORDS) + r"|\p{N}" + AFTER_NUMBERS
+GPT4O = "|".join(w + CONTRACTION for w in WORDS) + r"|\p{N}{1,3}" + AFTER_NUMBERS
+
 
 def split_by(pattern):
     return pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -154,6 +161,32 @@ def field(number, value):
     return varint(number << 3) + varint(value)
 
 
+def merge_by_score(text, tokens, scores, types):
+    """SentencePiece's BPE by its definition, in quadratic time: a check of the oracle itself."""
+    ids = {t: i for i, t in enumerate(tokens) if types[i] in (NORMAL, USER_DEFINED, UNUSED)}
+    text = text.replace(" ", "\u2581")
+    frozen = [t.replace(" ", "\u2581") for t, kind in zip(tokens, types) if kind == USER_DEFINED]
+    ids |= {t.replace(" ", "\u2581"): ids[t] for t, kind in zip(tokens, types) if kind == USER_DEFINED}
+    frozen = re.compile("|".join(re.escape(t) for t in sorted(frozen, key=len, reverse=True)))
+    out, done = [], 0
+    for begin, end in [m.span() for m in frozen.finditer(text)] + [(len(text), len(text))]:
+        symbols, done = list(text[done:begin]), end
+        while True:
+            pairs = [(-scores[ids[a + b]], i)
+                     for i, (a, b) in enumerate(zip(symbols, symbols[1:])) if a + b in ids]
+            if not pairs:
+                break
+            at = min(pairs)[1]
+            symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
+        for symbol in symbols:
+            if symbol in ids:
+                out.append(ids[symbol])
+            else:
+                out += [tokens.index(f"<0x{byte:02X}>") for byte in symbol.encode()]
+        out += [ids[text[begin:end]]] if begin < end else []
+    return out
+
+
 def gemma(path):
     get = fields(path)
     tokens, scores, types = get("tokens"), get("scores"), get("token_type")
@@ -183,6 +216,8 @@ def gemma(path):
             done = match.end()
         return ids + processor.encode(text[done:])
 
+    for text in TEXTS:
+        assert merge_by_score(text, tokens, scores, types) == processor.encode(text), text
     write("tokenizer_gemma.json",
           {"model": GEMMA, "cases": list(cases(TEXTS, GEMMA_SPECIAL, encode))})
 
@@ -194,6 +229,8 @@ def splits():
         "llama-bpe": split_by(LLAMA3),
         "qwen2": split_by(QWEN2),
         "qwen35": split_by(QWEN35),
+        "tekken": split_by(TEKKEN),
+        "gpt-4o": split_by(GPT4O),
     }
     # Bytes of each piece; the text is the same for all families.
     value = [{"text": text} | {name: [len(piece.encode()) for piece, _ in rule.pre_tokenize_str(text)]

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/sparse_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace winnow::test {
+
+float half_value(std::uint16_t bits) {
+    const int exponent = (bits >> 10) & 31;
+    const int mantissa = bits & 1023;
+    if (exponent == 31) return std::numeric_limits<float>::quiet_NaN();
+    const float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                      : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+    return (bits & 0x8000) != 0 ? -value : value;
+}
+
+std::uint16_t half_bits(double value) {
+    if (std::isnan(value)) return 0x7fff;
+    const int sign = std::signbit(value) ? 0x8000 : 0;
+    const double magnitude = std::abs(value);
+    if (magnitude < 0x1p-14)  // subnormal: a count of 2^-24
+        return static_cast<std::uint16_t>(sign | static_cast<int>(std::nearbyint(magnitude * 0x1p24)));
+    int exponent = 0;
+    const double fraction = std::frexp(magnitude, &exponent);  // [0.5, 1)
+    const int mantissa = static_cast<int>(std::nearbyint(fraction * 2048));  // 1024 to 2048; 2048 carries
+    return static_cast<std::uint16_t>(sign | (((exponent + 13) << 10) + mantissa));
+}
+
+std::string CacheShape::text() const {
+    return fmt::format("n {} dim {} group {} {}", n_tokens, head_dim, n_group, kv_type == KvType::kF16 ? "f16" : "f32");
+}
+
+TestCache::TestCache(const CacheShape& cache_shape, std::uint64_t stream) : shape(cache_shape) {
+    ReplicableRng rng(stream * 7919 + shape.n_tokens * 31 + shape.head_dim * 5 + shape.n_group);
+    const std::uint32_t n_blocks = shape.position() / kBlock + 1;
+    n_physical = n_blocks * shape.n_kv_heads + 2;  // two that nobody owns
+    table_stride = WINNOW_TABLE_HEADER + n_blocks + 1;
+    std::vector<std::uint32_t> physical(n_physical);
+    for (std::uint32_t i = 0; i < n_physical; ++i) {
+        physical[i] = i;
+        std::swap(physical[i], physical[static_cast<std::size_t>(rng.integer(0, i))]);
+    }
+    for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) {
+        reference::HeadView head;
+        head.blocks.assign(physical.begin() + h * n_blocks, physical.begin() + (h + 1) * n_blocks);
+        heads.push_back(head);
+    }
+    // Keys have a deviation of about 1, so a query of this size gives scores of the asked deviation.
+    query = rng.normals(std::size_t{shape.n_heads()} * shape.head_dim, 0,
+                        shape.spread / std::sqrt(static_cast<float>(shape.head_dim)));
+    keys.assign(n_rows() * shape.head_dim, std::numeric_limits<float>::quiet_NaN());
+    values = keys;
+    for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) {
+        for (std::uint32_t token = 0; token < shape.n_tokens; ++token) {
+            const std::size_t at = key_at(h, token);
+            for (std::size_t i = at; i < at + shape.head_dim; ++i) {  // +-[1/4, 2): multiples of 2^-12
+                keys[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
+                values[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
+            }
+        }
+    }
+}
+
+void TestCache::set_window(std::uint32_t kv_head, std::uint32_t window, std::uint32_t sinks) {
+    heads[kv_head].window = window;
+    heads[kv_head].sink_tokens = sinks;
+}
+
+std::vector<std::uint32_t> TestCache::table() const {
+    std::vector<std::uint32_t> words(table_offset + table_stride * heads.size(), 0x00ffffff);
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+        std::uint32_t* row = words.data() + table_offset + h * table_stride;
+        row[WINNOW_TABLE_SINK_BLOCKS] = heads[h].sink_blocks;
+        row[WINNOW_TABLE_RING_BLOCKS] = heads[h].ring_blocks;
+        row[WINNOW_TABLE_WINDOW] = heads[h].window;
+        row[WINNOW_TABLE_SINK_TOKENS] = heads[h].sink_tokens;
+        std::copy(heads[h].blocks.begin(), heads[h].blocks.end(), row + WINNOW_TABLE_HEADER);
+    }
+    return words;
+}
+
+vk::Buffer TestCache::upload(vk::Device& device, const std::vector<float>& rows) const {
+    if (shape.kv_type == KvType::kF32) return make_buffer(device, std::span<const float>(rows), "pool");
+    std::vector<std::uint16_t> halves(rows.size());
+    std::transform(rows.begin(), rows.end(), halves.begin(), [](float x) { return half_bits(static_cast<double>(x)); });
+    return make_buffer(device, std::span<const std::uint16_t>(halves), "pool");
+}
+
+vk::Buffer make_sparse_state(vk::Device& device, std::uint32_t position, bool stopped) {
+    StepState state{};
+    state.position = position;
+    state.stopped = stopped ? 1 : 0;
+    return make_buffer(device, std::span<const StepState>(&state, 1), "state");
+}
+
+}  // namespace winnow::test

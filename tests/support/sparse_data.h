@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "shaders/common/interface.h"
+#include "tests/reference/attend_dense.h"
+#include "tests/support/gpu_fixture.h"
+#include "tests/support/random.h"
+#include "winnow/types.h"
+
+namespace winnow::test {
+
+inline constexpr std::uint32_t kBlock = 64;
+
+float half_value(std::uint16_t bits);
+std::uint16_t half_bits(double value);  ///< nearest, ties to even; magnitudes of 2^-14 to 65504 and zero
+inline float rounded_to_half(double value) { return half_value(half_bits(value)); }
+
+struct CacheShape {
+    std::uint32_t n_tokens = 1025;
+    std::uint32_t head_dim = 64;
+    std::uint32_t n_group = 3;
+    KvType kv_type = KvType::kF16;
+    std::uint32_t n_kv_heads = 2;
+    float spread = 2;  ///< standard deviation of the scores: how concentrated attention is
+
+    std::uint32_t position() const { return n_tokens - 1; }
+    std::uint32_t n_heads() const { return n_group * n_kv_heads; }
+    std::string text() const;
+};
+
+/// One layer's cache with its blocks in random places, NaN in every slot that holds no token, and a query. Keys and values are
+/// halves of at least 2^-12, so that both cache types hold the same numbers and sums of 1024 of them are exact in f32.
+struct TestCache {
+    explicit TestCache(const CacheShape& cache_shape, std::uint64_t stream = 0);
+    /// Only the last `window` tokens and the first `sinks` are seen by this head.
+    void set_window(std::uint32_t kv_head, std::uint32_t window, std::uint32_t sinks);
+
+    reference::CacheView view() const { return {shape.head_dim, keys, values, heads}; }
+    std::size_t key_at(std::uint32_t kv_head, std::uint32_t token) const {
+        return heads[kv_head].row(token) * shape.head_dim;
+    }
+    std::vector<std::uint32_t> table() const;  ///< with table_offset words before it
+    vk::Buffer upload(vk::Device& device, const std::vector<float>& rows) const;  ///< as the cache type; a pool or summaries
+    std::size_t n_rows() const { return std::size_t{n_physical} * kBlock; }
+
+    static constexpr std::uint32_t table_offset = 7;
+    CacheShape shape;
+    std::uint32_t n_physical = 0, table_stride = 0;
+    std::vector<reference::HeadView> heads;
+    std::vector<float> keys, values;  ///< [n_physical, kBlock, head_dim]
+    std::vector<float> query;         ///< [n_heads, head_dim]
+};
+
+vk::Buffer make_sparse_state(vk::Device& device, std::uint32_t position, bool stopped = false);
+
+}  // namespace winnow::test
