@@ -22,7 +22,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const ResolvedOptions& resolved) {
+// Layers that never look beyond sinks and window need not keep the rest: their heads become local rings.
+bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
+    return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
+}
+
+KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const ResolvedOptions& resolved,
+                   const SparsePolicy& policy) {
     KvConfig c;
     c.n_layers = shape.n_layers;
     c.n_kv_heads = shape.n_kv_heads;
@@ -31,6 +37,10 @@ KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const
     c.max_chunk = resolved.n_chunk;
     c.type = options.kv_type;
     c.roles = model_roles(shape);
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer)
+        if (keeps_window_only(policy, layer))
+            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+                c.roles[layer * shape.n_kv_heads + h] = {true, policy.window, policy.sink};
     return c;
 }
 
@@ -73,7 +83,7 @@ public:
           policy_(resolve_policy(model_.shape, options.sparse)),
           resolved_(plan_session(*device_, model_, options)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
-          cache_(*device_, kv_config(model_.shape, options, resolved_)),
+          cache_(*device_, kv_config(model_.shape, options, resolved_, policy_)),
           step_buffers_(*device_, model_.shape, resolved_.n_splits),
           prefill_buffers_(*device_, model_.shape, resolved_.n_chunk),
           prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk) {
@@ -101,7 +111,8 @@ public:
             const HeadLayout& head = layout.head(layer, 0);
             if (head.ring_blocks == 0 || tokens_high_ <= head.ring_blocks * layout.config().block_size) continue;
             const std::uint32_t kept = (head.ring_blocks - 1) * layout.config().block_size;
-            if (n + kept < tokens_high_ + model_.shape.layers[layer].window) n = 0;
+            const std::uint32_t window = layout.config().roles[layer * model_.shape.n_kv_heads].window;
+            if (n + kept < tokens_high_ + window) n = 0;
         }
         tokens_.resize(n);
         if (n == 0) tokens_high_ = 0;
@@ -420,9 +431,9 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
         r.memory.weight_bytes =
             weight_bytes(shape, model.tensors, n_ctx,
                          std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes));
-        r.memory.kv_bytes = KvCache::bytes_needed(KvLayout(kv_config(shape, options, r)));
+        r.memory.kv_bytes = KvCache::bytes_needed(KvLayout(kv_config(shape, options, r, policy)));
         r.memory.index_bytes = AttentionPipeline::bytes_needed(
-            attention_shape(shape), KvLayout(kv_config(shape, options, r)), policy,
+            attention_shape(shape), KvLayout(kv_config(shape, options, r, policy)), policy,
             IndexerScore::default_splits(device, shape.n_kv_heads));
         r.memory.scratch_bytes =
             StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
@@ -431,7 +442,7 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
     const std::uint64_t budget = device.info().memory_bytes / 20 * 19;
     const auto fits = [&](std::uint32_t n_ctx) {
         return plan(n_ctx).memory.total_bytes() <= budget &&
-               KvLayout(kv_config(shape, options, plan(n_ctx))).largest_pool_bytes() <=
+               KvLayout(kv_config(shape, options, plan(n_ctx), policy)).largest_pool_bytes() <=
                    std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
     };
     // Largest context that fits, in steps of 64 tokens.

@@ -13,8 +13,11 @@
 
 #include "runtime/kv/step_buffers.h"
 #include "tests/reference/attend_dense.h"
+#include "tests/reference/dequantize.h"
 #include "tests/support/close.h"
+#include "tests/support/dense_data.h"
 #include "tests/support/gpu_fixture.h"
+#include "tests/support/guarded_buffer.h"
 #include "tests/support/random.h"
 
 namespace winnow::test {
@@ -23,17 +26,9 @@ namespace {
 constexpr std::uint32_t kBlock = 64;
 constexpr std::uint32_t kFirstCounter = 3;
 constexpr std::uint32_t kTableOffset = 7;
-constexpr std::size_t kCanary = 256;  // words after each output
 constexpr std::uint16_t kHalfNan = 0x7fff;
 
-float half_value(std::uint16_t bits) {
-    const int exponent = (bits >> 10) & 31;
-    const int mantissa = bits & 1023;
-    if (exponent == 31) return std::numeric_limits<float>::quiet_NaN();
-    const float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                      : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
-    return (bits & 0x8000) != 0 ? -value : value;
-}
+float half_value(std::uint16_t bits) { return static_cast<float>(reference::half_to_double(bits)); }
 
 struct Shape {
     std::uint32_t n_tokens = 199;
@@ -158,66 +153,40 @@ protected:
         const vk::Buffer query = make_buffer(in.query);
         const vk::Buffer partials = make_poisoned<float>(s.n_heads() * s.n_splits * (s.head_dim + 2));
         const vk::Buffer counters = make_buffer(std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 2));
-        const vk::Buffer attended = make_poisoned<float>(n_out + kCanary);
-        const vk::Buffer act = make_poisoned<std::uint32_t>(activation_bytes(n_out) / 4 + kCanary);
+        const GuardedBuffer attended(device(), "attended", n_out * sizeof(float));
+        const GuardedBuffer act(device(), "act", (n_out / 32 + 1) * 80);
         vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder, {states, tables, keys, values, query, partials, counters, attended, act},
+            stage.record(recorder,
+                         {states, tables, keys, values, query, partials, counters, attended.range(), act.range()},
                          {kTableOffset, static_cast<std::uint32_t>(stride), kFirstCounter});
         });
-        return {download<float>(attended), download<std::uint32_t>(act), download<std::uint32_t>(counters)};
+        return {attended.contents<float>(), act.contents<std::uint32_t>(), download<std::uint32_t>(counters)};
     }
 
-    /// Error of a sum of n terms in f32: c * eps * sum |terms|. Each lane group adds its tokens one after another and the
-    /// states merge in a tree; random rounding gives sqrt(n) (Higham and Mary 2019), the tree and the few roundings of a
-    /// term the rest. The terms carry their condition (reference).
-    static double bound(std::uint32_t n_tokens) {
-        return (8 + 2 * std::sqrt(n_tokens)) * std::numeric_limits<float>::epsilon() / 2;
-    }
+    /// Roundings of a sum over n tokens. Each lane group adds its tokens one after another and the states merge in a tree: random
+    /// rounding gives sqrt(n) (Higham and Mary 2019), the tree and the few roundings of a term the rest. The terms carry
+    /// their condition (reference).
+    static double n_roundings(std::uint32_t n_tokens) { return 8 + 2 * std::sqrt(n_tokens); }
 
     static void expect_right(const Inputs& in, const Outputs& out) {
         const Shape& s = in.shape;
         SCOPED_TRACE(s.text());
         const std::vector<float> keys = Inputs::floats(in.keys);
         const std::vector<float> values = Inputs::floats(in.values);
-        reference::Attended ref = reference::attend_dense(in.query, {s.head_dim, keys, values, in.heads}, s.position());
-        std::vector<float> got = out.attended;
-        for (std::size_t i = ref.output.size(); i < got.size(); ++i) EXPECT_TRUE(std::isnan(got[i])) << "canary " << i;
-        got.resize(ref.output.size());
-        for (double& term : ref.terms) term *= bound(s.n_tokens);
-        expect_close(got, ref.output, ref.terms, "attended");
+        const reference::Attended ref = reference::attend_dense(in.query, {s.head_dim, keys, values, in.heads}, s.position());
+        expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(s.n_tokens)), "attended");
         for (std::size_t i = 0; i < out.counters.size(); ++i) EXPECT_EQ(out.counters[i], 0u) << "counter " << i;
-        expect_quantized(s, got, out.act);
+        expect_quantized(s, out.attended, out.act);
     }
 
-    // The quantised form of the f32 output: half a step of 1/16256 of the block's largest value, and what three roundings
-    // of a value of up to 16256 steps move the half.
-    static void expect_quantized(const Shape& s, const std::vector<float>& got, const std::vector<std::uint32_t>& act) {
-        const std::size_t n_words = s.quantize() ? activation_bytes(got.size()) / 4 : 0;
-        for (std::size_t i = n_words; i < act.size(); ++i) ASSERT_EQ(act[i], ~0u) << "canary " << i;
-        if (!s.quantize()) return;
-        const std::size_t nb = got.size() / 32;
-        const auto byte = [&](std::size_t plane, std::size_t block, std::size_t i) {
-            return static_cast<std::int8_t>(act[(plane * nb + block) * 4 + i / 4] >> (8 * (i % 4)));
-        };
-        const auto meta = [&](std::size_t block, std::size_t i) {
-            float value = 0;
-            std::memcpy(&value, &act[(4 * nb + block) * 4 + i], sizeof(value));
-            return value;
-        };
-        for (std::size_t b = 0; b < nb; ++b) {
-            float largest = 0;
-            for (std::size_t e = 0; e < 32; ++e) largest = std::max(largest, std::abs(got[b * 32 + e]));
-            ASSERT_NEAR(meta(b, 0), largest / 16256, 1e-6 * largest / 16256) << "block " << b;
-            double sums[2] = {0, 0};
-            for (std::size_t e = 0; e < 32; ++e) {
-                const double value = meta(b, 0) * (128.0 * byte(e / 16, b, e % 16) + byte(2 + e / 16, b, e % 16));
-                ASSERT_NEAR(value, got[b * 32 + e], 0.504 * largest / 16256) << "block " << b << " value " << e;
-                sums[e / 16] += value;
-            }
-            ASSERT_NEAR(meta(b, 1), sums[0], 1e-6 * 16 * largest) << "block " << b;
-            ASSERT_NEAR(meta(b, 2), sums[1], 1e-6 * 16 * largest) << "block " << b;
-            ASSERT_EQ(meta(b, 3), 0.0f);
-        }
+    // The quantised form of the f32 output itself.
+    static void expect_quantized(const Shape& s, const std::vector<float>& attended, std::vector<std::uint32_t> words) {
+        const std::size_t nb = s.quantize() ? attended.size() / 32 : 0;
+        for (std::size_t i = nb * 20; i < words.size(); ++i) ASSERT_EQ(words[i], ~0u) << "word " << i;
+        words.resize(nb * 20);
+        if (nb == 0) return;
+        const std::vector<double> nothing(attended.size());
+        expect_activations(words, to_doubles(attended), nothing, std::vector<double>(nb), std::vector<double>(nb), "act");
     }
 
     static void check(const Shape& s) {

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/select_rig.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "runtime/vk/timeline.h"
+#include "tests/reference/summarize_block.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr std::uint32_t kFirstControl = 3, kFirstPolicy = 2, kListOffset = 5, kFirstCounter = 2, kFirstQuery = 8;
+constexpr std::uint32_t kNoLimit = 0x7fffffff, kSuper = 1024;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+template <typename T>
+std::unique_ptr<GuardedBuffer> guarded(vk::Device& device, const std::string& name, const std::vector<T>& values) {
+    return std::make_unique<GuardedBuffer>(device, name, std::as_bytes(std::span(values)));
+}
+
+bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
+
+std::uint32_t unit_of(const SelectCase& c, std::initializer_list<Scorer> scorers, std::uint32_t otherwise) {
+    for (const SelectLevel& level : c.levels)
+        if (std::find(scorers.begin(), scorers.end(), level.scorer) != scorers.end() && level.unit < kSuper) return level.unit;
+    return otherwise;
+}
+std::uint32_t summary_unit(const SelectCase& c) { return unit_of(c, {Scorer::kBox, Scorer::kMean}, kBlock); }
+std::uint32_t index_unit(const SelectCase& c) { return unit_of(c, {Scorer::kLowdimMean}, kBlock); }
+
+}  // namespace
+
+const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, std::size_t i) {
+    const SelectLevel& level = c.levels[i];
+    IndexerScore::Config config{.n_heads = c.shape.n_heads(), .n_kv_heads = c.shape.n_kv_heads, .head_dim = c.shape.head_dim,
+                                .kv_type = c.shape.kv_type, .block_size = kBlock, .level = level, .pool = c.pool,
+                                .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit, .is_final = i + 1 == c.levels.size(),
+                                .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .max_rows = kMaxRows,
+                                .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false};
+    const std::string key =
+        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+                    static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
+                    static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
+                    config.append_index);
+    std::unique_ptr<IndexerScore>& stage = stages_[key];
+    if (!stage) stage = std::make_unique<IndexerScore>(device, config);
+    return *stage;
+}
+
+SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, TestCache cache)
+    : device_(device), case_(std::move(c)), cache_(std::move(cache)) {
+    const CacheShape& s = case_.shape;
+    const std::uint32_t position = s.position();
+    const auto n_levels = static_cast<std::uint32_t>(case_.levels.size());
+    for (std::size_t i = 0; i < n_levels; ++i) stages_.push_back(&stages.get(device, case_, i));
+    tables_ = make_buffer(device, std::span<const std::uint32_t>(cache_.table()));
+    keys_ = cache_.upload(device, cache_.keys);
+    none_ = make_buffer(device, std::span<const float>(std::vector<float>(4)));
+
+    // Summaries of blocks by physical block, then of superblocks by kv head.
+    const std::uint32_t unit = summary_unit(case_), per_block = kBlock / unit;
+    super_first_ = cache_.n_physical * per_block;
+    super_stride_ = position / kSuper + 2;
+    std::vector<float> low((super_first_ + super_stride_ * s.n_kv_heads) * s.head_dim, kNan), high = low, sum = low;
+    const auto fill = [&](std::size_t row, std::uint32_t kv_head, std::uint32_t begin, std::uint32_t size) {
+        const reference::Summary r =
+            reference::summarize_block(cache_.view(), kv_head, begin, std::min(begin + size, position + 1));
+        for (std::size_t i = 0; i < s.head_dim; ++i) {
+            low[row * s.head_dim + i] = static_cast<float>(r.min[i]);
+            high[row * s.head_dim + i] = static_cast<float>(r.max[i]);
+            sum[row * s.head_dim + i] = static_cast<float>(r.sum[i]);
+        }
+    };
+    const bool summarized = std::any_of(case_.levels.begin(), case_.levels.end(), [](const SelectLevel& l) {
+        return l.scorer == Scorer::kBox || l.scorer == Scorer::kMean;
+    });
+    for (std::uint32_t h = 0; summarized && h < s.n_kv_heads; ++h) {
+        for (std::uint32_t t = 0; t <= position; t += unit) fill(cache_.heads[h].row(t) / unit, h, t, unit);
+        for (std::uint32_t t = 0; t <= position; t += kSuper) fill(super_first_ + h * super_stride_ + t / kSuper, h, t, kSuper);
+    }
+    min_ = cache_.upload(device, low);
+    max_ = cache_.upload(device, high);
+    sum_ = make_buffer(device, std::span<const float>(sum));
+
+    // Index keys of all tokens but the newest, which the stage appends.
+    const std::uint32_t dim = case_.index_dim, iu = index_unit(case_);
+    ReplicableRng rng(77);
+    maps_values_ = rng.normals(std::size_t{s.n_kv_heads} * 2 * dim * s.head_dim + 4, 0, 0.25f);
+    index_values_.assign(cache_.n_rows() * dim + 8, kNan);
+    std::vector<float> index_sums(cache_.n_rows() / iu * dim + 8, kNan);
+    for (std::uint32_t h = 0; dim != 0 && h < s.n_kv_heads; ++h) {
+        for (std::uint32_t t = 0; t <= position; ++t) {
+            const std::size_t map = std::size_t{dim} * s.head_dim;
+            const auto key = reference::index_key(cache_.view(), h, t,
+                                                  std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
+            const std::size_t row = cache_.heads[h].row(t);
+            for (std::size_t r = 0; t < position && r < dim; ++r) {
+                index_values_[row * dim + r] = rounded_to_half(key.value[r]);
+                float& total = index_sums[row / iu * dim + r];
+                total = (t % iu == 0 ? 0.0f : total) + static_cast<float>(key.value[r]);
+            }
+        }
+    }
+    std::vector<std::uint16_t> halves(index_values_.size());
+    std::transform(index_values_.begin(), index_values_.end(), halves.begin(), [](float x) { return half_bits(double{x}); });
+    maps_ = make_buffer(device, std::span<const float>(maps_values_));
+    index_keys_ = guarded(device, "index_keys", halves);
+    index_sums_ = guarded(device, "index_sums", index_sums);
+
+    list_stride_ = s.n_tokens + kBlock + 3;
+    lists_ = std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
+    scores_ = std::make_unique<GuardedBuffer>(device, "scores", std::size_t{s.n_heads()} * SelectStages::kMaxRows * 4);
+    partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * (SelectStages::kSplits + 1) * 8);
+    counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
+    controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
+    last_queries_ = std::make_unique<GuardedBuffer>(device, "last_queries", (kFirstQuery + cache_.query.size()) * 4);
+    dropped_ = std::make_unique<GuardedBuffer>(device, "dropped", s.n_heads() * 4);
+    std::vector<HeadPolicy> policies(kFirstPolicy);
+    for (const SelectLevel& level : case_.levels)
+        policies.insert(policies.end(), s.n_kv_heads, HeadPolicy{level.mass, level.budget_min, level.budget == 0 ? kNoLimit : level.budget,
+                                                                 level.budget_share, level.threshold});
+    policies_ = make_buffer(device, std::span<const HeadPolicy>(policies));
+    set_query(cache_.query);
+}
+
+void SelectRig::set_query(const std::vector<float>& query) {
+    cache_.query = query;
+    query_ = make_buffer(device_, std::span<const float>(query));
+}
+
+std::uint32_t SelectRig::list_offset(std::size_t level) const {
+    return kListOffset + static_cast<std::uint32_t>(level) * case_.shape.n_kv_heads * list_stride_;
+}
+
+SelectPush SelectRig::push(std::size_t level) const {
+    const std::uint32_t n = case_.shape.n_kv_heads, own = static_cast<std::uint32_t>(level);
+    const std::uint32_t parent = own == 0 ? 0 : own - 1, last = static_cast<std::uint32_t>(case_.levels.size()) - 1;
+    return {.table_offset = TestCache::table_offset, .table_stride = cache_.table_stride,
+            .list_offset = list_offset(level), .list_stride = list_stride_,
+            .parent_offset = list_offset(parent), .parent_stride = list_stride_,
+            .control = kFirstControl + own * n, .parent_control = kFirstControl + parent * n,
+            .final_control = kFirstControl + last * n, .policy = kFirstPolicy + own * n, .maps = 0, .counter = kFirstCounter,
+            .sink_tokens = case_.sinks, .window = case_.window, .refresh = case_.refresh, .cosine = case_.cosine,
+            .last_query = kFirstQuery, .super_first = super_first_, .super_stride = super_stride_};
+}
+
+void SelectRig::run(std::uint32_t position, bool stopped) {
+    position_ = position;
+    const vk::Buffer state = make_sparse_state(device_, position, stopped);
+    vk::run_once(device_, [&](vk::Recorder& recorder) {
+        for (std::size_t i = 0; i < stages_.size(); ++i) {
+            vk::BufferRange rows = none_, rows_max = none_;
+            const Scorer scorer = case_.levels[i].scorer;
+            if (scorer == Scorer::kBox) rows = min_, rows_max = max_;
+            if (scorer == Scorer::kMean) rows = sum_;
+            if (scorer == Scorer::kLowdimMean) rows = index_sums_->range();
+            stages_[i]->record(recorder,
+                               {state, tables_, rows, rows_max, query_, maps_, keys_, index_keys_->range(), index_sums_->range(),
+                                lists_->range(), lists_->range(), scores_->range(), partials_->range(), counters_->range(),
+                                controls_->range(), policies_, last_queries_->range(), dropped_->range()},
+                               push(i));
+            recorder.barrier();
+        }
+    });
+}
+
+SelectControl SelectRig::control(std::size_t level, std::uint32_t kv_head) const {
+    return controls_->contents<SelectControl>()[kFirstControl + level * case_.shape.n_kv_heads + kv_head];
+}
+
+std::vector<std::uint32_t> SelectRig::list(std::size_t level, std::uint32_t kv_head) const {
+    for (const std::uint32_t counter : counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
+    const std::vector<std::uint32_t> words = list_words();
+    const auto begin = words.begin() + list_offset(level) + kv_head * list_stride_;
+    const std::uint32_t n = control(level, kv_head).n_list;
+    if (n > list_stride_) {
+        ADD_FAILURE() << n << " entries in a list of " << list_stride_;
+        return {};
+    }
+    EXPECT_TRUE(std::all_of(begin + n, begin + list_stride_, [](std::uint32_t w) { return w == ~0u; })) << "after the list";
+    return {begin, begin + n};
+}
+
+std::vector<std::uint16_t> SelectRig::index_keys() const { return index_keys_->contents<std::uint16_t>(); }
+std::vector<float> SelectRig::index_sums() const { return index_sums_->contents<float>(); }
+
+void SelectRig::expect_untouched() const {
+    for (const auto* b : {&lists_, &scores_, &partials_, &last_queries_, &dropped_}) (*b)->expect_untouched();
+    for (const SelectControl& c : controls_->contents<SelectControl>()) EXPECT_EQ(c.n_list + c.middle_end + c.n_selected_at, 0u);
+    for (const std::uint32_t counter : counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
+}
+
+reference::SelectView SelectRig::view() const {
+    return {cache_.view(), cache_.query, position_, case_.sinks, case_.window, case_.pool, case_.index_dim, maps_values_, index_values_};
+}
+
+}  // namespace winnow::test

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/attention/indexer_score.h"
+#include "tests/reference/indexer_score.h"
+#include "tests/support/guarded_buffer.h"
+#include "tests/support/sparse_data.h"
+
+namespace winnow::test {
+
+/// A selection to run on a random cache.
+struct SelectCase {
+    CacheShape shape;
+    std::vector<SelectLevel> levels;
+    HeadPool pool = HeadPool::kMax;
+    std::uint32_t sinks = 4, window = 64, index_dim = 0;
+    std::uint32_t refresh = 1;
+    float cosine = 2;
+};
+
+/// Pipelines that tests share: compiling one takes longer than running it.
+class SelectStages {
+public:
+    const IndexerScore& get(vk::Device& device, const SelectCase& c, std::size_t level);
+    void clear() { stages_.clear(); }
+    static constexpr std::uint32_t kMaxRows = 8256, kSplits = 5;
+
+private:
+    std::map<std::string, std::unique_ptr<IndexerScore>> stages_;
+};
+
+/// The buffers of a chain of levels, as AttentionPipeline lays them out, and what they held after a run.
+class SelectRig {
+public:
+    SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, TestCache cache);
+
+    void set_query(const std::vector<float>& query);
+    /// One chain of dispatches for the query at this position.
+    void run(std::uint32_t position, bool stopped = false);
+    void run() { run(case_.shape.position()); }
+
+    SelectControl control(std::size_t level, std::uint32_t kv_head) const;
+    /// Entries of a list; expects that nothing else was written and that all counters are zero.
+    std::vector<std::uint32_t> list(std::size_t level, std::uint32_t kv_head) const;
+    std::vector<std::uint32_t> list_words() const { return lists_->contents<std::uint32_t>(); }
+    void expect_untouched() const;
+    /// Lists of all levels and heads against the oracle, at the position of the last run; ties may fall either way.
+    void expect_right() const;
+    reference::SelectView view() const;
+    const TestCache& cache() const { return cache_; }
+    std::vector<std::uint16_t> index_keys() const;
+    std::vector<float> index_sums() const;
+
+private:
+    SelectPush push(std::size_t level) const;
+    std::uint32_t list_offset(std::size_t level) const;
+    void expect_index_key() const;
+
+    vk::Device& device_;
+    SelectCase case_;
+    TestCache cache_;
+    std::vector<const IndexerScore*> stages_;
+    std::uint32_t position_ = 0, list_stride_ = 0, super_first_ = 0, super_stride_ = 0;
+    std::vector<float> maps_values_, index_values_;
+    vk::Buffer tables_, keys_, query_, maps_, min_, max_, sum_, policies_, none_;
+    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_, last_queries_, dropped_;
+};
+
+}  // namespace winnow::test
