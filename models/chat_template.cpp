@@ -232,7 +232,8 @@ std::string take_literal(std::string_view& text, char quote, std::string_view en
     while (!text.empty() && text[0] != quote && (end.empty() || !text.starts_with(end))) {
         const bool is_escape = text[0] == '\\' && text.size() > 1;
         if (is_escape) text.remove_prefix(1);
-        out += is_escape && text[0] == 'n' ? '\n' : text[0];
+        const char c = text[0];
+        out += is_escape && c == 'n' ? '\n' : is_escape && c == 't' ? '\t' : c;
         text.remove_prefix(1);
     }
     return out;
@@ -242,7 +243,7 @@ void skip_spaces(std::string_view& text) {
     text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
 }
 
-// The first string that is not empty that the template assigns to a variable: {% set NAME = "..." %}.
+// The first string, not empty, that the template gives to a variable: {% set NAME = "..." %}.
 std::string assigned_literal(std::string_view text, std::string_view name) {
     const std::string set = fmt::format("set {}", name);
     for (std::size_t at = text.find(set); at != text.npos; at = text.find(set, at + 1)) {
@@ -314,7 +315,10 @@ std::string_view family_of_vocabulary(const GgufFile& file) {
     const GgufArray* tokens = file.find_array("tokenizer.ggml.tokens");
     if (!tokens) return "";
     constexpr std::pair<std::string_view, std::string_view> kMarkers[] = {
-        {"<|im_start|>", "chatml"}, {"<|start_header_id|>", "llama3"}, {"<start_of_turn>", "gemma"}};
+        {"<|im_start|>", "chatml"},
+        {"<|start_header_id|>", "llama3"},
+        {"<start_of_turn>", "gemma"},
+    };
     for (const auto& [marker, family] : kMarkers) {
         const auto& all = tokens->strings;
         if (std::find(all.begin(), all.end(), marker) != all.end()) return family;
@@ -363,14 +367,16 @@ ChatTemplate ChatTemplate::from_gguf(const GgufFile& file) {
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool open_answer) const {
     if (name_ == "llama3") return render_llama3(default_system_, messages, open_answer);
     if (name_ == "gemma") return render_gemma(messages, open_answer);
-    const Family& family = *find_family(name_);
-    return family.turns ? render_turns(*family.turns, messages, open_answer)
-                        : render_instructions(*family.instructions, messages);
+    const Family* family = find_family(name_);
+    if (!family) return "";
+    return family->turns ? render_turns(*family->turns, messages, open_answer)
+                         : render_instructions(*family->instructions, messages);
 }
 
 std::vector<std::string> ChatTemplate::stop_strings() const {
-    const std::string_view stop = find_family(name_)->stop;
-    return stop.empty() ? std::vector<std::string>() : std::vector<std::string>{std::string(stop)};
+    const Family* family = find_family(name_);
+    if (!family || family->stop.empty()) return {};
+    return {std::string(family->stop)};
 }
 
 }  // namespace winnow

@@ -7,9 +7,8 @@
 
 namespace winnow {
 namespace {
-constexpr std::uint32_t kPattern = 6;          // every sixth layer is global
-constexpr float kLocalRopeBase = 10000.0f;     // of windowed layers, never scaled
-constexpr std::uint32_t kLayersOf27B = 62;     // whose query scale follows n_embd instead of head_dim
+constexpr std::uint32_t kPattern = 6;       // every sixth layer is global
+constexpr std::uint32_t kLayersOf27B = 62;  // whose query scale follows n_embd instead of head_dim
 }  // namespace
 
 ModelShape read_gemma3_shape(const GgufFile& file) {
@@ -26,7 +25,8 @@ ModelShape read_gemma3_shape(const GgufFile& file) {
     config.refuse_unless_zero("final_logit_softcapping");
     const std::uint32_t window = config.count("attention.sliding_window", 1, 1u << 20);
     const std::uint32_t pattern = config.count_or("attention.sliding_window_pattern", kPattern, 1, 1024);
-    const float local_base = config.real_or("rope.freq_base_swa", kLocalRopeBase);
+    // Windowed layers keep their own base, whatever rope.freq_base says, and are never scaled.
+    const float local_base = read_rope_base(config, "rope.freq_base_swa");
     const float global_scale = read_linear_rope_scale(config);
     for (std::uint32_t i = 0; i < s.n_layers; ++i) {
         LayerShape& layer = s.layers[i];

@@ -13,7 +13,7 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
-#include <limits>
+#include <tuple>
 #include <utility>
 
 namespace winnow {
@@ -46,10 +46,11 @@ const TypeRow* find_type(WeightType type) {
 
 // Names of types that exist but are not supported, so that a refusal is useful.
 std::string foreign_type_name(std::uint32_t id) {
-    static constexpr std::array<std::pair<std::uint32_t, const char*>, 18> names{{
+    static constexpr std::array<std::pair<std::uint32_t, const char*>, 23> names{{
         {9, "Q8_1"}, {10, "Q2_K"}, {11, "Q3_K"}, {15, "Q8_K"}, {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
         {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"}, {24, "I8"}, {25, "I16"},
-        {26, "I32"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"}}};
+        {26, "I32"}, {27, "I64"}, {28, "F64"}, {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
+        {40, "NVFP4"}, {41, "Q1_0"}}};
     for (const auto& [known, name] : names)
         if (known == id) return name;
     return fmt::format("number {}", id);
@@ -65,16 +66,19 @@ std::uint64_t value_bytes(std::uint32_t type) {
     return type < bytes.size() ? bytes[type] : 0;
 }
 
-constexpr std::uint64_t kMaxCount = 1u << 24;  // tensors, keys: far above any real model
+// Far above any real model: what a small file can make us allocate stays small.
+constexpr std::uint64_t kMaxCount = 1u << 16;     // tensors, keys
+constexpr std::uint64_t kMaxElements = 1u << 24;  // of all arrays together; widening makes up to 16 bytes of one
+
+constexpr const char* kDamaged = "download it again or choose another";
 
 // Walks the header; every read is checked against the end of the file.
 class Reader {
 public:
     Reader(const std::byte* data, std::uint64_t size, const std::string& file) : data_(data), size_(size), file_(file) {}
 
-    [[noreturn]] void fail(const std::string& what) const {
-        throw Error(ErrorCode::kBadFile,
-                    fmt::format("'{}' is not a usable GGUF file: {}; download it again or choose another", file_, what));
+    [[noreturn]] void fail(const std::string& what, const char* advice = kDamaged) const {
+        throw Error(ErrorCode::kBadFile, fmt::format("'{}' is not a usable GGUF file: {}; {}", file_, what, advice));
     }
     std::uint64_t at() const { return at_; }
     std::uint64_t left() const { return size_ - at_; }
@@ -124,15 +128,8 @@ public:
             case kBool: return integer(type) != 0;
             case kString: return string();
             case kArray: return array(key);
-            default: fail(fmt::format("key '{}' has the unknown value type {}", printable(key), type));
+            default: fail(fmt::format("key '{}' has the unknown value type {}", safe_excerpt(key), type));
         }
-    }
-
-    // File contents never reach a terminal as they are.
-    static std::string printable(std::string_view text) {
-        std::string out;
-        for (const char c : text.substr(0, 80)) out += std::isprint(static_cast<unsigned char>(c)) != 0 ? c : '?';
-        return out;
     }
 
 private:
@@ -140,8 +137,14 @@ private:
         const auto type = number<std::uint32_t>();
         const auto n = number<std::uint64_t>();
         const std::uint64_t least = type == kString ? 8 : value_bytes(type);
-        if (least == 0) fail(fmt::format("array '{}' holds values of type {}", printable(key), type));
-        if (n > left() / least) fail(fmt::format("array '{}' claims {} elements, more than the file holds", printable(key), n));
+        if (least == 0) fail(fmt::format("array '{}' holds values of type {}", safe_excerpt(key), type));
+        if (n > left() / least)
+            fail(fmt::format("array '{}' claims {} elements, more than the file holds (truncated or damaged)",
+                             safe_excerpt(key), n));
+        if (n > kMaxElements - n_elements_)
+            fail(fmt::format("array '{}' has {} elements, all arrays together may have {}", safe_excerpt(key), n,
+                             kMaxElements));
+        n_elements_ += n;
         GgufArray values;
         if (type == kString) {
             values.strings.reserve(n);
@@ -159,13 +162,14 @@ private:
     const std::byte* data_;
     std::uint64_t size_;
     std::uint64_t at_ = 0;
+    std::uint64_t n_elements_ = 0;
     const std::string& file_;
 };
 
 // Maps the file read-only. The descriptor is closed: the mapping keeps the file.
 std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path& path) {
     const std::string name = path.string();
-    const int fd = ::open(name.c_str(), O_RDONLY | O_CLOEXEC);
+    const int fd = ::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused, not waited for
     if (fd < 0)
         throw Error(ErrorCode::kBadFile,
                     fmt::format("cannot open model '{}': {}; check the path after -m", name, std::strerror(errno)));
@@ -181,11 +185,18 @@ std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path&
     }
     ::close(fd);
     if (!problem.empty())
-        throw Error(ErrorCode::kBadFile, fmt::format("'{}' is not a usable GGUF file: {}", name, problem));
+        throw Error(ErrorCode::kBadFile,
+                    fmt::format("'{}' is not a usable GGUF file: {}; {}", name, problem, kDamaged));
     return {static_cast<const std::byte*>(data), static_cast<std::uint64_t>(info.st_size)};
 }
 
 }  // namespace
+
+std::string safe_excerpt(std::string_view text) {
+    std::string out;
+    for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
+    return out;
+}
 
 std::uint64_t GgufTensor::n_rows() const {
     std::uint64_t rows = 1;
@@ -205,33 +216,40 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
     file.version_ = in.number<std::uint32_t>();
     if (file.version_ != 2 && file.version_ != 3) {
         const std::uint32_t swapped = __builtin_bswap32(file.version_);
-        if (swapped == 2 || swapped == 3) in.fail("it is big-endian, which winnow does not read");
-        in.fail(fmt::format("its version is {}, winnow reads 2 and 3", file.version_));
+        if (swapped == 2 || swapped == 3)
+            in.fail("it is big-endian, which winnow does not read", "choose a little-endian one");
+        in.fail(fmt::format("its version is {}, winnow reads 2 and 3", file.version_), "choose one of these versions");
     }
     const auto n_tensors = in.number<std::uint64_t>();
     const auto n_keys = in.number<std::uint64_t>();
     // The smallest key takes 13 bytes, the smallest tensor entry 32.
-    if (n_keys > kMaxCount || n_keys > in.left() / 13) in.fail(fmt::format("it claims {} metadata keys", n_keys));
-    if (n_tensors > kMaxCount || n_tensors > in.left() / 32) in.fail(fmt::format("it claims {} tensors", n_tensors));
+    const auto check_count = [&](std::uint64_t n, std::uint64_t least_bytes, const char* things) {
+        if (n > kMaxCount) in.fail(fmt::format("it claims {} {} (damaged)", n, things));
+        if (n > in.left() / least_bytes)
+            in.fail(fmt::format("it claims {} {}, more than it holds (truncated or damaged)", n, things));
+    };
+    check_count(n_keys, 13, "metadata keys");
+    check_count(n_tensors, 32, "tensors");
 
     for (std::uint64_t i = 0; i < n_keys; ++i) {
         const std::string_view key = in.string();
         const auto type = in.number<std::uint32_t>();
         if (!file.metadata_.emplace(std::string(key), in.value(type, key)).second)
-            in.fail(fmt::format("metadata key '{}' appears twice", Reader::printable(key)));
+            in.fail(fmt::format("metadata key '{}' appears twice", safe_excerpt(key)));
     }
     const std::uint64_t alignment = file.find_uint("general.alignment").value_or(32);
-    if (!std::has_single_bit(alignment) || alignment < 4 || alignment > (1u << 20))
-        in.fail(fmt::format("general.alignment is {}", alignment));
-    if (file.find_uint("split.count").value_or(1) > 1)
-        in.fail("it is one part of a split model, which winnow does not read: merge the parts first");
+    if (!std::has_single_bit(alignment) || alignment < 8 || alignment > (1u << 20))
+        in.fail(fmt::format("general.alignment is {}, no power of two from 8 to {}", alignment, 1u << 20));
+    if (const std::uint64_t n_parts = file.find_uint("split.count").value_or(1); n_parts > 1)
+        in.fail(fmt::format("it is one of the {} parts of a split model, which winnow does not read", n_parts),
+                "merge them first (llama-gguf-split --merge)");
 
     std::vector<std::uint64_t> offsets;
     file.tensors_.reserve(n_tensors);
     for (std::uint64_t i = 0; i < n_tensors; ++i) {
         GgufTensor t;
         t.name = in.string();
-        const std::string shown = Reader::printable(t.name);
+        const std::string shown = safe_excerpt(t.name);
         const auto n_dims = in.number<std::uint32_t>();
         if (n_dims < 1 || n_dims > 4) in.fail(fmt::format("tensor '{}' has {} dimensions", shown, n_dims));
         std::uint64_t elements = 1;
@@ -244,13 +262,16 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
         const auto type = in.number<std::uint32_t>();
         const TypeRow* row = find_type(static_cast<WeightType>(type));
         if (row == nullptr)
-            in.fail(fmt::format("tensor '{}' is of type {}, which winnow does not support", shown, foreign_type_name(type)));
+            in.fail(fmt::format("tensor '{}' is of type {}, which winnow does not support", shown,
+                                foreign_type_name(type)),
+                    "choose another quantisation, such as Q4_K_M or Q8_0");
         t.type = row->type;
         if (t.dims[0] % row->format.weights != 0)
             in.fail(fmt::format("tensor '{}' has {} columns, no multiple of the {} of a {} block", shown, t.dims[0],
                                 row->format.weights, row->name));
         offsets.push_back(in.number<std::uint64_t>());
-        if (offsets.back() % alignment != 0) in.fail(fmt::format("tensor '{}' is not aligned", shown));
+        if (offsets.back() % alignment != 0)
+            in.fail(fmt::format("tensor '{}' is not aligned to {} bytes", shown, alignment));
         file.tensors_.push_back(std::move(t));
     }
     const std::uint64_t data_start = (in.at() + alignment - 1) / alignment * alignment;
@@ -259,10 +280,10 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
         const std::uint64_t bytes = row_bytes(t.type, t.dims[0]) * t.n_rows();
         if (data_start > file.size_ || offsets[i] > file.size_ - data_start ||
             bytes > file.size_ - data_start - offsets[i])
-            in.fail(fmt::format("tensor '{}' runs past its end (truncated)", Reader::printable(t.name)));
+            in.fail(fmt::format("tensor '{}' runs past its end (truncated)", safe_excerpt(t.name)));
         t.bytes = {file.data_ + data_start + offsets[i], bytes};
         if (!file.by_name_.emplace(t.name, i).second)
-            in.fail(fmt::format("tensor '{}' appears twice", Reader::printable(t.name)));
+            in.fail(fmt::format("tensor '{}' appears twice", safe_excerpt(t.name)));
     }
     return file;
 }
@@ -294,16 +315,17 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
 const GgufTensor& GgufFile::tensor(std::string_view name) const {
     const GgufTensor* t = find(name);
     if (t == nullptr)
-        throw Error(ErrorCode::kBadFile, fmt::format("'{}' has no tensor '{}'", path_.string(), name));
+        throw Error(ErrorCode::kBadFile, fmt::format("'{}' has no tensor '{}'; {}", path_.string(), name, kDamaged));
     return *t;
 }
 
 namespace {
 [[noreturn]] void wrong_type(const std::filesystem::path& path, std::string_view key, const char* wanted) {
-    throw Error(ErrorCode::kBadFile, fmt::format("'{}': metadata key '{}' is not {}", path.string(), key, wanted));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}': metadata key '{}' is not {}; {}", path.string(), key, wanted, kDamaged));
 }
 [[noreturn]] void missing_key(const std::filesystem::path& path, std::string_view key) {
-    throw Error(ErrorCode::kBadFile, fmt::format("'{}' lacks the metadata key '{}'", path.string(), key));
+    throw Error(ErrorCode::kBadFile, fmt::format("'{}' lacks the metadata key '{}'; {}", path.string(), key, kDamaged));
 }
 }  // namespace
 

@@ -23,16 +23,51 @@ constexpr std::array<Architecture, 2> kArchitectures{{
     {"gemma3", read_gemma3_shape, read_gemma3_tensors},
 }};
 
+// A damaged file and one of a kind that winnow does not know look alike from here.
 [[noreturn]] void bad(const GgufFile& file, const std::string& what) {
-    throw Error(ErrorCode::kBadFile, fmt::format("'{}': {}", file.path().string(), what));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}': {}; download it again or choose another model", file.path().string(), what));
 }
 
 const Architecture& architecture_of(const GgufFile& file) {
     const std::string_view name = file.get_string("general.architecture");
     for (const Architecture& a : kArchitectures)
         if (a.name == name) return a;
-    bad(file, fmt::format("architecture '{}' is not supported; known are {}", name.substr(0, 60),
+    bad(file, fmt::format("architecture '{}' is not supported, known are {}", safe_excerpt(name),
                           fmt::join(known_architectures(), ", ")));
+}
+
+// Sets head_dim, n_rot and attention_scale.
+void read_head_dims(const ConfigReader& c, ModelShape& s) {
+    if (c.file().metadata().contains(c.key("attention.key_length"))) {
+        s.head_dim = c.count("attention.key_length", 8, 256);
+        if (s.head_dim % 8 != 0) c.refuse_value("attention.key_length", s.head_dim, "is no multiple of 8");
+    } else {
+        s.head_dim = s.n_embd / s.n_heads;
+        if (s.n_embd % s.n_heads != 0 || s.head_dim % 8 != 0 || s.head_dim < 8 || s.head_dim > 256)
+            c.refuse_value("attention.head_count", s.n_heads,
+                           fmt::format("does not cut n_embd {} into heads of 8, 16 ... 256", s.n_embd));
+    }
+    if (const std::uint32_t v = c.count_or("attention.value_length", s.head_dim, 0, 1u << 16); v != s.head_dim)
+        c.refuse_value("attention.value_length", v, fmt::format("differs from the keys' {}", s.head_dim));
+    // Attention quantises the outputs of a kv head's query heads in blocks of 32.
+    if (s.n_group() * s.head_dim % 32 != 0)
+        c.refuse_value("attention.head_count", s.n_heads,
+                       fmt::format("makes groups of {} x {} columns, no multiple of 32", s.n_group(), s.head_dim));
+    s.n_rot = c.count_or("rope.dimension_count", s.head_dim, 2, s.head_dim);
+    if (s.n_rot % 2 != 0) c.refuse_value("rope.dimension_count", s.n_rot, "is odd");
+    s.attention_scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+}
+
+// Rows of the embedding table; ids of the tokenizer must neither lack a row nor miss one.
+std::uint32_t read_vocabulary_size(const GgufFile& file) {
+    const std::uint64_t n = file.tensor("token_embd.weight").n_rows();
+    if (n > (1u << 24)) bad(file, fmt::format("tensor 'token_embd.weight' has {} rows, more than any vocabulary", n));
+    const GgufArray* tokens = file.find_array("tokenizer.ggml.tokens");
+    if (tokens != nullptr && tokens->size() != n)
+        bad(file, fmt::format("'tokenizer.ggml.tokens' has {} tokens but tensor 'token_embd.weight' has {} rows",
+                              tokens->size(), n));
+    return static_cast<std::uint32_t>(n);
 }
 
 }  // namespace
@@ -61,15 +96,24 @@ std::uint32_t ConfigReader::count_or(std::string_view name, std::uint32_t otherw
     return file_.metadata().contains(key(name)) ? count(name, least, most) : otherwise;
 }
 
-float ConfigReader::real_or(std::string_view name, float otherwise) const {
-    const double value = file_.find_float(key(name)).value_or(otherwise);
-    if (!std::isfinite(value)) bad(file_, fmt::format("'{}' is not finite", key(name)));
+float ConfigReader::real(std::string_view name, float least, float most) const {
+    const double value = file_.get_float(key(name));
+    if (!(value >= least && value <= most))
+        bad(file_, fmt::format("'{}' is {}, outside {} to {}", key(name), value, least, most));
     return static_cast<float>(value);
 }
 
+float ConfigReader::real_or(std::string_view name, float otherwise, float least, float most) const {
+    return file_.metadata().contains(key(name)) ? real(name, least, most) : otherwise;
+}
+
+void ConfigReader::refuse_value(std::string_view name, std::uint64_t value, std::string_view what) const {
+    bad(file_, fmt::format("'{}' is {}, which {}", key(name), value, what));
+}
+
 void ConfigReader::refuse_unless_zero(std::string_view name) const {
-    if (file_.find_float(key(name)).value_or(0) != 0)
-        bad(file_, fmt::format("'{}' is set, which winnow does not support", key(name)));
+    if (const double value = file_.find_float(key(name)).value_or(0); value != 0)
+        bad(file_, fmt::format("'{}' is {}, which winnow does not support", key(name), value));
 }
 
 ModelShape read_common_shape(const ConfigReader& c) {
@@ -81,50 +125,43 @@ ModelShape read_common_shape(const ConfigReader& c) {
     s.n_heads = c.count("attention.head_count", 1, 1024);
     s.n_kv_heads = c.count_or("attention.head_count_kv", s.n_heads, 1, 1024);
     s.n_ctx_train = c.count("context_length", 1, 1u << 24);
-    s.rms_eps = c.real_or("attention.layer_norm_rms_epsilon", 1e-5f);
+    s.rms_eps = c.real("attention.layer_norm_rms_epsilon", 0, 0.1f);
+    if (s.n_embd % 32 != 0) c.refuse_value("embedding_length", s.n_embd, "is no multiple of 32");
+    if (s.n_ff % 32 != 0) c.refuse_value("feed_forward_length", s.n_ff, "is no multiple of 32");
     if (s.n_heads % s.n_kv_heads != 0)
-        bad(c.file(), fmt::format("{} query heads do not divide over {} kv heads", s.n_heads, s.n_kv_heads));
-    s.head_dim = c.count_or("attention.key_length", s.n_embd / s.n_heads, 8, 256);
-    if (c.count_or("attention.value_length", s.head_dim, 8, 1u << 16) != s.head_dim)
-        bad(c.file(), "keys and values of different width are not supported");
-    s.n_rot = c.count_or("rope.dimension_count", s.head_dim, 2, s.head_dim);
-    if (s.n_embd % 32 != 0 || s.n_ff % 32 != 0 || s.head_dim % 8 != 0 || s.n_rot % 2 != 0 ||
-        s.n_group() * s.head_dim % 32 != 0)
-        bad(c.file(), fmt::format("widths n_embd {}, n_ff {}, head_dim {} are not multiples of what the kernels need",
-                                  s.n_embd, s.n_ff, s.head_dim));
-    if (!(s.rms_eps >= 0 && s.rms_eps < 1)) bad(c.file(), "the norm epsilon is impossible");
-    s.attention_scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
-    const GgufTensor& table = c.file().tensor("token_embd.weight");
-    if (table.n_rows() < 1 || table.n_rows() > (1u << 24)) bad(c.file(), "the vocabulary has an impossible size");
-    s.n_vocab = static_cast<std::uint32_t>(table.n_rows());
+        c.refuse_value("attention.head_count", s.n_heads, fmt::format("does not divide by the {} kv heads", s.n_kv_heads));
+    read_head_dims(c, s);
+    s.n_vocab = read_vocabulary_size(c.file());
     LayerShape layer;
-    layer.rope_freq_base = c.real_or("rope.freq_base", 10000.0f);
-    if (layer.rope_freq_base <= 1) bad(c.file(), "the RoPE base is impossible");
+    layer.rope_freq_base = read_rope_base(c, "rope.freq_base");
     s.layers.assign(s.n_layers, layer);
     return s;
 }
 
+float read_rope_base(const ConfigReader& c, std::string_view name) { return c.real_or(name, 10000.0f, 1.001f, 1e12f); }
+
 float read_linear_rope_scale(const ConfigReader& c) {
-    const std::string kind(c.file().find_string(c.key("rope.scaling.type")).value_or("none"));
+    // llama.cpp takes a factor without a type for a linear one, and so did the files of its time.
+    const std::string_view kind = c.file().find_string(c.key("rope.scaling.type")).value_or("linear");
     if (kind == "none") return 1.0f;
     if (kind != "linear")
-        bad(c.file(), fmt::format("RoPE scaling '{}' is not supported; known are none, linear", kind.substr(0, 40)));
-    const float factor = c.real_or("rope.scaling.factor", 1.0f);
-    if (!(factor >= 1 && factor <= 1e4f)) bad(c.file(), "the RoPE scaling factor is impossible");
-    return 1.0f / factor;
+        bad(c.file(), fmt::format("'{}' is '{}', which is not supported, known are none, linear",
+                                  c.key("rope.scaling.type"), safe_excerpt(kind)));
+    const float old_factor = c.real_or("rope.scale_linear", 1.0f, 1.0f, 1e4f);
+    return 1.0f / c.real_or("rope.scaling.factor", old_factor, 1.0f, 1e4f);
 }
 
 const GgufTensor* TensorFinder::matrix(const std::string& name, std::uint64_t n_in, std::uint64_t n_out) const {
     const GgufTensor& t = file_.tensor(name);
     if (t.dims.size() > 2 || t.n_in() != n_in || t.n_rows() != n_out)
-        bad(file_, fmt::format("tensor '{}' is [{}, {}], expected [{}, {}]", name, t.n_in(), t.n_rows(), n_in, n_out));
+        bad(file_, fmt::format("tensor '{}' is [{}], expected [{}, {}]", name, fmt::join(t.dims, ", "), n_in, n_out));
     return &t;
 }
 
 const GgufTensor* TensorFinder::vector(const std::string& name, std::uint64_t n) const {
     const GgufTensor& t = file_.tensor(name);
     if (t.n_in() != n || t.n_rows() != 1)
-        bad(file_, fmt::format("tensor '{}' has {} values, expected {}", name, t.n_in() * t.n_rows(), n));
+        bad(file_, fmt::format("tensor '{}' is [{}], expected [{}]", name, fmt::join(t.dims, ", "), n));
     if (t.type != WeightType::kF32 && t.type != WeightType::kF16)
         bad(file_, fmt::format("tensor '{}' is {}, expected F32 or F16", name, type_name(t.type)));
     return &t;

@@ -58,9 +58,13 @@ public:
     /// @throws Error(kBadFile) when absent or outside [least, most].
     std::uint32_t count(std::string_view name, std::uint64_t least, std::uint64_t most) const;
     std::uint32_t count_or(std::string_view name, std::uint32_t otherwise, std::uint64_t least, std::uint64_t most) const;
-    float real_or(std::string_view name, float otherwise) const;  ///< finite
+    /// @throws Error(kBadFile) when absent or outside [least, most]; NaN is outside.
+    float real(std::string_view name, float least, float most) const;
+    float real_or(std::string_view name, float otherwise, float least, float most) const;
     /// Refuses a feature that would change the result: the key must be absent or 0.
     void refuse_unless_zero(std::string_view name) const;
+    /// @throws Error(kBadFile) naming the key and its value, which `what` judges: "is no multiple of 32".
+    [[noreturn]] void refuse_value(std::string_view name, std::uint64_t value, std::string_view what) const;
 
 private:
     const GgufFile& file_;
@@ -69,6 +73,8 @@ private:
 
 /// Fields that all architectures share: counts, dimensions, context, epsilon, vocabulary; layers get the file's RoPE base.
 ModelShape read_common_shape(const ConfigReader& config);
+/// A RoPE base, 10000 when absent.
+float read_rope_base(const ConfigReader& config, std::string_view name);
 /// Position scale of linear RoPE scaling (1 when there is none). @throws Error(kBadFile) for any other kind, by name.
 float read_linear_rope_scale(const ConfigReader& config);
 

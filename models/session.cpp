@@ -14,6 +14,7 @@
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
 #include "runtime/vk/upload.h"
 
 namespace winnow {
@@ -434,7 +435,7 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
         r.memory.kv_bytes = KvCache::bytes_needed(KvLayout(kv_config(shape, options, r, policy)));
         r.memory.index_bytes = AttentionPipeline::bytes_needed(
             attention_shape(shape), KvLayout(kv_config(shape, options, r, policy)), policy,
-            IndexerScore::default_splits(device, shape.n_kv_heads));
+            IndexerScore::default_splits(device, shape.n_kv_heads, n_ctx));
         r.memory.scratch_bytes =
             StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
         return r;
@@ -459,7 +460,12 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {} is more than the {} tokens that this model was trained for", options.n_ctx,
                                 shape.n_ctx_train));
-    const std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
+    if (device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-c {} is more than a software Vulkan driver can do: use -c {} or less, or a GPU", options.n_ctx,
+                                vk::kSoftwareMaxContext));
+    std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
+    if (device.is_cpu()) wanted = std::min(wanted, vk::kSoftwareMaxContext);
     if (fits(wanted)) return plan(wanted);
     const std::uint32_t most = largest();
     if (options.n_ctx == 0 && most > 0) return plan(most);

@@ -32,7 +32,7 @@ void register_indexer_score() {
                 c.level.unit = which.unit;
                 c.level.rule = BudgetRule::kTopK;
                 c.max_rows = n / which.unit + 1;
-                c.n_splits = IndexerScore::default_splits(b.device(), s.n_kv_heads);
+                c.n_splits = IndexerScore::default_splits(b.device(), s.n_kv_heads, n);
                 const IndexerScore stage(b.device(), c);
                 const std::uint64_t blocks = cache.layout().layer_blocks(0);
                 const vk::Buffer rows = b.buffer(blocks * 4 * s.head_dim * 4), high = b.buffer(blocks * 4 * s.head_dim * 4);

@@ -12,6 +12,7 @@ void register_matvec_add();
 void register_gate_up();
 void register_logits();
 void register_attend_dense();
+void register_attention_pipeline();
 void register_summarize_block();
 void register_indexer_score();
 void register_attend_sparse();
@@ -32,6 +33,7 @@ inline void register_all() {
     register_gate_up();
     register_logits();
     register_attend_dense();
+    register_attention_pipeline();
     register_summarize_block();
     register_indexer_score();
     register_attend_sparse();

@@ -7,6 +7,7 @@
 #include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
 #include "runtime/weights/attend_tuning.h"
 
 namespace winnow {
@@ -43,7 +44,9 @@ std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_
                                           std::uint32_t block_size) {
     const std::uint32_t n_blocks = (capacity + block_size - 1) / block_size;
     const std::uint32_t wanted = device.is_cpu() ? 8 : 512;  // workgroups in all
-    return std::clamp((wanted + n_kv_heads - 1) / n_kv_heads, 1u, std::min(n_blocks, 128u));
+    std::uint32_t splits = (wanted + n_kv_heads - 1) / n_kv_heads;
+    if (device.is_cpu()) splits = std::max(splits, capacity / vk::kSoftwareTokensPerSplit);
+    return std::clamp(splits, 1u, std::min(n_blocks, 128u));
 }
 
 std::uint64_t AttendDense::bytes_moved(const Config& c, std::uint64_t n_tokens) {

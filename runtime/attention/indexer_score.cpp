@@ -6,6 +6,7 @@
 
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
 
 namespace winnow {
 namespace {
@@ -24,7 +25,8 @@ std::uint32_t lanes_per_row(std::uint32_t dim) {
 IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const std::uint32_t group_size = device.is_cpu() ? 32 : 256;
+    // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
+    const std::uint32_t group_size = device.is_cpu() ? 128 : 256;
     const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
     const std::array<std::uint32_t, 19> spec{group_size,
                                              c.head_dim,
@@ -58,8 +60,9 @@ void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const Select
                       push, config_.n_splits + 1, config_.n_kv_heads);
 }
 
-std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads) {
-    return std::max(1u, (device.is_cpu() ? 8 : 512) / n_kv_heads);
+std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity) {
+    const std::uint32_t splits = std::max(1u, (device.is_cpu() ? 8 : 512) / n_kv_heads);
+    return device.is_cpu() ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
 }
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {

@@ -68,9 +68,12 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     }
     if (policy.is_dense()) return z;
     std::uint64_t list_words = 0;
+    std::uint32_t coarsest = 1;  // a level scores all children of the units above it, also those beyond the capacity
+    for (const SelectLevel& level : policy.levels) coarsest = std::max(coarsest, level.unit);
+    const std::uint32_t n_scored = (kv.capacity + coarsest - 1) / coarsest * coarsest;
     for (std::size_t i = 0; i < policy.levels.size(); ++i) {
         const SelectLevel& level = policy.levels[i];
-        const std::uint32_t rows = (kv.capacity + level.unit - 1) / level.unit + 1;
+        const std::uint32_t rows = n_scored / level.unit + 1;
         std::uint32_t stride = i + 1 == policy.levels.size() ? kv.capacity : rows;
         // Units come whole and may pass the budget by one; with kEach every head has a budget of its own.
         const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
@@ -128,7 +131,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     if (policy_.is_dense()) return;
     using vk::BufferUse;
     const KvConfig& kv = cache.layout().config();
-    const std::uint32_t select_splits = IndexerScore::default_splits(device, shape.n_kv_heads);
+    const std::uint32_t select_splits = IndexerScore::default_splits(device, shape.n_kv_heads, kv.capacity);
     const Sizes z = sizes_of(shape, cache.layout(), policy_, select_splits);
     summary_unit_ = z.summary_unit;
     super_stride_ = z.super_stride;

@@ -164,11 +164,20 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         p.levels.back().rule = BudgetRule::kTopP;
         p.levels.back().mass = overrides.mass;
         p.levels.back().budget = 0;
+        // All of the mass lies in all of the tokens: what a coarse level drops could never be reached.
+        for (std::size_t i = 0; overrides.mass >= 1 && i + 1 < p.levels.size(); ++i) {
+            p.levels[i].rule = BudgetRule::kTopP;
+            p.levels[i].mass = 1;
+            p.levels[i].budget = 0;
+            p.levels[i].budget_share = 0;
+        }
     }
     if (overrides.budget > 0 && !p.levels.empty()) {
         SelectLevel& last = p.levels.back();
         last.budget = overrides.budget;
         last.budget_share = 0;
+        for (SelectLevel& level : p.levels)  // a coarse level lets through what the last one may keep
+            if (level.budget != 0) level.budget = std::max(level.budget, overrides.budget);
     }
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
     if (overrides.window >= 0) p.window = static_cast<std::uint32_t>(overrides.window);

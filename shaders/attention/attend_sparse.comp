@@ -100,7 +100,7 @@ void main() {
             visible[t] = i + t * kSlots + attend_slot() < end;
             rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
         }
-        attend_tokens(rows, visible, push.skip / float(n));
+        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
     }
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;

@@ -72,9 +72,9 @@ void main() {
 
     vec4 q[kGroup * kUnitsPerLane * 2];
     vec4 md[kGroup];  // (m, d) of all tokens, (m, d) of the sinks
-    for (uint g = 0; g < kGroup; ++g) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         md[g] = vec4(kEmpty, 0.0, kEmpty, 0.0);
-        for (uint u = 0; u < kUnitsPerLane; ++u) {
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = lane + u * kLanes;
             const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
             q[(g * kUnitsPerLane + u) * 2] = unit < kUnits ? query[at] : vec4(0.0);
@@ -90,8 +90,8 @@ void main() {
         const bool visible = i + slot < end && is_visible(table, position, token);
         const uint row = physical_block(table, block) * kBlockSize + item % kBlockSize;
         float s[kGroup];
-        for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
-        for (uint u = 0; u < kUnitsPerLane; ++u) {
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = lane + u * kLanes;
             vec4 a = vec4(0.0), b = vec4(0.0);
             if (visible && unit < kUnits) {
@@ -105,10 +105,10 @@ void main() {
                 b = uintBitsToFloat(key_pool[at + 1]);
 #endif
             }
-            for (uint g = 0; g < kGroup; ++g)
+            [[unroll]] for (uint g = 0; g < kGroup; ++g)
                 s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
         }
-        for (uint g = 0; g < kGroup; ++g) {
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
             [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
             if (visible) {
                 const vec2 one = vec2(s[g], 1.0);
@@ -116,7 +116,7 @@ void main() {
             }
         }
     }
-    for (uint g = 0; g < kGroup; ++g) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) merge_states(md[g], subgroupShuffleXor(md[g], d));
         if (gl_SubgroupInvocationID == 0) states[gl_SubgroupID * kGroup + g] = md[g];
     }

@@ -127,8 +127,8 @@ void load_query() {
         }
     }
     barrier();
-    for (uint g = 0; g < kGroup; ++g) {
-        for (uint u = 0; u < kUnitsPerLane; ++u) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = slot_lane() + u * kLanes;
             vec4 a = vec4(0.0), b = vec4(0.0);
             if (unit < kUnits) {
@@ -155,9 +155,10 @@ void append_index_key() {
             for (uint e = 0; e < 4; ++e)
                 sum += maps[map_at + unit * 8 + e] * a[e] + maps[map_at + unit * 8 + 4 + e] * b[e];
         }
-        index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
+        const uint packed = packHalf2x16(vec2(sum, 0.0));
+        index_keys[row * kIndexDim + r] = uint16_t(packed);
         const uint at = (row / kIndexUnit) * kIndexDim + r;
-        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + sum;
+        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + unpackHalf2x16(packed).x;
     }
     memoryBarrierBuffer();
     barrier();
@@ -166,29 +167,30 @@ void append_index_key() {
 // Scores of the query heads against a token (level rows of one token, sinks and window).
 void score_token(uint token, bool inside, out float s[kGroup]) {
     const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-    for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
-    for (uint u = 0; u < kUnitsPerLane; ++u) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+    [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
         const uint unit = slot_lane() + u * kLanes;
         vec4 a = vec4(0.0), b = vec4(0.0);
         if (inside && unit < kUnits) {
             if (kIndexed) unpack_halves(index_quads[row * kUnits + unit], a, b);
             else load_key_unit(row * kUnits + unit, a, b);
         }
-        for (uint g = 0; g < kGroup; ++g)
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
             s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
     }
-    for (uint g = 0; g < kGroup; ++g)
+    [[unroll]] for (uint g = 0; g < kGroup; ++g)
         [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
 }
 
 // Scores against the summary of a unit of tokens.
 void score_unit(uint unit_id, bool inside, out float s[kGroup]) {
+    if (!inside) unit_id = 0;
     uint row;
     if (kUnit > kBlockSize) row = push.super_first + kv_head * push.super_stride + unit_id;
     else row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) + unit_id % (kBlockSize / kUnit);
     const float inverse_count = 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit));
-    for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
-    for (uint u = 0; u < kUnitsPerLane; ++u) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+    [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
         const uint unit = slot_lane() + u * kLanes;
         if (!inside || unit >= kUnits) continue;
         const uint at = row * kUnits + unit;
@@ -196,7 +198,7 @@ void score_unit(uint unit_id, bool inside, out float s[kGroup]) {
             vec4 low_a, low_b, high_a, high_b;
             load_summary_unit(0, at, low_a, low_b);
             load_summary_unit(1, at, high_a, high_b);
-            for (uint g = 0; g < kGroup; ++g) {
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 const vec4 x = q[(g * kUnitsPerLane + u) * 2];
                 const vec4 y = q[(g * kUnitsPerLane + u) * 2 + 1];
                 s[g] += dot(max(x * low_a, x * high_a), vec4(1.0)) + dot(max(y * low_b, y * high_b), vec4(1.0));
@@ -204,11 +206,11 @@ void score_unit(uint unit_id, bool inside, out float s[kGroup]) {
         } else {
             const vec4 a = uintBitsToFloat(rows[2 * at]) * inverse_count;
             const vec4 b = uintBitsToFloat(rows[2 * at + 1]) * inverse_count;
-            for (uint g = 0; g < kGroup; ++g)
+            [[unroll]] for (uint g = 0; g < kGroup; ++g)
                 s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
         }
     }
-    for (uint g = 0; g < kGroup; ++g)
+    [[unroll]] for (uint g = 0; g < kGroup; ++g)
         [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
 }
 
@@ -231,7 +233,7 @@ uint unit_tokens(uint unit_id) {
 
 uint row_weights(uint i, out float log_weight[kGroup]) {
     const uint n = unit_tokens(row_unit(i));
-    for (uint g = 0; g < kGroup; ++g)
+    [[unroll]] for (uint g = 0; g < kGroup; ++g)
         log_weight[g] = min(scores[(kv_head * kGroup + g) * kMaxRows + i] - shared_lse[g], 0.0);
     return n;
 }
@@ -244,7 +246,7 @@ void merge_state(inout vec2 state_md, vec2 other) {
 // (m, d) of every head over the rows that this workgroup scores, into partials.
 void score_range(uint begin, uint end, bool always, uint place) {
     vec2 md[kGroup];
-    for (uint g = 0; g < kGroup; ++g) md[g] = vec2(kEmpty, 0.0);
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) md[g] = vec2(kEmpty, 0.0);
     for (uint first = begin; first < end; first += kSlots) {
         const uint i = first + slot_index();
         const bool inside = i < end;
@@ -261,11 +263,11 @@ void score_range(uint begin, uint end, bool always, uint place) {
         }
         if (!inside) continue;
         if (!always && slot_lane() == 0)
-            for (uint g = 0; g < kGroup; ++g) scores[(kv_head * kGroup + g) * kMaxRows + i] = s[g];
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) scores[(kv_head * kGroup + g) * kMaxRows + i] = s[g];
         if (n > 0)
-            for (uint g = 0; g < kGroup; ++g) merge_state(md[g], vec2(s[g], float(n)));
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) merge_state(md[g], vec2(s[g], float(n)));
     }
-    for (uint g = 0; g < kGroup; ++g) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) merge_state(md[g], subgroupShuffleXor(md[g], d));
         if (gl_SubgroupInvocationID == 0) shared_states[gl_SubgroupID * kGroup + g] = md[g];
     }
@@ -353,6 +355,9 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
                 for (uint t = 0; t < n; ++t) lists[list_at + written + place + t] = from + t;
             } else {
                 lists[list_at + written + place] = unit_id;
+                if (at_cut)  // the rows before the cut are counted already
+                    for (uint g = 0; g < kGroup; ++g)
+                        atomicAdd(select_before_mass[g], uint(min(exp(log_weight[g]) * float(n), 1.0) * kMassUnit + 0.5));
             }
         }
         written += tile;
@@ -424,16 +429,14 @@ void main() {
     select_round(1, coarse, n_rows, rule);
     for (uint r = 0; r < kRankings; ++r)
         if (coarse[r] < 256) fine[r] = select_cut[r];
+    write_list(n_rows, rule, coarse, fine);
+    barrier();
     if (kFinal == 0 && gl_LocalInvocationIndex < kGroup) {
         // What is not kept still holds attention: the next level's denominator has it.
         const uint g = gl_LocalInvocationIndex;
-        const uint r = kRankings == 1 ? 0 : g;
-        uint kept = select_before_mass[g];
-        if (coarse[r] < 256 && fine[r] < 256) kept += select_mass[g * 256 + fine[r]];
-        const float rest = max(1.0 - float(kept) / kMassUnit, 1.0e-9);
+        const float rest = max(1.0 - float(select_before_mass[g]) / kMassUnit, 1.0e-9);
         dropped[kv_head * kGroup + g] = shared_lse[g] + log(rest);
     }
-    write_list(n_rows, rule, coarse, fine);
     if (kFinal != 0)
         for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
             last_queries[push.last_query + kv_head * kGroup * kHeadDim + i] = query[kv_head * kGroup * kHeadDim + i];

@@ -6,6 +6,7 @@
 // Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys f16; 7 sums of index keys f32
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x_id = 0) in;
@@ -26,7 +27,7 @@ layout(constant_id = 5) const uint kIndexUnit = 64;
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
 layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { KV_T key_pool[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-layout(set = 0, binding = 6, scalar) restrict writeonly buffer IndexKeys { uint16_t index_keys[]; };
+layout(set = 0, binding = 6, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
 
 void main() {
@@ -46,15 +47,26 @@ void main() {
         }
     }
     if (kIndexDim != 0) {
+        // Keys: one invocation per token. Sums: one per index dimension, once the keys are there.
+        for (uint position = begin + gl_LocalInvocationIndex; position < end; position += kGroupSize) {
+            const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
+            for (uint r = 0; r < kIndexDim; ++r) {
+                const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
+                float sum = 0.0;
+                for (uint c = 0; c < kHeadDim; c += 8)
+                    [[unroll]] for (uint e = 0; e < 8; ++e)
+                        sum += maps[map_at + c + e] * from_kv(key_pool[row * kHeadDim + c + e]);
+                index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
+            }
+        }
+        memoryBarrierBuffer();
+        barrier();
         for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
-            const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
             for (uint position = begin; position < end; ++position) {
                 const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-                float sum = 0.0;
-                for (uint c = 0; c < kHeadDim; ++c) sum += maps[map_at + c] * from_kv(key_pool[row * kHeadDim + c]);
-                index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
                 const uint at = (row / kIndexUnit) * kIndexDim + r;
-                index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + sum;
+                const float key = unpackHalf2x16(uint(index_keys[row * kIndexDim + r])).x;
+                index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + key;
             }
         }
     }

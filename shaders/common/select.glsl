@@ -28,10 +28,10 @@ uint row_rank(uint ranking, uint n_tokens, float log_weight[kGroup], float thres
     float pooled = log_weight[kPool == WINNOW_POOL_EACH ? ranking : 0];
     if (kPool == WINNOW_POOL_MEAN) {
         float sum = 0.0;
-        for (uint g = 0; g < kGroup; ++g) sum += exp(log_weight[g]);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) sum += exp(log_weight[g]);
         pooled = log(max(sum / float(kGroup), 1.0e-30));
     } else if (kPool == WINNOW_POOL_MAX) {
-        for (uint g = 1; g < kGroup; ++g) pooled = max(pooled, log_weight[g]);
+        [[unroll]] for (uint g = 1; g < kGroup; ++g) pooled = max(pooled, log_weight[g]);
     }
     if (threshold > 0.0 && pooled < log(threshold)) return kOutside;
     return min(uint(max(-pooled, 0.0) * kBinsPerNat * 256.0), 65535u);
@@ -48,12 +48,12 @@ void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy po
     for (uint i = gl_LocalInvocationIndex; i < n_rows; i += kGroupSize) {
         float log_weight[kGroup];
         const uint n = row_weights(i, log_weight);
-        for (uint r = 0; r < kRankings; ++r) {
+        [[unroll]] for (uint r = 0; r < kRankings; ++r) {
             const uint rank = row_rank(r, n, log_weight, policy.threshold);
             if (rank == kOutside || (round == 1 && rank / 256 != coarse[r])) continue;
             const uint bin = round == 0 ? rank / 256 : rank % 256;
             atomicAdd(select_count[r * 256 + bin], n);
-            for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
+            [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
                 atomicAdd(select_mass[g * 256 + bin], uint(min(exp(log_weight[g]) * float(n), 1.0) * kMassUnit + 0.5));
         }
     }

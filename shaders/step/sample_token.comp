@@ -9,6 +9,7 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_ballot : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x_id = 0) in;
@@ -74,20 +75,27 @@ float max_all(float x) {
 
 uint range_size() { return (push.n_vocab + kGroups - 1) / kGroups; }
 
+// llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With top-k off there are 64 passes over the
+// whole vocabulary, so what runs often is unrolled, in batches.
+const uint kBatch = 8;
+
 // Candidate i of the compacted list over all ranges.
 uvec2 candidate(uint i) {
-    uint low = 0, high = kGroups;
-    while (high - low > 1) {
-        const uint middle = (low + high) / 2;
-        if (first_of[middle] <= i) low = middle; else high = middle;
+    uint low = 0;
+    [[unroll]] for (int bit = 5; bit >= 0; --bit) {
+        const uint middle = low + (1u << bit);
+        if (middle < kGroups && first_of[middle] <= i) low = middle;
     }
     return candidates[low * range_size() + i - first_of[low]];
 }
 
 float penalty(uint id, float logit, uint n_penalised) {
-    for (uint i = 0; i < n_penalised; ++i)
-        if (penalised[i] == id) return logit > 0.0 ? logit / state.repeat_penalty : logit * state.repeat_penalty;
-    return logit;
+    bool found = false;
+    for (uint i = 0; i < n_penalised; i += kBatch)
+        [[unroll]] for (uint k = 0; k < kBatch; ++k)
+            found = found || (i + k < n_penalised && penalised[i + k] == id);
+    if (!found) return logit;
+    return logit > 0.0 ? logit / state.repeat_penalty : logit * state.repeat_penalty;
 }
 
 // The candidates of this workgroup's range, in token order.
@@ -125,8 +133,12 @@ uint key_with_count(uint n, uint wanted) {
     for (int bit = 31; bit >= 0; --bit) {
         const uint trial = key | (1u << bit);
         uint count = 0;
-        for (uint i = walk_begin(); i < n; i += walk_step())
-            if (float_key(uintBitsToFloat(candidate(i).y)) >= trial) ++count;
+        for (uint first = walk_begin(); first < n; first += kBatch * walk_step()) {
+            [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+                const uint i = first + k * walk_step();
+                if (i < n && float_key(uintBitsToFloat(candidate(i).y)) >= trial) ++count;
+            }
+        }
         if (count_all(count) >= wanted) key = trial;
     }
     return key;
@@ -138,9 +150,13 @@ uint key_with_mass(uint n, float largest, float wanted) {
     for (int bit = 31; bit >= 0; --bit) {
         const uint trial = key | (1u << bit);
         float mass = 0.0;
-        for (uint i = walk_begin(); i < n; i += walk_step()) {
-            const float logit = uintBitsToFloat(candidate(i).y);
-            if (float_key(logit) >= trial) mass += exp(logit - largest);
+        for (uint first = walk_begin(); first < n; first += kBatch * walk_step()) {
+            [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+                const uint i = first + k * walk_step();
+                if (i >= n) continue;
+                const float logit = uintBitsToFloat(candidate(i).y);
+                if (float_key(logit) >= trial) mass += exp(logit - largest);
+            }
         }
         if (sum_all(mass) >= wanted) key = trial;
     }

@@ -24,8 +24,6 @@ std::unique_ptr<GuardedBuffer> guarded(vk::Device& device, const std::string& na
     return std::make_unique<GuardedBuffer>(device, name, std::as_bytes(std::span(values)));
 }
 
-bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
-
 std::uint32_t unit_of(const SelectCase& c, std::initializer_list<Scorer> scorers, std::uint32_t otherwise) {
     for (const SelectLevel& level : c.levels)
         if (std::find(scorers.begin(), scorers.end(), level.scorer) != scorers.end() && level.unit < kSuper) return level.unit;

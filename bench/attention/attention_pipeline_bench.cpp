@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole attention of a layer, score + select + attend, against the dense stage in the same run, on an 8B layer (32 query heads, 8 kv
+// heads, head_dim 128). Synthetic keys: normal noise, and runs of 8 consecutive tokens (2 % of all) that lie in the direction of
+// the queries with scores of about 8 above the rest, so that attention is concentrated as in text. Budget: 5 % of the tokens.
+#include "runtime/decode/attention_pipeline.h"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "bench/support/gpu_bench.h"
+#include "bench/support/registry.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/timeline.h"
+#include "runtime/vk/upload.h"
+
+namespace winnow::bench {
+namespace {
+
+constexpr std::uint32_t kHeads = 32, kKvHeads = 8, kHeadDim = 128;
+
+std::uint16_t half(float x) {  // normal range only: bench data
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &x, 4);
+    const std::uint32_t exponent = (bits >> 23) & 255;
+    if (exponent < 113) return 0;
+    return static_cast<std::uint16_t>(((bits >> 16) & 0x8000) | ((exponent - 112) << 10) | ((bits >> 13) & 1023));
+}
+
+// Keys of a cache, its queries, and the buffers of a step.
+struct Layer {
+    explicit Layer(std::uint32_t n)
+        : cache(Bench::get().device(), kv_config({"8b", 1, 4096, 14336, kHeads, kKvHeads, kHeadDim, 0}, n, 1)),
+          n_splits(AttendDense::default_splits(Bench::get().device(), kKvHeads, n, 64)),
+          state(Bench::get().state(n - 1)),
+          attended(Bench::get().buffer(kHeads * kHeadDim * 4)),
+          act(Bench::get().buffer(activation_bytes(kHeads * kHeadDim))),
+          partials(Bench::get().buffer(std::uint64_t{n_splits} * kHeads * (kHeadDim + 2) * 4)),
+          counters(Bench::get().zeros(256)) {
+        vk::Device& device = Bench::get().device();
+        std::minstd_rand random(1);
+        // Sums of four uniforms are normal enough, and fast.
+        const auto noise = [&] {
+            float s = 0;
+            for (int i = 0; i < 4; ++i) s += static_cast<float>(random()) / 2147483647.0f - 0.5f;
+            return s * 1.7f;
+        };
+        std::vector<float> query(kHeads * kHeadDim);
+        std::vector<float> direction(kKvHeads * kHeadDim);
+        for (float& d : direction) d = noise();
+        for (std::uint32_t h = 0; h < kHeads; ++h)
+            for (std::uint32_t c = 0; c < kHeadDim; ++c)
+                query[h * kHeadDim + c] = direction[h / (kHeads / kKvHeads) * kHeadDim + c] / std::sqrt(float{kHeadDim});
+        std::vector<std::uint16_t> keys(std::size_t{n} * kKvHeads * kHeadDim);
+        for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+            const std::uint32_t first = cache.layout().head(0, h).first_block * 64;
+            for (std::uint32_t t = 0; t < n; ++t) {
+                const bool hot = (t / 8 * 2654435761u >> 16) % 50 == 0;
+                for (std::uint32_t c = 0; c < kHeadDim; ++c)
+                    keys[(std::size_t{first} + t) * kHeadDim + c] =
+                        half(noise() + (hot ? direction[h * kHeadDim + c] * 0.7f : 0.0f));
+            }
+        }
+        query_buffer = vk::Buffer(device, "query", query.size() * 4, vk::BufferUse::kDevice);
+        vk::Uploader uploader(device);
+        uploader.upload(cache.keys(0), std::as_bytes(std::span(keys)).first(cache.keys(0).bytes()));
+        uploader.upload(query_buffer, std::as_bytes(std::span(query)));
+        uploader.finish();
+        vk::run_once(device, [&](vk::Recorder& r) { r.fill(cache.values(0), 0x20102010); });
+    }
+    AttentionBuffers buffers() const { return {state, query_buffer, partials, counters, attended, act}; }
+
+    KvCache cache;
+    std::uint32_t n_splits;
+    vk::Buffer state, attended, act, partials, counters, query_buffer;
+};
+
+SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
+    if (name == "dense") return make_preset("dense", {false});
+    SparseOverrides overrides;
+    overrides.budget = n / 20;
+    SparsePolicy p = make_preset(name, {false}, overrides);
+    p.layers[0].kind = LayerKind::kSelect;
+    return p;
+}
+
+}  // namespace
+
+void register_attention_pipeline() {
+    const bool cpu = Bench::get().device().is_cpu();
+    for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{8192, 32768} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
+        for (const char* preset : {"dense", "quest", "twilight", "exact"}) {
+            const std::string name = std::string("attention_pipeline/8b/") + preset + "/n_tokens:" + std::to_string(n);
+            benchmark::RegisterBenchmark(name.c_str(), [n, preset](benchmark::State& state) {
+                Bench& b = Bench::get();
+                const Layer layer(n);
+                const AttentionPipeline pipeline(b.device(), {1, kHeads, kKvHeads, kHeadDim}, layer.cache, layer.buffers(),
+                                                 layer.n_splits, policy_of(preset, n));
+                vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_prefill(r, 0, n, 0); });
+                const bool sparse = !pipeline.policy().is_dense();
+                // One step first, so that the bytes read are known.
+                vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_decode(r, nullptr, 0, sparse); });
+                b.run(state, pipeline.bytes_read(n, sparse),
+                      [&](vk::Recorder& r, std::uint32_t) { pipeline.record_decode(r, nullptr, 0, sparse); });
+                if (sparse) {
+                    vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_audit(r, 0); });
+                    double mass = 0;
+                    for (const AttentionPipeline::Mass& m : pipeline.audit_records()) mass += m.mass / kHeads;
+                    state.counters["mass"] = mass;
+                    state.counters["share"] = static_cast<double>(pipeline.attended_counts()[0]) / n;
+                }
+            })->UseManualTime()->Unit(benchmark::kMicrosecond);
+        }
+    }
+}
+
+}  // namespace winnow::bench

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "winnow/sparse.h"
+
+namespace winnow::test {
+namespace {
+
+const std::vector<bool> kFull(12, false);
+const std::vector<bool> kMixed{true, true, true, true, true, false, true, true, true, true, true, false};  // five windowed, one full
+
+template <typename Call>
+void expect_refused(Call&& call, const std::string& part) {
+    try {
+        call();
+        ADD_FAILURE() << "accepted; should say " << part;
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+        const std::string text = error.what();
+        EXPECT_NE(text.find(part), std::string::npos) << text;
+        EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+    }
+}
+
+std::size_t count(const SparsePolicy& p, LayerKind kind) {
+    return static_cast<std::size_t>(std::count_if(p.layers.begin(), p.layers.end(), [&](const LayerSchedule& l) { return l.kind == kind; }));
+}
+
+TEST(PresetsTest, EveryPresetPassesItsCheck) {
+    for (const PresetInfo& info : sparse_presets()) {
+        SCOPED_TRACE(info.name);
+        for (const auto& windowed : {kFull, kMixed, std::vector<bool>(1), std::vector<bool>(3), std::vector<bool>(1, true)}) {
+            SparsePolicy p = make_preset(info.name, windowed);
+            if (p.needs_sidecar) p.index_dim = 16;  // as the sidecar sets it
+            EXPECT_NO_THROW(p.check(static_cast<std::uint32_t>(windowed.size()), 3));
+            for (std::size_t i = 0; i < windowed.size(); ++i)
+                if (windowed[i]) EXPECT_EQ(p.layers[i].kind, LayerKind::kDense) << "windowed layer " << i;
+            if (info.name == "auto") EXPECT_FALSE(p.needs_sidecar || p.is_dense());
+            else EXPECT_EQ(p.name, info.name);
+            EXPECT_EQ(p.is_dense(), info.name == "dense");
+        }
+    }
+    EXPECT_TRUE(make_preset("off", kFull).is_dense());
+}
+
+TEST(PresetsTest, Schedules) {
+    EXPECT_EQ(count(make_preset("dense", kFull), LayerKind::kDense), 12u);
+    EXPECT_EQ(count(make_preset("streaming", kMixed), LayerKind::kWindowOnly), 2u);
+    EXPECT_EQ(count(make_preset("exact", kFull), LayerKind::kSelect), 12u);
+    EXPECT_EQ(count(make_preset("quest", kFull), LayerKind::kSelect), 10u);
+    EXPECT_EQ(count(make_preset("quest", kMixed), LayerKind::kSelect), 0u);  // its two full layers are the first two
+    const SparsePolicy tidal = make_preset("tidal", kFull);
+    EXPECT_EQ(count(tidal, LayerKind::kAnchor), 2u);
+    EXPECT_EQ(count(tidal, LayerKind::kReuse), 8u);
+    EXPECT_EQ(count(make_preset("delta", kFull), LayerKind::kAnchor), 3u);
+    EXPECT_EQ(count(make_preset("kascade", kFull), LayerKind::kSelect), 4u);  // of its five, two fall together in so few layers
+    for (const char* name : {"tidal", "delta", "kascade"}) {
+        for (const auto& windowed : {kFull, kMixed, std::vector<bool>(40)}) {
+            const SparsePolicy p = make_preset(name, windowed);
+            std::uint32_t last = 0;
+            for (std::uint32_t i = 0; i < p.layers.size(); ++i) {
+                if (p.layers[i].kind == LayerKind::kSelect || p.layers[i].kind == LayerKind::kAnchor) last = i;
+                if (p.layers[i].kind == LayerKind::kReuse) EXPECT_EQ(p.layers[i].source, last);
+            }
+        }
+    }
+}
+
+TEST(PresetsTest, SidecarsAreAskedFor) {
+    for (const PresetInfo& info : sparse_presets()) {
+        const SparsePolicy p = make_preset(info.name, kFull);
+        const bool indexed = std::any_of(p.levels.begin(), p.levels.end(), [](const SelectLevel& l) {
+            return l.scorer == Scorer::kLowdim || l.scorer == Scorer::kLowdimMean;
+        });
+        EXPECT_EQ(p.needs_sidecar, indexed) << info.name;
+        if (indexed) expect_refused([&] { p.check(12, 3); }, "index_dim");
+    }
+}
+
+TEST(PresetsTest, OverridesReachThePolicy) {
+    const SparsePolicy p = make_preset("twilight", kFull, {.mass = 0.9f, .sink = 16, .window = 128, .min_ctx = 0});
+    EXPECT_EQ(p.levels.back().rule, BudgetRule::kTopP);
+    EXPECT_EQ(p.levels.back().mass, 0.9f);
+    EXPECT_EQ(p.levels.front().budget_share, 0.25f);
+    EXPECT_EQ(p.sink, 16u);
+    EXPECT_EQ(p.window, 128u);
+    EXPECT_EQ(p.min_ctx, 0u);
+    const SparsePolicy budget = make_preset("kascade", kFull, {.budget = 777});
+    EXPECT_EQ(budget.levels.back().budget, 777u);
+    EXPECT_EQ(budget.levels.back().budget_share, 0.0f);
+    for (const SelectLevel& level : make_preset("twilight", kFull, {.mass = 1}).levels) {  // nothing is left out on the way
+        EXPECT_EQ(level.mass, 1.0f);
+        EXPECT_EQ(level.budget, 0u);
+        EXPECT_EQ(level.rule, BudgetRule::kTopP);
+    }
+    for (const SelectLevel& level : make_preset("hisa", kFull, {.budget = 20000}).levels) EXPECT_EQ(level.budget, 20000u);
+}
+
+TEST(PresetsTest, RefusesBadNumbers) {
+    expect_refused([] { make_preset("qest", kFull); }, "quest");
+    for (const float mass : {0.0f, 1.5f, std::numeric_limits<float>::quiet_NaN()}) {
+        SparsePolicy p = make_preset("exact", kFull);
+        p.levels.back().mass = mass;
+        expect_refused([&] { p.check(12, 3); }, "mass");
+    }
+    for (const float mass : {0.0f, 1.5f})
+        expect_refused([&] { make_preset("exact", kFull, {.mass = mass}).check(12, 3); }, "mass");
+    expect_refused([] { make_preset("quest", kFull, {.budget = 60}).check(12, 3); }, "below sink + window");
+    expect_refused([] { make_preset("quest", kFull, {.window = 4000}).check(12, 3); }, "below sink + window");
+    expect_refused([] { make_preset("quest", kFull).check(11, 3); }, "layers");
+}
+
+TEST(PresetsTest, RefusesBadSchedules) {
+    const auto refused = [](const std::function<void(SparsePolicy&)>& spoil, const std::string& part) {
+        SparsePolicy p = make_preset("tidal", kFull);
+        spoil(p);
+        expect_refused([&] { p.check(12, 3); }, part);
+    };
+    refused([](SparsePolicy& p) { p.layers[4].source = 7; }, "comes later");
+    refused([](SparsePolicy& p) { p.layers[4].source = 4; }, "comes later");
+    refused([](SparsePolicy& p) { p.layers[4].source = 0; }, "selects nothing");
+    refused([](SparsePolicy& p) { p.layers[4].source = 3; }, "selects nothing");
+    refused([](SparsePolicy& p) { p.layers[4].head_map = {0, 1}; }, "head map");
+    refused([](SparsePolicy& p) { p.layers[4].head_map = {0, 1, 3}; }, "head map");
+    refused([](SparsePolicy& p) { p.levels.clear(); }, "no level");
+    refused([](SparsePolicy& p) { p.levels[0].unit = 64; }, "token scorers");
+    refused([](SparsePolicy& p) { p.levels[0].scorer = Scorer::kBox; }, "units of");
+    refused([](SparsePolicy& p) { p.levels[0].budget = 0; }, "top-k needs a budget");
+    refused([](SparsePolicy& p) { p.levels[0].budget_share = 1.5f; }, "budget share");
+    refused([](SparsePolicy& p) { p.levels.push_back(p.levels[0]); }, "nest");
+}
+
+}  // namespace
+}  // namespace winnow::test

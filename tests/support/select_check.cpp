@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selected sets against the slow oracle: order-free, with ties falling either way.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "tests/reference/summarize_block.h"
+#include "tests/support/select_rig.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr double kBin = 1.0 / 2048 + 5e-5;  // the finest bin of shaders/common/select.glsl and the rounding of a score
+constexpr double kMassTolerance = 1e-5;     // rounding of the weights, and of 2^-31 for each row
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+double clamped(double pooled) { return std::clamp(pooled, -65535.0 / 2048, 0.0); }  // the bins end there
+
+// Weight of the weakest row that the oracle keeps.
+double cut_of(const reference::Level& scored, SelectLevel level, std::uint32_t budget, double mass_change) {
+    if (level.rule == BudgetRule::kTopP && level.mass < 1)
+        level.mass = std::min(static_cast<float>(double{level.mass} + mass_change), 0.9999999f);
+    if (level.threshold > 0) level.threshold *= static_cast<float>(1 - 4 * mass_change);
+    const std::vector<std::size_t> kept = keep_rows(scored, level, budget);
+    return kept.empty() ? kInfinity : clamped(scored.rows[kept.back()].pooled);
+}
+
+void expect_rule(const reference::Level& scored, const SelectLevel& level, std::uint32_t budget, const std::vector<bool>& kept) {
+    const double lowest = std::min(cut_of(scored, level, budget, kMassTolerance), 0.0);
+    const double highest = cut_of(scored, level, budget, -kMassTolerance);
+    std::uint64_t n_kept = 0, n_all = 0;
+    std::vector<double> mass = scored.sure;
+    for (std::size_t i = 0; i < scored.rows.size(); ++i) {
+        const reference::Row& row = scored.rows[i];
+        n_all += row.n_tokens;
+        if (!kept[i]) {
+            EXPECT_LE(clamped(row.pooled), highest + kBin) << "dropped unit " << row.unit;
+            continue;
+        }
+        EXPECT_GE(clamped(row.pooled), lowest - kBin) << "kept unit " << row.unit;
+        n_kept += row.n_tokens;
+        for (std::size_t g = 0; g < mass.size(); ++g) mass[g] += row.n_tokens * std::exp(row.log_weight[g]);
+    }
+    const std::uint64_t limit = budget == 0 ? n_all : budget;
+    EXPECT_LT(n_kept, limit + level.unit) << "over the budget";
+    if (level.threshold > 0) return;
+    if (level.rule == BudgetRule::kTopK || (level.rule == BudgetRule::kTopP && level.mass >= 1)) {
+        EXPECT_GE(n_kept, std::min(limit, n_all));
+        return;
+    }
+    EXPECT_GE(n_kept, std::min<std::uint64_t>(std::min<std::uint64_t>(level.budget_min, limit), n_all));
+    if (n_kept >= std::min(limit, n_all)) return;
+    for (const double m : mass) EXPECT_GE(m, double{level.mass} - kMassTolerance);
+}
+
+}  // namespace
+
+void SelectRig::expect_index_key() const {
+    const std::uint32_t dim = case_.index_dim;
+    const std::size_t map = std::size_t{dim} * case_.shape.head_dim;
+    const std::vector<std::uint16_t> keys = index_keys();
+    for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h) {
+        const auto expected = reference::index_key(cache_.view(), h, position_,
+                                                   std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
+        const std::size_t row = cache_.heads[h].row(position_);
+        for (std::size_t r = 0; r < dim; ++r)  // half a step of a half, and head_dim roundings
+            EXPECT_NEAR(half_value(keys[row * dim + r]), expected.value[r],
+                        std::abs(expected.value[r]) * 0x1p-11 + 0x1p-24 * case_.shape.head_dim * expected.terms[r]);
+    }
+}
+
+void SelectRig::expect_right() const {
+    SCOPED_TRACE(fmt::format("{} levels {} position {}", case_.shape.text(), case_.levels.size(), position_));
+    reference::SelectView v = view();
+    std::vector<float> index_values;
+    if (case_.index_dim != 0) {
+        expect_index_key();
+        for (const std::uint16_t bits : index_keys()) index_values.push_back(half_value(bits));
+        v.index_keys = index_values;
+    }
+    const std::uint32_t middle_end = v.middle_end();
+    const std::vector<float> dropped_share = dropped_->contents<float>();
+    for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h) {
+        if (cache_.heads[h].window != 0) {
+            for (std::size_t i = 0; i < case_.levels.size(); ++i) EXPECT_TRUE(list(i, h).empty()) << "windowed head " << h;
+            continue;
+        }
+        std::vector<std::uint32_t> parents;
+        std::vector<double> dropped;
+        for (std::size_t i = 0; i < case_.levels.size(); ++i) {
+            SCOPED_TRACE(fmt::format("kv head {} level {}", h, i));
+            const SelectLevel& level = case_.levels[i];
+            const bool final = i + 1 == case_.levels.size();
+            const SelectControl c = control(i, h);
+            EXPECT_EQ(c.middle_end, middle_end);
+            EXPECT_EQ(c.n_selected_at, position_ + 1);
+            const std::vector<std::uint32_t> got = list(i, h);
+            EXPECT_TRUE(std::adjacent_find(got.begin(), got.end(), std::greater_equal<>()) == got.end()) << "not ascending";
+            const reference::Level scored =
+                indexer_score(v, level, h, i == 0 ? nullptr : &parents, i == 0 ? 0 : case_.levels[i - 1].unit, dropped);
+            std::vector<bool> kept(scored.rows.size());
+            std::vector<std::size_t> places;
+            std::size_t n_matched = 0;
+            for (std::size_t r = 0; r < scored.rows.size(); ++r) {
+                const reference::Row& row = scored.rows[r];
+                const std::uint32_t first = final ? std::max(row.unit * level.unit, v.sinks) : row.unit;
+                const auto at = std::lower_bound(got.begin(), got.end(), first);
+                kept[r] = at != got.end() && *at == first;
+                if (!kept[r]) continue;
+                places.push_back(r);
+                const std::uint32_t n = final ? row.n_tokens : 1;  // a unit comes whole
+                ASSERT_LE(n, got.end() - at);
+                for (std::uint32_t t = 0; t < n; ++t) ASSERT_EQ(at[t], first + t) << "unit " << row.unit << " is torn";
+                n_matched += n;
+            }
+            EXPECT_EQ(n_matched, got.size()) << "entries that are no candidates";
+            const auto share = static_cast<std::uint32_t>(level.budget_share * static_cast<float>(position_ + 1));
+            expect_rule(scored, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept);
+            dropped = dropped_mass(scored, places);
+            if (i + 2 == case_.levels.size()) {  // the next level has read it, nobody has written it since
+                for (std::uint32_t g = 0; g < v.n_group(); ++g)
+                    EXPECT_NEAR(std::exp(double{dropped_share[h * v.n_group() + g]} - scored.lse[g]),
+                                std::exp(dropped[g] - scored.lse[g]), 2 * kMassTolerance + 1.0 / 2048 * 0.01)
+                        << "mass of what was dropped, query head " << g;
+            }
+            parents = got;
+        }
+    }
+}
+
+}  // namespace winnow::test
