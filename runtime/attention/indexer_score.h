@@ -45,7 +45,7 @@ public:
     IndexerScore(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
     /// Workgroups per kv head that share the scoring, for a cache of `capacity` tokens.
-    static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity);
+    static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
     /// Bytes read for scoring `n_tokens` (all of them candidates).
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 

@@ -321,6 +321,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
         uint n = 0;
         if (i < n_rows) n = row_weights(i, log_weight);
         bool keep = false;
+        bool counted[kRankings];  // in the mass before its cut
         for (uint r = 0; r < kRankings; ++r) {
             const uint rank = i < n_rows ? row_rank(r, n, log_weight, policy.threshold) : kOutside;
             const bool at_cut = rank == cuts[r].rank && !cuts[r].open;
@@ -334,8 +335,8 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
                 if (s < gl_SubgroupID) cut_before += shared_counts[s];
                 cut_total += shared_counts[s];
             }
-            keep = keep || (rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank) ||
-                                                 (at_cut && cut_before < cuts[r].room)));
+            counted[r] = rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank));
+            keep = keep || counted[r] || (at_cut && cut_before < cuts[r].room);
             cuts[r].room -= min(cuts[r].room, cut_total);
         }
         const uint size = keep ? (kFinal != 0 ? n : 1) : 0;
@@ -355,8 +356,9 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
                 for (uint t = 0; t < n; ++t) lists[list_at + written + place + t] = from + t;
             } else {
                 lists[list_at + written + place] = unit_id;
-                if (at_cut)  // the rows before the cut are counted already
-                    for (uint g = 0; g < kGroup; ++g)
+                // At the cut, or kept for another head's sake: not yet in the mass that this head keeps.
+                for (uint g = 0; g < kGroup; ++g)
+                    if (!counted[kRankings == 1 ? 0 : g])
                         atomicAdd(select_before_mass[g], uint(min(exp(log_weight[g]) * float(n), 1.0) * kMassUnit + 0.5));
             }
         }

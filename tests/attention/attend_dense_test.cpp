@@ -162,10 +162,10 @@ protected:
         return {attended.contents<float>(), act.contents<std::uint32_t>(), download<std::uint32_t>(counters)};
     }
 
-    /// Roundings of a sum over n tokens. Each lane group adds its tokens one after another and the states merge in a tree: random
-    /// rounding gives sqrt(n) (Higham and Mary 2019), the tree and the few roundings of a term the rest. The terms carry
-    /// their condition (reference).
-    static double n_roundings(std::uint32_t n_tokens) { return 8 + 2 * std::sqrt(n_tokens); }
+    /// Roundings of a sum over n tokens. A lane group, one of at least four, adds its tokens one after another: random rounding
+    /// gives the square root of their number (Higham and Mary 2019). The merge's tree and the few roundings of a term are the
+    /// rest. The terms carry their condition (reference).
+    static double n_roundings(std::uint32_t n_tokens) { return 8 + std::sqrt(n_tokens / 4.0); }
 
     static void expect_right(const Inputs& in, const Outputs& out) {
         const Shape& s = in.shape;

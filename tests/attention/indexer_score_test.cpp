@@ -67,7 +67,7 @@ TEST_F(IndexerScoreTest, EveryScorer) {
     for (const Variant& v : {Variant{top_k(Scorer::kBox, 16, 256), f16, max}, {top_k(Scorer::kBox, 32, 256), f32, mean},
                              {top_k(Scorer::kBox, 1024, 1024), f16, mean}, {top_k(Scorer::kMean, 16, 256), f32, max},
                              {top_p(Scorer::kMean, 64, 0.8f), f16, mean}, {top_k(Scorer::kMean, 1024, 1024), f32, max},
-                             {top_p(Scorer::kExact, 1, 0.8f), f16, mean}, {top_p(Scorer::kLowdim, 1, 0.8f), f32, mean},
+                             {top_p(Scorer::kExact, 1, 0.8f), f16, mean}, {top_p(Scorer::kExact, 1, 0.8f), f16, HeadPool::kEach}, {top_p(Scorer::kLowdim, 1, 0.8f), f32, mean},
                              {top_p(Scorer::kLowdimMean, 32, 0.8f), f16, max}})
         for (const std::uint32_t n : {65u, 1025u, 2300u})
             check({.shape = {.n_tokens = n, .kv_type = v.type}, .levels = {v.level}, .pool = v.pool, .window = 1, .index_dim = 16});
@@ -84,6 +84,7 @@ TEST_F(IndexerScoreTest, LevelsNest) {
         const CacheShape shape{.n_tokens = n};
         const std::uint32_t half = std::max(n / 2, 1u), quarter = std::max(n / 4, 1u);
         check({.shape = shape, .levels = {top_k(Scorer::kBox, 16, quarter), top_p(Scorer::kExact, 1, 0.5f)}});
+        check({.shape = shape, .levels = {top_k(Scorer::kBox, 16, quarter), top_p(Scorer::kExact, 1, 0.5f)}, .pool = HeadPool::kEach});
         check({.shape = shape, .levels = {top_k(Scorer::kMean, 1024, half), top_k(Scorer::kExact, 1, 64)}});
         check({.shape = shape, .levels = {top_k(Scorer::kBox, 1024, half), top_k(Scorer::kBox, 64, quarter), top_p(Scorer::kExact, 1, 0.5f)}});
         check({.shape = shape, .levels = {top_p(Scorer::kMean, 1024, 0.9f), top_p(Scorer::kMean, 32, 0.9f)}});
@@ -106,6 +107,7 @@ TEST_F(IndexerScoreTest, LimitsOfTheBudget) {
             r.run();
             r.expect_right();
         }
+        check({.shape = shape, .levels = {top_k(scorer, unit, 200)}, .pool = HeadPool::kEach});
         SelectLevel least = top_p(scorer, unit, 0.1f);
         least.budget_min = 500;
         check({.shape = shape, .levels = {least}});

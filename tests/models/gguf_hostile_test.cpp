@@ -125,7 +125,7 @@ std::vector<Hostile> hostile_headers() {
          "string runs past its end"},
         {"key twice", header(0, 2).text("k").u32(kU32).u32(1).text("k").u32(kU32).u32(1).zeros(32).bytes,
          "'k' appears twice"},
-        {"terminal escape in a key", header(0, 1).text("\x1b[31m\n\xff").u32(99).zeros(100).bytes, "'?[31m??'"},
+        {"terminal escape in a key", header(0, 1).text("\x1b[31m\n\xff.").u32(99).zeros(100).bytes, "'?[31m"},
         {"split model", header(0, 1).text("split.count").u32(kU32).u32(3).zeros(32).bytes, "3 parts of a split model"},
         {"alignment is a string", header(0, 1).text("general.alignment").u32(kString).text("x").zeros(32).bytes,
          "not a non-negative integer"},
@@ -243,13 +243,15 @@ TEST(GgufHostile, RandomDamage) {
         small.n_layers = 1;
         const std::vector<std::byte> good = make_tiny_gguf(small);
         // The weights are not interpreted on opening: most flips go where the metadata and the tensor entries are.
-        const std::size_t n_header = good.size() - std::min<std::size_t>(good.size(), 40000);
+        small.vocabulary_only = true;
+        const std::size_t n_header = make_tiny_gguf(small).size() + 600;
+        ASSERT_LT(n_header, good.size());
         int n_refused = 0;
         for (int i = 0; i < 2000; ++i) {
             std::vector<std::byte> bytes = good;
             const int n_flips = 1 + static_cast<int>(random() % 4);
             for (int f = 0; f < n_flips; ++f) {
-                const std::size_t at = random() % (random() % 8 == 0 ? bytes.size() : std::max<std::size_t>(n_header, 600));
+                const std::size_t at = random() % (random() % 8 == 0 ? bytes.size() : n_header);
                 bytes[at] ^= static_cast<std::byte>(1u << (random() % 8));
             }
             if (random() % 16 == 0) bytes.resize(random() % bytes.size());

@@ -105,6 +105,12 @@ Level indexer_score(const SelectView& v, const SelectLevel& level, std::uint32_t
     return result;
 }
 
+Level head_ranking(const Level& scored, std::size_t g) {
+    Level own{scored.rows, {scored.sure[g]}, {scored.lse[g]}};
+    for (Row& row : own.rows) row = {row.unit, row.n_tokens, {row.log_weight[g]}, row.log_weight[g]};
+    return own;
+}
+
 std::vector<std::size_t> keep_rows(const Level& scored, const SelectLevel& level, std::uint32_t budget_max) {
     std::vector<std::size_t> order(scored.rows.size());
     std::iota(order.begin(), order.end(), 0);

@@ -44,6 +44,9 @@ struct Level {
 Level indexer_score(const SelectView& view, const SelectLevel& level, std::uint32_t kv_head,
                     const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit, std::span<const double> dropped);
 
+/// The same rows as one query head ranks them for itself.
+Level head_ranking(const Level& scored, std::size_t g);
+
 /// Ranks of the smallest set that satisfies the rule: places in `rows`, best first, ties by lower unit.
 /// @param budget_max tokens; 0 = no limit
 std::vector<std::size_t> keep_rows(const Level& scored, const SelectLevel& level, std::uint32_t budget_max);

@@ -28,31 +28,42 @@ double cut_of(const reference::Level& scored, SelectLevel level, std::uint32_t b
     return kept.empty() ? kInfinity : clamped(scored.rows[kept.back()].pooled);
 }
 
-void expect_rule(const reference::Level& scored, const SelectLevel& level, std::uint32_t budget, const std::vector<bool>& kept) {
-    const double lowest = std::min(cut_of(scored, level, budget, kMassTolerance), 0.0);
-    const double highest = cut_of(scored, level, budget, -kMassTolerance);
+// `rankings`: one that all heads share, or one of each head, which all decide for themselves.
+void expect_rule(const std::vector<reference::Level>& rankings, const SelectLevel& level, std::uint32_t budget,
+                 const std::vector<bool>& kept) {
+    std::vector<double> lowest, highest;
+    for (const reference::Level& ranking : rankings) {
+        lowest.push_back(std::min(cut_of(ranking, level, budget, kMassTolerance), 0.0));
+        highest.push_back(cut_of(ranking, level, budget, -kMassTolerance));
+    }
     std::uint64_t n_kept = 0, n_all = 0;
-    std::vector<double> mass = scored.sure;
-    for (std::size_t i = 0; i < scored.rows.size(); ++i) {
-        const reference::Row& row = scored.rows[i];
+    std::vector<double> mass;
+    for (const reference::Level& ranking : rankings) mass.insert(mass.end(), ranking.sure.begin(), ranking.sure.end());
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+        const reference::Row& row = rankings[0].rows[i];
         n_all += row.n_tokens;
-        if (!kept[i]) {
-            EXPECT_LE(clamped(row.pooled), highest + kBin) << "dropped unit " << row.unit;
-            continue;
+        bool any = false;
+        std::size_t head = 0;
+        for (std::size_t r = 0; r < rankings.size(); ++r) {
+            const double weight = clamped(rankings[r].rows[i].pooled);
+            any = any || weight >= lowest[r] - kBin;
+            if (!kept[i]) EXPECT_LE(weight, highest[r] + kBin) << "dropped unit " << row.unit << " ranking " << r;
+            for (const double w : rankings[r].rows[i].log_weight) mass[head++] += kept[i] ? row.n_tokens * std::exp(w) : 0;
         }
-        EXPECT_GE(clamped(row.pooled), lowest - kBin) << "kept unit " << row.unit;
+        if (!kept[i]) continue;
+        EXPECT_TRUE(any) << "kept unit " << row.unit << " is below every cut";
         n_kept += row.n_tokens;
-        for (std::size_t g = 0; g < mass.size(); ++g) mass[g] += row.n_tokens * std::exp(row.log_weight[g]);
     }
     const std::uint64_t limit = budget == 0 ? n_all : budget;
-    EXPECT_LT(n_kept, limit + level.unit) << "over the budget";
+    EXPECT_LT(n_kept, rankings.size() * (limit + level.unit)) << "over the budget";
     if (level.threshold > 0) return;
+    const std::uint64_t least = std::min(limit, n_all);
     if (level.rule == BudgetRule::kTopK || (level.rule == BudgetRule::kTopP && level.mass >= 1)) {
-        EXPECT_GE(n_kept, std::min(limit, n_all));
+        EXPECT_GE(n_kept, least);
         return;
     }
-    EXPECT_GE(n_kept, std::min<std::uint64_t>(std::min<std::uint64_t>(level.budget_min, limit), n_all));
-    if (n_kept >= std::min(limit, n_all)) return;
+    EXPECT_GE(n_kept, std::min<std::uint64_t>(level.budget_min, least));
+    if (n_kept >= least) return;
     for (const double m : mass) EXPECT_GE(m, double{level.mass} - kMassTolerance);
 }
 
@@ -118,7 +129,12 @@ void SelectRig::expect_right() const {
             }
             EXPECT_EQ(n_matched, got.size()) << "entries that are no candidates";
             const auto share = static_cast<std::uint32_t>(level.budget_share * static_cast<float>(position_ + 1));
-            expect_rule(scored, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept);
+            std::vector<reference::Level> rankings{scored};
+            if (case_.pool == HeadPool::kEach) {
+                rankings.clear();
+                for (std::uint32_t g = 0; g < v.n_group(); ++g) rankings.push_back(head_ranking(scored, g));
+            }
+            expect_rule(rankings, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept);
             dropped = dropped_mass(scored, places);
             if (i + 2 == case_.levels.size()) {  // the next level has read it, nobody has written it since
                 for (std::uint32_t g = 0; g < v.n_group(); ++g)

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/decode/attention_pipeline.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/timeline.h"
+#include "tests/reference/attend_dense.h"
+#include "tests/support/close.h"
+#include "tests/support/sparse_data.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr std::uint32_t kLayers = 6, kKvHeads = 2, kGroup = 3, kDim = 64, kHeads = kKvHeads * kGroup, kSplits = 4;
+const AttentionShape kShape{kLayers, kHeads, kKvHeads, kDim};
+const std::vector<bool> kFull(kLayers, false);
+const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "twilight", "tidal",
+                                     "delta",     "kascade", "recycled", "tokenselect", "blasst", "auto"};
+
+/// A cache of random keys and values for all layers, and what the pipeline writes.
+struct Rig {
+    Rig(vk::Device& dev, std::uint32_t n, KvType type, std::uint32_t capacity = 0, float spread = 2.5f)
+        : device(dev), n_tokens(n), cache(dev, config(capacity == 0 ? n : capacity, type)), act(dev, "act", activation_bytes(kHeads * kDim), vk::BufferUse::kDevice),
+          partials(dev, "partials", kHeads * kSplits * (kDim + 2) * 4, vk::BufferUse::kDevice),
+          attended(dev, "attended", kHeads * kDim * 4, vk::BufferUse::kDevice),
+          counters(make_buffer(dev, std::span<const std::uint32_t>(std::vector<std::uint32_t>(kKvHeads)))),
+          state(make_sparse_state(dev, n - 1)) {
+        ReplicableRng rng(n);
+        const KvLayout& layout = cache.layout();
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            queries.push_back(rng.normals(kHeads * kDim, 0, spread / 8));
+            std::vector<float>& k = keys.emplace_back(std::size_t{layout.layer_blocks(layer)} * kBlock * kDim, std::numeric_limits<float>::quiet_NaN());
+            std::vector<float>& v = values.emplace_back(k);
+            for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+                reference::HeadView& head = heads.emplace_back();
+                for (std::uint32_t b = 0; b < layout.head(layer, h).n_blocks; ++b) head.blocks.push_back(layout.head(layer, h).first_block + b);
+                for (std::uint32_t t = 0; t < n; ++t)
+                    for (std::size_t i = head.row(t) * kDim; i < (head.row(t) + 1) * kDim; ++i) {
+                        k[i] = rounded_to_half(rng.normal());
+                        v[i] = rounded_to_half(rng.normal());
+                    }
+            }
+            upload(cache.keys(layer), k);
+            upload(cache.values(layer), v);
+        }
+    }
+    static KvConfig config(std::uint32_t capacity, KvType type) {
+        KvConfig c{.n_layers = kLayers, .n_kv_heads = kKvHeads, .head_dim = kDim, .capacity = capacity, .block_size = kBlock, .max_chunk = 64, .type = type, .roles = {}};
+        c.roles.resize(kLayers * kKvHeads);
+        return c;
+    }
+    void upload(const vk::Buffer& pool, const std::vector<float>& rows) const {
+        vk::Uploader uploader(device);
+        std::vector<std::uint16_t> halves;
+        if (cache.layout().config().type == KvType::kF16)
+            for (const float x : rows) halves.push_back(half_bits(double{x}));
+        uploader.upload(pool, halves.empty() ? std::as_bytes(std::span(rows)) : std::as_bytes(std::span(halves)));
+        uploader.finish();
+    }
+    AttentionPipeline pipeline(const SparsePolicy& policy) {
+        query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
+        AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy);
+        for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
+            vk::run_once(device, [&](vk::Recorder& r) {
+                for (std::uint32_t layer = 0; layer < kLayers; ++layer) p.record_prefill(r, layer, std::min(500u, n_tokens - from), from);
+            });
+        return p;
+    }
+    /// All layers of a token: what each attended to, [n_layers][n_heads, head_dim].
+    std::vector<std::vector<float>> step(const AttentionPipeline& p, bool sparse = true, bool audit = false) {
+        std::vector<std::vector<float>> result;
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            vk::Uploader uploader(device);
+            uploader.upload(query, std::as_bytes(std::span(queries[layer])));
+            uploader.finish();
+            vk::run_once(device, [&](vk::Recorder& r) {
+                p.record_decode(r, nullptr, layer, sparse);
+                if (audit) p.record_audit(r, layer);
+            });
+            result.push_back(vk::read_back_as<float>(device, attended));
+        }
+        for (const std::uint32_t c : vk::read_back_as<std::uint32_t>(device, counters)) EXPECT_EQ(c, 0u);
+        return result;
+    }
+    reference::CacheView view(std::uint32_t layer) const {
+        return {kDim, keys[layer], values[layer], std::span(heads).subspan(layer * kKvHeads, kKvHeads)};
+    }
+    void expect_dense(const std::vector<std::vector<float>>& got) const {
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            reference::Attended ref = reference::attend_dense(queries[layer], view(layer), n_tokens - 1);
+            for (double& term : ref.terms) term *= (8 + 2 * std::sqrt(n_tokens)) * 0x1p-24;  // as in attend_dense_test
+            expect_close(got[layer], ref.output, ref.terms, fmt::format("layer {}", layer).c_str());
+        }
+    }
+
+    vk::Device& device;
+    std::uint32_t n_tokens;
+    KvCache cache;
+    vk::Buffer act, partials, attended, counters, state, query;
+    std::vector<std::vector<float>> queries, keys, values;
+    std::vector<reference::HeadView> heads;
+};
+
+class AttentionPipelineTest : public GpuTest {};
+
+// Everything is allowed: whole mass, a budget of all tokens, a window of all tokens, no value skipped.
+SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) {
+    SparsePolicy p = make_preset(name, kFull, by_budget ? SparseOverrides{.budget = n + 1000} : SparseOverrides{.mass = 1});
+    if (p.levels.empty()) p.window = n + 1000;
+    p.value_skip = 0;
+    return p;
+}
+
+TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        Rig rig(device(), 1200, type);
+        for (const char* name : kTrainingFree) {
+            SCOPED_TRACE(name);
+            const AttentionPipeline p = rig.pipeline(everything(name, false, 1200));
+            rig.expect_dense(rig.step(p, true, true));
+            for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+                const LayerKind kind = p.policy().layers[layer].kind;
+                if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
+                for (std::uint32_t h = 0; h < kHeads; ++h) {
+                    EXPECT_NEAR(p.audit_records()[layer * kHeads + h].mass, 1, 1e-5);
+                    EXPECT_NEAR(p.audit_records()[layer * kHeads + h].without_sinks, 1, 1e-4);
+                }
+                for (std::uint32_t h = 0; h < kKvHeads; ++h) EXPECT_EQ(p.attended_counts()[layer * kKvHeads + h], 1200u);
+            }
+        }
+    }
+}
+
+TEST_F(AttentionPipelineTest, BudgetOfAllTokensEqualsDense) {
+    for (const std::uint32_t n : {65u, 1025u, 2500u}) {
+        Rig rig(device(), n, KvType::kF16);
+        for (const char* name : {"quest", "tidal", "delta", "kascade", "recycled", "tokenselect"}) {
+            SCOPED_TRACE(fmt::format("{} {}", name, n));
+            rig.expect_dense(rig.step(rig.pipeline(everything(name, true, n))));
+        }
+    }
+}
+
+TEST_F(AttentionPipelineTest, BelowMinCtxTheBitsAreDense) {
+    Rig rig(device(), 700, KvType::kF16);
+    const auto dense = rig.step(rig.pipeline(make_preset("dense", kFull)), false);
+    rig.expect_dense(dense);
+    for (const char* name : kTrainingFree) EXPECT_EQ(rig.step(rig.pipeline(make_preset(name, kFull)), false), dense) << name;
+}
+
+TEST_F(AttentionPipelineTest, TopPIsHonest) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        for (const std::uint32_t n : {600u, 3000u}) {
+            Rig rig(device(), n, type);
+            for (const float mass : {0.5f, 0.9f, 0.99f}) {
+                SCOPED_TRACE(fmt::format("n {} mass {}", n, mass));
+                const AttentionPipeline p = rig.pipeline(make_preset("exact", kFull, {.mass = mass}));
+                const auto first = rig.step(p, true, true);
+                double share = 0;
+                for (std::size_t i = 0; i < std::size_t{kLayers} * kHeads; ++i) {
+                    const double got = double{p.audit_records()[i].mass};
+                    EXPECT_GE(got, double{mass} - 1e-3);
+                    EXPECT_LE(got, 1 + 1e-5);
+                }
+                for (const std::uint32_t count : p.attended_counts()) share += count / double(n) / (kLayers * kKvHeads);
+                EXPECT_LT(share, mass == 0.5f && n > 1000 ? 0.5 : 1.1);  // keeping everything would be honest, too
+                EXPECT_EQ(rig.step(p, true, true), first);               // the same bits
+            }
+        }
+    }
+}
+
+TEST_F(AttentionPipelineTest, PresetsAttendToWhatTheySay) {
+    Rig rig(device(), 3000, KvType::kF16);
+    for (const char* name : kTrainingFree) {
+        SCOPED_TRACE(name);
+        const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
+        for (const auto& layer : rig.step(p, true, true))
+            for (const float x : layer) ASSERT_TRUE(std::isfinite(x));
+        const SparsePolicy& policy = p.policy();
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            const LayerSchedule& s = policy.layers[layer];
+            if (s.kind == LayerKind::kDense || s.kind == LayerKind::kAnchor) continue;
+            const std::uint32_t source = s.kind == LayerKind::kReuse ? s.source : layer;
+            for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+                const auto list = p.read_list(source, h);
+                const std::uint32_t n = p.attended_counts()[layer * kKvHeads + h];
+                const std::uint32_t end = policy.window > 2999 ? 0 : (3000 - policy.window) / kBlock * kBlock;
+                EXPECT_EQ(n, list.size() + std::min(policy.sink, end) + 3000 - end);
+            }
+        }
+    }
+}
+
+TEST_F(AttentionPipelineTest, SuperblocksNeedNotFillTheCapacity) {
+    for (const std::uint32_t n : {1100u, 1500u, 2111u}) {  // the last superblock's children lie beyond the cache
+        SparsePolicy p = make_preset("exact", kFull);
+        SelectLevel coarse{.scorer = Scorer::kMean, .unit = 1024, .rule = BudgetRule::kTopP, .mass = 1};
+        SelectLevel fine = coarse;
+        fine.unit = 64;
+        p.levels = {coarse, fine, p.levels[0]};
+        p.levels[2].mass = 1;
+        Rig rig(device(), n, KvType::kF16);
+        SCOPED_TRACE(n);
+        rig.expect_dense(rig.step(rig.pipeline(p)));
+    }
+}
+
+TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
+    SparsePolicy p = make_preset("exact", kFull, {.mass = 0.6f});
+    for (std::uint32_t layer = 1; layer < kLayers; ++layer) p.layers[layer] = {LayerKind::kReuse, 0, {1, 0}};
+    Rig rig(device(), 1500, KvType::kF16);
+    const AttentionPipeline pipeline = rig.pipeline(p);
+    rig.step(pipeline);
+    for (std::uint32_t layer = 1; layer < kLayers; ++layer) {
+        EXPECT_EQ(pipeline.attended_counts()[layer * kKvHeads], pipeline.attended_counts()[1]);
+        EXPECT_EQ(pipeline.attended_counts()[layer * kKvHeads + 1], pipeline.attended_counts()[0]);
+        EXPECT_EQ(pipeline.n_dispatches(layer), 1u);
+    }
+    EXPECT_NE(pipeline.attended_counts()[0], pipeline.attended_counts()[1]);
+    EXPECT_EQ(pipeline.n_dispatches(0), 2u);
+}
+
+TEST_F(AttentionPipelineTest, TinyContextsWithValueSkip) {
+    for (const std::uint32_t n : {1u, 2u, 10u, 17u, 64u}) {  // a share of 16.5 / n of the maximum is more than all of it
+        Rig rig(device(), n, KvType::kF16);
+        for (const auto& layer : rig.step(rig.pipeline(make_preset("blasst", kFull, {.min_ctx = 0}))))
+            for (const float x : layer) ASSERT_TRUE(std::isfinite(x)) << n;
+    }
+}
+
+TEST_F(AttentionPipelineTest, PlansItsMemoryToTheByte) {
+    Rig rig(device(), 1500, KvType::kF16);
+    for (const char* name : kTrainingFree) {
+        const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
+        EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
+                                                             IndexerScore::default_splits(device(), kKvHeads, 1500))) << name;
+    }
+}
+
+TEST_F(AttentionPipelineTest, RefusesBadPolicies) {
+    Rig rig(device(), 100, KvType::kF16);
+    const auto refused = [&](SparsePolicy p) {
+        try {
+            rig.pipeline(p);
+            ADD_FAILURE() << "accepted";
+        } catch (const Error& error) {
+            EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+            EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+        }
+    };
+    refused(make_preset("exact", kFull, {.mass = 0}));
+    refused(make_preset("exact", kFull, {.mass = 1.5f}));
+    refused(make_preset("quest", kFull, {.budget = 60}));
+    refused(make_preset("rtpurbo", kFull));  // without index keys
+    SparsePolicy p = make_preset("exact", kFull);
+    p.layers[3] = {LayerKind::kReuse, 4, {}};
+    refused(p);
+    p.layers[3] = {LayerKind::kReuse, 2, {0, 2}};
+    refused(p);
+}
+
+}  // namespace
+}  // namespace winnow::test
