@@ -43,6 +43,7 @@ ModelShape read_gemma3_shape(const GgufFile& file) {
 ModelTensors read_gemma3_tensors(const GgufFile& file, const ModelShape& s) {
     ModelTensors tensors = read_common_tensors(file, s);
     const TensorFinder find(file);
+    find.refuse("rope_freqs.weight");
     for (std::uint32_t i = 0; i < s.n_layers; ++i) {
         LayerTensors& l = tensors.layers[i];
         const std::string blk = fmt::format("blk.{}.", i);

@@ -171,8 +171,8 @@ std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path&
     const std::string name = path.string();
     const int fd = ::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused, not waited for
     if (fd < 0)
-        throw Error(ErrorCode::kBadFile,
-                    fmt::format("cannot open model '{}': {}; check the path after -m", name, std::strerror(errno)));
+        throw Error(ErrorCode::kBadFile, fmt::format("cannot open model '{}': {}; check the path after -m",
+                                                     safe_path(path), std::strerror(errno)));
     struct stat info {};
     std::string problem;
     void* data = MAP_FAILED;
@@ -186,7 +186,7 @@ std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path&
     ::close(fd);
     if (!problem.empty())
         throw Error(ErrorCode::kBadFile,
-                    fmt::format("'{}' is not a usable GGUF file: {}; {}", name, problem, kDamaged));
+                    fmt::format("'{}' is not a usable GGUF file: {}; {}", safe_path(path), problem, kDamaged));
     return {static_cast<const std::byte*>(data), static_cast<std::uint64_t>(info.st_size)};
 }
 
@@ -195,6 +195,13 @@ std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path&
 std::string safe_excerpt(std::string_view text) {
     std::string out;
     for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
+    return out;
+}
+
+std::string safe_path(const std::filesystem::path& path) {
+    std::string out = path.string();
+    for (char& c : out)
+        if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
     return out;
 }
 
@@ -208,7 +215,7 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
     GgufFile file;
     file.path_ = path;
     std::tie(file.data_, file.size_) = map_file(path);
-    const std::string name = path.string();
+    const std::string name = safe_path(path);
     Reader in(file.data_, file.size_, name);
 
     if (in.number<std::uint32_t>() != 0x46554747)  // "GGUF"
@@ -315,17 +322,18 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
 const GgufTensor& GgufFile::tensor(std::string_view name) const {
     const GgufTensor* t = find(name);
     if (t == nullptr)
-        throw Error(ErrorCode::kBadFile, fmt::format("'{}' has no tensor '{}'; {}", path_.string(), name, kDamaged));
+        throw Error(ErrorCode::kBadFile, fmt::format("'{}' has no tensor '{}'; {}", safe_path(path_), name, kDamaged));
     return *t;
 }
 
 namespace {
 [[noreturn]] void wrong_type(const std::filesystem::path& path, std::string_view key, const char* wanted) {
     throw Error(ErrorCode::kBadFile,
-                fmt::format("'{}': metadata key '{}' is not {}; {}", path.string(), key, wanted, kDamaged));
+                fmt::format("'{}': metadata key '{}' is not {}; {}", safe_path(path), key, wanted, kDamaged));
 }
 [[noreturn]] void missing_key(const std::filesystem::path& path, std::string_view key) {
-    throw Error(ErrorCode::kBadFile, fmt::format("'{}' lacks the metadata key '{}'; {}", path.string(), key, kDamaged));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}' lacks the metadata key '{}'; {}", safe_path(path), key, kDamaged));
 }
 }  // namespace
 

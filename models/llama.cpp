@@ -20,14 +20,16 @@ ModelShape read_llama_shape(const GgufFile& file) {
     config.refuse_unless_zero("final_logit_softcapping");
     if (file.find("rope_freqs.weight") != nullptr) {  // Llama 3's scaling, baked in as divisors
         const GgufTensor* divisors = TensorFinder(file).vector("rope_freqs.weight", s.n_rot / 2);
-        if (divisors->type != WeightType::kF32)
-            throw Error(ErrorCode::kBadFile, fmt::format("'{}': rope_freqs.weight must be F32", file.path().string()));
+        const auto refuse = [&](const std::string& what) {
+            throw Error(ErrorCode::kBadFile,
+                        fmt::format("'{}': rope_freqs.weight {}; download it again or choose another model",
+                                    safe_path(file.path()), what));
+        };
+        if (divisors->type != WeightType::kF32) refuse(fmt::format("is {}, expected F32", type_name(divisors->type)));
         s.rope_freq_divisors.resize(s.n_rot / 2);
         std::memcpy(s.rope_freq_divisors.data(), divisors->bytes.data(), divisors->bytes.size());
         for (const float d : s.rope_freq_divisors)
-            if (!std::isfinite(d) || d <= 0)
-                throw Error(ErrorCode::kBadFile,
-                            fmt::format("'{}': rope_freqs.weight holds {}", file.path().string(), d));
+            if (!std::isfinite(d) || d <= 0) refuse(fmt::format("holds {}", d));
     }
     return s;
 }

@@ -26,7 +26,7 @@ constexpr std::array<Architecture, 2> kArchitectures{{
 // A damaged file and one of a kind that winnow does not know look alike from here.
 [[noreturn]] void bad(const GgufFile& file, const std::string& what) {
     throw Error(ErrorCode::kBadFile,
-                fmt::format("'{}': {}; download it again or choose another model", file.path().string(), what));
+                fmt::format("'{}': {}; download it again or choose another model", safe_path(file.path()), what));
 }
 
 const Architecture& architecture_of(const GgufFile& file) {
@@ -60,13 +60,16 @@ void read_head_dims(const ConfigReader& c, ModelShape& s) {
 }
 
 // Rows of the embedding table; ids of the tokenizer must neither lack a row nor miss one.
-std::uint32_t read_vocabulary_size(const GgufFile& file) {
+std::uint32_t read_vocabulary_size(const ConfigReader& c) {
+    const GgufFile& file = c.file();
     const std::uint64_t n = file.tensor("token_embd.weight").n_rows();
     if (n > (1u << 24)) bad(file, fmt::format("tensor 'token_embd.weight' has {} rows, more than any vocabulary", n));
     const GgufArray* tokens = file.find_array("tokenizer.ggml.tokens");
     if (tokens != nullptr && tokens->size() != n)
         bad(file, fmt::format("'tokenizer.ggml.tokens' has {} tokens but tensor 'token_embd.weight' has {} rows",
                               tokens->size(), n));
+    if (const std::uint64_t claimed = file.find_uint(c.key("vocab_size")).value_or(n); claimed != n)
+        c.refuse_value("vocab_size", claimed, fmt::format("differs from the {} rows of 'token_embd.weight'", n));
     return static_cast<std::uint32_t>(n);
 }
 
@@ -125,13 +128,13 @@ ModelShape read_common_shape(const ConfigReader& c) {
     s.n_heads = c.count("attention.head_count", 1, 1024);
     s.n_kv_heads = c.count_or("attention.head_count_kv", s.n_heads, 1, 1024);
     s.n_ctx_train = c.count("context_length", 1, 1u << 24);
-    s.rms_eps = c.real("attention.layer_norm_rms_epsilon", 0, 0.1f);
+    s.rms_eps = c.real("attention.layer_norm_rms_epsilon", 1e-12f, 0.1f);  // 0 would divide by a zero row's
     if (s.n_embd % 32 != 0) c.refuse_value("embedding_length", s.n_embd, "is no multiple of 32");
     if (s.n_ff % 32 != 0) c.refuse_value("feed_forward_length", s.n_ff, "is no multiple of 32");
     if (s.n_heads % s.n_kv_heads != 0)
         c.refuse_value("attention.head_count", s.n_heads, fmt::format("does not divide by the {} kv heads", s.n_kv_heads));
     read_head_dims(c, s);
-    s.n_vocab = read_vocabulary_size(c.file());
+    s.n_vocab = read_vocabulary_size(c);
     LayerShape layer;
     layer.rope_freq_base = read_rope_base(c, "rope.freq_base");
     s.layers.assign(s.n_layers, layer);

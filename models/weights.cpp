@@ -164,7 +164,8 @@ std::vector<Piece> cut(std::vector<const GgufTensor*> tensors, std::uint64_t lim
     const std::uint64_t slack = 256 * tensors.size();
     if (limit <= slack + per_row * kRowAlignment)
         throw Error(ErrorCode::kUnsupported,
-                    fmt::format("tensor '{}' has rows too wide for this device's bindings", tensors.front()->name));
+                    fmt::format("tensor '{}' has rows too wide for this device; choose another with --device",
+                                tensors.front()->name));
     std::uint64_t rows = (limit - slack) / per_row;
     if (rows < n_rows) rows = rows / kRowAlignment * kRowAlignment;
     std::vector<Piece> pieces;
@@ -199,7 +200,8 @@ ModelPieces plan_pieces(const ModelTensors& t, std::uint64_t limit) {
         LayerPieces layer;
         layer.qkv.tensors = {l.attn_q, l.attn_k, l.attn_v};
         if (layer.qkv.bytes() > limit)
-            throw Error(ErrorCode::kUnsupported, "the Q, K and V projections of a layer exceed this device's bindings");
+            throw Error(ErrorCode::kUnsupported,
+                        "the Q, K and V projections of a layer are too large for this device; choose another with --device");
         layer.output = cut({l.attn_output}, limit);
         layer.gate_up = cut({l.ffn_gate, l.ffn_up}, limit);
         layer.down = cut({l.ffn_down}, limit);

@@ -5,7 +5,6 @@ namespace winnow::bench {
 
 // One function per stage, in its own file; each registers that stage's benches for every shape.
 void register_embed();
-void register_sample_threshold();
 void register_sample_token();
 void register_qkv();
 void register_matvec_add();
@@ -26,7 +25,6 @@ void register_gate_rows();
 
 inline void register_all() {
     register_embed();
-    register_sample_threshold();
     register_sample_token();
     register_qkv();
     register_matvec_add();

@@ -22,7 +22,6 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
       attention_(attention),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
       logits_(device, {shape.n_embd, shape.n_vocab, type_of(weights.output.front().ref)}),
-      sample_threshold_(device),
       sample_token_(device) {
     for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
         const LayerWeights& w = weights.layers[layer];
@@ -132,17 +131,14 @@ void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) co
     recorder.barrier();
     recorder.timestamp(timer, "logits");
     const SamplePush push{shape_.n_vocab, logits_.n_maxima()};
-    sample_threshold_.record(recorder, {b.state, b.maxima, b.threshold}, push);
-    recorder.barrier();
-    recorder.timestamp(timer, "sample_threshold");
     const vk::BufferRange counter(b.counters, 0, b.counters.bytes());
-    sample_token_.record(recorder, {b.state, b.logits, b.threshold, b.candidates, b.counts, counter, b.ring}, push);
+    sample_token_.record(recorder, {b.state, b.logits, b.maxima, b.candidates, b.counts, counter, b.ring}, push);
     recorder.barrier();
     recorder.timestamp(timer, "sample_token");
 }
 
 std::uint32_t DecodePlan::n_dependent_dispatches(bool sparse) const {
-    std::uint32_t n = 1 + 3;  // embedding; logits and the two of the sampler
+    std::uint32_t n = 1 + 2;  // embedding; logits and the sampler
     for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer)
         n += 4 + (sparse ? attention_.n_dispatches(layer) : 1);
     return n;

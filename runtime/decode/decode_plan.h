@@ -12,7 +12,6 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/step/embed.h"
-#include "runtime/step/sample_threshold.h"
 #include "runtime/step/sample_token.h"
 #include "runtime/vk/timer.h"
 #include "runtime/weights/model_weights.h"
@@ -74,7 +73,6 @@ private:
     const AttentionPipeline& attention_;
     Embed embed_;
     Logits logits_;
-    SampleThreshold sample_threshold_;
     SampleToken sample_token_;
 };
 

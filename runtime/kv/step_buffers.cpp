@@ -38,7 +38,6 @@ std::vector<Entry> entries(const ModelShape& s, std::uint32_t n_splits) {
         {&B::counters, "counters", (s.n_kv_heads + 8) * 4ull, device},
         {&B::logits, "logits", s.n_vocab * 4ull, device},
         {&B::maxima, "maxima", (s.n_vocab / 32 + 64) * 4ull, device},
-        {&B::threshold, "threshold", 16, device},
         {&B::candidates, "candidates", (s.n_vocab + 4096) * 8ull, device},
         {&B::counts, "counts", 4096, device},
         {&B::ring, "token_ring", (1 + WINNOW_TOKEN_RING) * 4ull, BufferUse::kReadback},

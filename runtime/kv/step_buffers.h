@@ -34,7 +34,6 @@ struct StepBuffers {
     vk::Buffer counters;       ///< arrival counters, zero between steps
     vk::Buffer logits;         ///< f32 [n_vocab]
     vk::Buffer maxima;         ///< f32, largest logit of each group of the logits stage
-    vk::Buffer threshold;      ///< f32 [1]
     vk::Buffer candidates;     ///< uvec2 (id, logit bits)
     vk::Buffer counts;         ///< u32 per sampling group
     vk::Buffer ring;           ///< host visible: u32 tokens written, then WINNOW_TOKEN_RING tokens

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes: the next token. Filters in the order repetition penalty, top-k, top-p, min-p, temperature; then one draw by
 // inverse cumulative probability in token order. Appends it to the ring and advances the state.
+// A logit that no survivor of top-k or min-p lies below is found first, from the maxima that the logits stage left: the K-th
+// largest maximum is no larger than the K-th largest logit, and a penalty that lowers n tokens is allowed for by K + n. Every
+// workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it.
 // One workgroup handles: one range of the vocabulary, kept in order; the last to arrive finishes the job.
-// Bindings: 0 state; 1 logits f32 [n_vocab]; 2 threshold f32 [1]; 3 candidates uvec2 (id, logit bits) [groups][range];
+// Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -14,7 +17,7 @@
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint kSubgroups = 8;
-layout(constant_id = 2) const uint kGroups = 64;
+layout(constant_id = 2) const uint kGroups = 64;  // at most 64
 
 #define STATE_BINDING 0
 #define STATE_WRITE
@@ -24,23 +27,32 @@ layout(constant_id = 2) const uint kGroups = 64;
 
 layout(push_constant, scalar) uniform Push { SamplePush push; };
 layout(set = 0, binding = 1, scalar) restrict readonly buffer Logits { float logits[]; };
-layout(set = 0, binding = 2, scalar) restrict readonly buffer Threshold { float threshold[]; };
+layout(set = 0, binding = 2, scalar) restrict readonly buffer Maxima { float maxima[]; };
 layout(set = 0, binding = 3, scalar) coherent buffer Candidates { uvec2 candidates[]; };
 layout(set = 0, binding = 4, scalar) coherent buffer Counts { uint counts[]; };
 layout(set = 0, binding = 5, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = 6, scalar) restrict writeonly buffer Ring { uint ring[]; };
 
+// The histogram of the maxima: 512 bins of 1/16 nat below the largest.
+const uint kBins = 512;
+const float kBinsPerNat = 16.0;
+const float kNone = -3.0e38;
+
 shared uint subgroup_counts[kSubgroups];
 shared float subgroup_floats[kSubgroups];
+shared uint histogram[kBins];
+shared float shared_least;
 shared uint first_of[kGroups + 1];
 shared uint arrived;
 shared uint penalised[WINNOW_MAX_RECENT];
 
-// Few candidates: each subgroup works alone and redundantly, so that no barrier is needed.
+// Few candidates: each subgroup works alone and redundantly, so that no barrier is needed (none may leave early: llvmpipe walks
+// through barriers that a branch skips).
 bool alone;
 
-uint walk_begin() { return alone ? gl_SubgroupInvocationID : gl_LocalInvocationIndex; }
-uint walk_step() { return alone ? gl_SubgroupSize : gl_WorkGroupSize.x; }
+// llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With every filter off there are 32 passes over
+// the whole vocabulary, so what runs often is unrolled, in batches.
+const uint kBatch = 8;
 
 float sum_all(float x) {
     x = subgroupAdd(x);
@@ -68,16 +80,63 @@ float max_all(float x) {
     barrier();
     if (subgroupElect()) subgroup_floats[gl_SubgroupID] = x;
     barrier();
-    float largest = -3.0e38;
+    float largest = kNone;
     for (uint s = 0; s < kSubgroups; ++s) largest = max(largest, subgroup_floats[s]);
     return largest;
 }
 
-uint range_size() { return (push.n_vocab + kGroups - 1) / kGroups; }
+// A logit that whatever top-k and min-p keep does not lie below; kNone when they promise nothing.
+void find_least(uint n_penalised) {
+    const uint top_k = state.temperature > 0.0 ? state.top_k : 1;
+    const bool by_rank = top_k != 0 && top_k + n_penalised <= push.n_maxima;
+    // top-p comes before min-p and weighs everything, so min-p promises something only without it.
+    const bool by_share = state.temperature > 0.0 && state.top_p >= 1.0 && state.min_p > 0.0 &&
+                          1 + n_penalised <= push.n_maxima;
+    if (!by_rank && !by_share) {
+        if (gl_LocalInvocationIndex == 0) shared_least = kNone;
+        barrier();
+        return;
+    }
+    for (uint i = gl_LocalInvocationIndex; i < kBins; i += gl_WorkGroupSize.x) histogram[i] = 0;
+    float largest = kNone;
+    for (uint first = gl_LocalInvocationIndex; first < push.n_maxima; first += kBatch * gl_WorkGroupSize.x)
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            const uint i = first + k * gl_WorkGroupSize.x;
+            largest = max(largest, i < push.n_maxima ? maxima[i] : kNone);
+        }
+    largest = max_all(largest);
+    for (uint first = gl_LocalInvocationIndex; first < push.n_maxima; first += kBatch * gl_WorkGroupSize.x)
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            const uint i = first + k * gl_WorkGroupSize.x;
+            if (i >= push.n_maxima) continue;
+            // Whatever lies too far below, minus infinity too, goes to the last bin, which promises nothing.
+            const float bin = (largest - maxima[i]) * kBinsPerNat;
+            atomicAdd(histogram[bin < float(kBins - 1) ? uint(bin) : kBins - 1], 1);
+        }
+    barrier();
+    if (gl_SubgroupID == 0) {
+        uint before = 0;
+        uint bin_rank = kBins, bin_share = kBins;  // where top_k + n and 1 + n maxima have been seen
+        for (uint base = 0; base < kBins; base += gl_SubgroupSize) {
+            const uint bin = base + gl_SubgroupInvocationID;
+            const uint here = bin < kBins ? histogram[bin] : 0;
+            const uint seen = before + subgroupInclusiveAdd(here);
+            bin_rank = min(bin_rank, subgroupMin(seen >= top_k + n_penalised ? bin : kBins));
+            bin_share = min(bin_share, subgroupMin(seen >= 1 + n_penalised ? bin : kBins));
+            before += subgroupAdd(here);
+            if (bin_rank < kBins && bin_share < kBins) break;
+        }
+        // Half a bin more than its lower edge: rounding may have put a maximum one step too high.
+        float least = kNone;
+        if (by_rank && bin_rank < kBins - 1) least = max(least, largest - (float(bin_rank) + 1.5) / kBinsPerNat);
+        if (by_share && bin_share < kBins - 1)
+            least = max(least, largest - (float(bin_share) + 1.5) / kBinsPerNat + log(state.min_p));
+        if (subgroupElect()) shared_least = least;
+    }
+    barrier();
+}
 
-// llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With top-k off there are 64 passes over the
-// whole vocabulary, so what runs often is unrolled, in batches.
-const uint kBatch = 8;
+uint range_size() { return (push.n_vocab + kGroups - 1) / kGroups; }
 
 // Candidate i of the compacted list over all ranges.
 uvec2 candidate(uint i) {
@@ -102,11 +161,11 @@ float penalty(uint id, float logit, uint n_penalised) {
 void compact_range(uint n_penalised) {
     const uint begin = gl_WorkGroupID.x * range_size();
     const uint end = min(begin + range_size(), push.n_vocab);
-    const float least = threshold[0];
+    const float least = shared_least;
     uint kept = 0;
     for (uint base = begin; base < end; base += gl_WorkGroupSize.x) {
         const uint id = base + gl_LocalInvocationIndex;
-        float logit = -3.0e38;
+        float logit = kNone;
         bool keep = false;
         if (id < end) {
             logit = penalty(id, logits[id], n_penalised);
@@ -127,49 +186,73 @@ void compact_range(uint n_penalised) {
     if (gl_LocalInvocationIndex == 0) counts[gl_WorkGroupID.x] = kept;
 }
 
+// Each walker takes a contiguous part of the candidates, so that a cumulative sum over walkers runs in token order. A part of at most
+// kBatch stays in registers, with the weights.
+uint part_begin, part_end;
+uint batch_id[kBatch];
+float batch_logit[kBatch];
+float batch_weight[kBatch];
+bool held;
+
+void load_batch(uint first, float largest) {
+    [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+        uvec2 c = uvec2(0, floatBitsToUint(kNone));
+        if (first + k < part_end) c = candidate(first + k);
+        batch_id[k] = c.x;
+        batch_logit[k] = uintBitsToFloat(c.y);
+        batch_weight[k] = exp(batch_logit[k] - largest);
+    }
+}
+void next_batch(uint first, float largest) {
+    if (!held) load_batch(first, largest);
+}
+
 // Largest key t such that at least `wanted` candidates have keys >= t.
-uint key_with_count(uint n, uint wanted) {
+uint key_with_count(uint wanted) {
     uint key = 0;
     for (int bit = 31; bit >= 0; --bit) {
         const uint trial = key | (1u << bit);
         uint count = 0;
-        for (uint first = walk_begin(); first < n; first += kBatch * walk_step()) {
-            [[unroll]] for (uint k = 0; k < kBatch; ++k) {
-                const uint i = first + k * walk_step();
-                if (i < n && float_key(uintBitsToFloat(candidate(i).y)) >= trial) ++count;
-            }
+        for (uint first = part_begin; first < part_end; first += kBatch) {
+            next_batch(first, 0.0);
+            [[unroll]] for (uint k = 0; k < kBatch; ++k)
+                if (first + k < part_end && float_key(batch_logit[k]) >= trial) ++count;
         }
         if (count_all(count) >= wanted) key = trial;
     }
     return key;
 }
 
+// What the candidates with keys >= t weigh, in this walker's part.
+float part_mass(uint least, float largest) {
+    float mass = 0.0;
+    for (uint first = part_begin; first < part_end; first += kBatch) {
+        next_batch(first, largest);
+        [[unroll]] for (uint k = 0; k < kBatch; ++k)
+            if (first + k < part_end && float_key(batch_logit[k]) >= least) mass += batch_weight[k];
+    }
+    return mass;
+}
+
 // Largest key t such that the candidates with keys >= t weigh at least `wanted`.
-uint key_with_mass(uint n, float largest, float wanted) {
+uint key_with_mass(float largest, float wanted) {
     uint key = 0;
     for (int bit = 31; bit >= 0; --bit) {
         const uint trial = key | (1u << bit);
-        float mass = 0.0;
-        for (uint first = walk_begin(); first < n; first += kBatch * walk_step()) {
-            [[unroll]] for (uint k = 0; k < kBatch; ++k) {
-                const uint i = first + k * walk_step();
-                if (i >= n) continue;
-                const float logit = uintBitsToFloat(candidate(i).y);
-                if (float_key(logit) >= trial) mass += exp(logit - largest);
-            }
-        }
-        if (sum_all(mass) >= wanted) key = trial;
+        if (sum_all(part_mass(trial, largest)) >= wanted) key = trial;
     }
     return key;
 }
 
 void main() {
     if (state.stopped != 0) return;
+    alone = false;
     const uint n_penalised =
         state.repeat_penalty == 1.0 ? 0 : min(min(state.repeat_last_n, state.n_recent), WINNOW_MAX_RECENT);
     for (uint i = gl_LocalInvocationIndex; i < n_penalised; i += gl_WorkGroupSize.x)
         penalised[i] = state.recent[(state.n_recent - 1 - i) % WINNOW_MAX_RECENT];
     barrier();
+    find_least(n_penalised);
     compact_range(n_penalised);
     memoryBarrierBuffer();
     barrier();
@@ -180,50 +263,57 @@ void main() {
     barrier();
     if (arrived != kGroups - 1) return;
     memoryBarrierBuffer();
-    if (gl_LocalInvocationIndex == 0) {
+    if (gl_SubgroupID == 0) {
         uint sum = 0;
-        for (uint g = 0; g < kGroups; ++g) {
-            first_of[g] = sum;
-            sum += counts[g];
+        for (uint base = 0; base < kGroups; base += gl_SubgroupSize) {
+            const uint g = base + gl_SubgroupInvocationID;
+            const uint here = g < kGroups ? counts[g] : 0;
+            const uint before = sum + subgroupExclusiveAdd(here);
+            if (g < kGroups) first_of[g] = before;
+            sum += subgroupAdd(here);
         }
-        first_of[kGroups] = sum;
+        if (subgroupElect()) first_of[kGroups] = sum;
     }
     barrier();
     const uint n = first_of[kGroups];
-    alone = n <= 8 * gl_SubgroupSize;
+    alone = n <= kBatch * gl_SubgroupSize;
 
-    float largest = -3.0e38;
-    for (uint i = walk_begin(); i < n; i += walk_step())
-        largest = max(largest, uintBitsToFloat(candidate(i).y));
+    const uint walker = alone ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
+    const uint n_walkers = alone ? gl_SubgroupSize : gl_WorkGroupSize.x;
+    const uint part = (n + n_walkers - 1) / n_walkers;
+    part_begin = min(walker * part, n);
+    part_end = min(part_begin + part, n);
+    held = part <= kBatch;
+    if (held) load_batch(part_begin, 0.0);
+
+    float largest = kNone;
+    for (uint first = part_begin; first < part_end; first += kBatch) {
+        next_batch(first, 0.0);
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) largest = max(largest, batch_logit[k]);
+    }
     largest = max_all(largest);
+    if (held)
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) batch_weight[k] = exp(batch_logit[k] - largest);
 
     uint least = 0;
     const bool greedy = !(state.temperature > 0.0);
     if (greedy) {
         least = float_key(largest);
     } else {
-        if (state.top_k > 0 && state.top_k < n) least = key_with_count(n, state.top_k);
-        if (state.top_p < 1.0) {
-            float mass = 0.0;
-            for (uint i = walk_begin(); i < n; i += walk_step()) {
-                const float logit = uintBitsToFloat(candidate(i).y);
-                if (float_key(logit) >= least) mass += exp(logit - largest);
-            }
-            least = max(least, key_with_mass(n, largest, state.top_p * sum_all(mass)));
-        }
+        if (state.top_k > 0 && state.top_k < n) least = key_with_count(state.top_k);
+        if (state.top_p < 1.0)
+            least = max(least, key_with_mass(largest, state.top_p * sum_all(part_mass(least, largest))));
         if (state.min_p > 0.0) least = max(least, float_key(largest + log(state.min_p)));
         least = min(least, float_key(largest));
     }
 
-    // Each lane of the walk takes a contiguous part, so that the cumulative sum runs in token order.
     const float inverse_temperature = greedy ? 1.0 : 1.0 / state.temperature;
-    const uint part = (n + walk_step() - 1) / walk_step();
-    const uint begin = min(walk_begin() * part, n);
-    const uint end = min(begin + part, n);
     float own = 0.0;
-    for (uint i = begin; i < end; ++i) {
-        const float logit = uintBitsToFloat(candidate(i).y);
-        if (float_key(logit) >= least) own += exp((logit - largest) * inverse_temperature);
+    for (uint first = part_begin; first < part_end; first += kBatch) {
+        next_batch(first, largest);
+        [[unroll]] for (uint k = 0; k < kBatch; ++k)
+            if (first + k < part_end && float_key(batch_logit[k]) >= least)
+                own += exp((batch_logit[k] - largest) * inverse_temperature);
     }
     float before = subgroupExclusiveAdd(own);
     float total = subgroupAdd(own);
@@ -242,7 +332,6 @@ void main() {
                               : philox_uniform(uvec2(state.seed_low, state.seed_high), state.rng_counter) * total;
     // The walker whose part holds the draw; rounding at the very end is given to the last part with weight.
     const bool holds = own > 0.0 && before <= draw;
-    const uint walker = walk_begin();
     uint last = holds ? walker : 0;
     last = subgroupMax(last);
     if (!alone) {
@@ -256,13 +345,18 @@ void main() {
 
     float sum = before;
     uint token = 0;
-    for (uint i = begin; i < end; ++i) {
-        const uvec2 c = candidate(i);
-        const float logit = uintBitsToFloat(c.y);
-        if (float_key(logit) < least) continue;
-        if (sum > draw) break;  // the previous one holds the draw
-        token = c.x;
-        sum += exp((logit - largest) * inverse_temperature);
+    bool found = false;
+    for (uint first = part_begin; first < part_end && !found; first += kBatch) {
+        next_batch(first, largest);
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            if (first + k >= part_end || float_key(batch_logit[k]) < least || found) continue;
+            if (sum > draw) {
+                found = true;  // the previous one holds the draw
+            } else {
+                token = batch_id[k];
+                sum += exp((batch_logit[k] - largest) * inverse_temperature);
+            }
+        }
     }
 
     ring[1 + state.n_generated % WINNOW_TOKEN_RING] = token;

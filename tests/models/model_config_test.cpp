@@ -165,6 +165,7 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_uint("llama.attention.key_length", 0), {"'llama.attention.key_length' is 0"}},
             {replace_uint("llama.attention.key_length", 36), {"'llama.attention.key_length' is 36", "multiple of 8"}},
             {replace_uint("llama.attention.key_length", 264), {"'llama.attention.key_length' is 264"}},
+            {replace_uint("llama.attention.key_length", 512), {"key_length' is 512, outside 8 to 256"}},
             {replace_uint("llama.attention.value_length", 64), {"'llama.attention.value_length' is 64", "32"}},
             {replace_uint("llama.rope.dimension_count", 0), {"'llama.rope.dimension_count' is 0"}},
             {replace_uint("llama.rope.dimension_count", 31), {"'llama.rope.dimension_count' is 31, which is odd"}},
@@ -174,6 +175,7 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_float("llama.rope.freq_base", kInfinity), {"'llama.rope.freq_base' is inf"}},
             {replace_float("llama.attention.layer_norm_rms_epsilon", kNan), {"rms_epsilon' is nan"}},
             {replace_float("llama.attention.layer_norm_rms_epsilon", -1), {"rms_epsilon' is -1"}},
+            {replace_float("llama.attention.layer_norm_rms_epsilon", 0), {"rms_epsilon' is 0, outside"}},
             {{{"llama.attention.layer_norm_rms_epsilon"}}, {"lacks the metadata key 'llama.attention.layer_norm_rms"}},
             {replace_uint("llama.expert_count", 8), {"'llama.expert_count' is 8"}},
             {replace_float("llama.final_logit_softcapping", 30), {"'llama.final_logit_softcapping' is 30"}},
@@ -181,14 +183,24 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_string("llama.rope.scaling.type", "\x1b[2Jlongrope\n"), {"'?[2Jlongrope?'"}},
             {replace_float("llama.rope.scaling.factor", 0.5f), {"'llama.rope.scaling.factor' is 0.5"}},
             {replace_float("llama.rope.scaling.factor", kNan), {"'llama.rope.scaling.factor' is nan"}},
+            {replace_float("llama.rope.scale_linear", 0.5f), {"'llama.rope.scale_linear' is 0.5"}},
+            {replace_string("llama.rope.scale_linear", "2"), {"'llama.rope.scale_linear' is not a number"}},
+            {replace_uint("llama.vocab_size", 319), {"'llama.vocab_size' is 319", "320 rows"}},
+            {replace_uint("llama.vocab_size", 0), {"'llama.vocab_size' is 0", "320 rows"}},
             {replace_string("general.architecture", "qwen2"), {"'qwen2' is not supported", "llama, gemma3"}},
             {{{"tokenizer.ggml.tokens"}, [](GgufWriter& w) { w.add_strings("tokenizer.ggml.tokens", {"a", "b"}); }},
              {"'tokenizer.ggml.tokens' has 2 tokens", "320 rows"}},
         });
     // Without key_length the heads share n_embd.
     TinyOptions many;
-    many.n_heads = 64;
+    many.n_heads = 64;  // heads of 1
     expect_refused(many, {{{{"llama.attention.key_length"}}, {"'llama.attention.head_count' is 64", "n_embd 64"}}});
+    many.n_heads = 128;  // heads of 0, whose scale would be infinite
+    expect_refused(many, {{{{"llama.attention.key_length"}}, {"'llama.attention.head_count' is 128", "n_embd 64"}}});
+    TinyOptions wide;
+    wide.n_embd = 1024;
+    wide.n_heads = 2;  // heads of 512
+    expect_refused(wide, {{{{"llama.attention.key_length"}}, {"'llama.attention.head_count' is 2", "n_embd 1024"}}});
     expect_refused({}, {{{{"llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"}},
                          {"'blk.0.attn_q.weight' is [64, 128], expected [64, 64]"}}});
 }
@@ -214,9 +226,11 @@ TEST(ModelConfig, BadTensorsAreNamed) {
             {add("blk.0.attn_q.bias", 128), {"no tensor 'blk.0.attn_k.bias'"}},
             {add("blk.0.attn_q_norm.weight", 32), {"'blk.0.attn_q_norm.weight'"}},
             {add("rope_freqs.weight", 8), {"'rope_freqs.weight' is [8], expected [16]"}},
-            {add("rope_freqs.weight", 16), {"rope_freqs.weight holds 0"}},
+            {add("rope_freqs.weight", 16), {"rope_freqs.weight holds 0", "; "}},
+            {replace_tensor("rope_freqs.weight", WeightType::kF16, {16}), {"rope_freqs.weight is F16, expected F32; "}},
         });
     EXPECT_EQ(refusal({}, replace_tensor("blk.0.attn_norm.weight", WeightType::kF16, {64})), "");
+    EXPECT_EQ(refusal({}, replace_uint("llama.vocab_size", 320)), "");
 }
 
 TEST(ModelConfig, LinearRopeScaling) {
@@ -233,6 +247,14 @@ TEST(ModelConfig, LinearRopeScaling) {
     // Never guess that a factor means nothing: llama.cpp applies these two as well.
     EXPECT_EQ(scale(replace_float("llama.rope.scaling.factor", 4)), 0.25f);
     EXPECT_EQ(scale(replace_float("llama.rope.scale_linear", 2)), 0.5f);
+    // The new key says more than the old one.
+    const Change old_and_new{{}, [](GgufWriter& w) {
+                                 w.add_float("llama.rope.scaling.factor", 4);
+                                 w.add_float("llama.rope.scale_linear", 2);
+                             }};
+    EXPECT_EQ(scale(old_and_new), 0.25f);
+    const GgufFile old_gemma = changed(gemma(), replace_float("gemma3.rope.scale_linear", 8));
+    EXPECT_EQ(read_model_shape(old_gemma).layers.at(1).rope_freq_scale, 0.125f);
 }
 
 TEST(ModelConfig, Llama3FrequencyDivisors) {
@@ -305,7 +327,14 @@ TEST(ModelConfig, BadGemmaValuesAreNamed) {
             {{{"gemma3.attention.sliding_window"}}, {"lacks the metadata key 'gemma3.attention.sliding_window'"}},
             {replace_uint("gemma3.attention.sliding_window_pattern", 0), {"sliding_window_pattern' is 0"}},
             {replace_float("gemma3.rope.freq_base_swa", -1), {"'gemma3.rope.freq_base_swa' is -1"}},
+            {replace_float("gemma3.rope.freq_base_swa", 0), {"'gemma3.rope.freq_base_swa' is 0"}},
+            {replace_float("gemma3.rope.freq_base_swa", kNan), {"'gemma3.rope.freq_base_swa' is nan"}},
             {replace_string("gemma3.rope.scaling.type", "yarn"), {"'yarn'"}},
+            {replace_float("gemma3.rope.scale_linear", 0), {"'gemma3.rope.scale_linear' is 0"}},
+            {{{"gemma3.attention.layer_norm_rms_epsilon"}}, {"lacks the metadata key 'gemma3.attention.layer_no"}},
+            {replace_uint("gemma3.attention.key_length", 512), {"'gemma3.attention.key_length' is 512"}},
+            {replace_uint("gemma3.vocab_size", 321), {"'gemma3.vocab_size' is 321", "320 rows"}},
+            {replace_tensor("rope_freqs.weight", WeightType::kF32, {16}), {"'rope_freqs.weight' belongs to a variant"}},
             {{{"blk.1.post_ffw_norm.weight"}}, {"no tensor 'blk.1.post_ffw_norm.weight'"}},
             {replace_tensor("blk.0.attn_q_norm.weight", WeightType::kF32, {64}), {"is [64], expected [32]"}},
         });

@@ -40,17 +40,14 @@ SamplerRig::Result SamplerRig::run(const SampleInput& in, std::uint32_t n_steps,
     const vk::Buffer maxima_buffer = make_buffer(*device_, std::span<const float>(maxima));
     const vk::Buffer counter = make_buffer(*device_, std::span<const std::uint32_t>(ring_before).first(4));
     const GuardedBuffer state(*device_, "state", std::as_bytes(std::span<const StepState>(&before, 1)));
-    const GuardedBuffer threshold(*device_, "threshold", 4);
-    const GuardedBuffer candidates(*device_, "candidates", (n_vocab + SampleToken::kGroups) * 8);
-    const GuardedBuffer counts(*device_, "counts", SampleToken::kGroups * 4);
+    const GuardedBuffer candidates(*device_, "candidates", (n_vocab + SampleToken::kMaxGroups) * 8);
+    const GuardedBuffer counts(*device_, "counts", SampleToken::kMaxGroups * 4);
     const GuardedBuffer ring(*device_, "ring", std::as_bytes(std::span(ring_before)));
     const SamplePush push{n_vocab, static_cast<std::uint32_t>(maxima.size())};
     vk::run_once(*device_, [&](vk::Recorder& recorder) {
         for (std::uint32_t step = 0; step < n_steps; ++step) {
-            sample_threshold_.record(recorder, {state.range(), maxima_buffer, threshold.range()}, push);
-            recorder.barrier();
             sample_token_.record(recorder,
-                                 {state.range(), logits, threshold.range(), candidates.range(), counts.range(), counter,
+                                 {state.range(), logits, maxima_buffer, candidates.range(), counts.range(), counter,
                                   ring.range()},
                                  push);
             recorder.barrier();
@@ -59,7 +56,7 @@ SamplerRig::Result SamplerRig::run(const SampleInput& in, std::uint32_t n_steps,
     Result result;
     result.state = state.contents<StepState>().at(0);
     result.ring = ring.contents<std::uint32_t>();
-    threshold.bytes(), candidates.bytes(), counts.bytes();  // their canaries
+    candidates.bytes(), counts.bytes();  // their canaries
     EXPECT_EQ(vk::read_back_as<std::uint32_t>(*device_, counter), std::vector<std::uint32_t>(4, 0));
     return result;
 }

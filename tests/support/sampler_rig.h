@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/step/sample_threshold.h"
 #include "runtime/step/sample_token.h"
 #include "shaders/common/interface.h"
 #include "tests/reference/sample_token.h"
@@ -20,10 +19,10 @@ struct SampleInput {
     reference::StepCounters at;
 };
 
-/// The two stages of the sampler with their buffers.
+/// The sampler with its buffers.
 class SamplerRig {
 public:
-    explicit SamplerRig(vk::Device& device) : device_(&device), sample_threshold_(device), sample_token_(device) {}
+    explicit SamplerRig(vk::Device& device) : device_(&device), sample_token_(device) {}
 
     struct Result {
         StepState state{};
@@ -36,7 +35,6 @@ public:
 
 private:
     vk::Device* device_;
-    SampleThreshold sample_threshold_;
     SampleToken sample_token_;
 };
 

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/kv/kv_cache.h"
+
+#include <gmock/gmock.h>
+
+#include <charconv>
+#include <set>
+#include <string>
+
+#include "shaders/common/interface.h"
+#include "tests/support/gpu_fixture.h"
+
+namespace winnow {
+namespace {
+
+using ::testing::HasSubstr;
+
+class KvCacheTest : public test::GpuTest {
+protected:
+    static std::uint64_t binding_limit() {
+        return std::min(device().limits().max_storage_buffer_range, device().limits().max_allocation_bytes);
+    }
+};
+
+// Three layers of two heads: full, mixed, local.
+KvConfig mixed(std::uint32_t capacity, KvType type) {
+    const HeadRole full{}, local{true, 100, 5};
+    KvConfig c;
+    c.n_layers = 3;
+    c.n_kv_heads = 2;
+    c.head_dim = 80;
+    c.capacity = capacity;
+    c.type = type;
+    c.roles = {full, full, full, local, local, local};
+    return c;
+}
+
+KvConfig all(const HeadRole& role, std::uint32_t capacity) {
+    KvConfig c = mixed(capacity, KvType::kF16);
+    c.roles.assign(6, role);
+    return c;
+}
+
+TEST_F(KvCacheTest, TakesWhatWasPlannedToTheByte) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        for (const std::uint32_t capacity : {1u, 65u, 1000u}) {
+            SCOPED_TRACE(testing::Message() << "capacity " << capacity << " type " << static_cast<int>(type));
+            const KvLayout planned(mixed(capacity, type));
+            const std::uint64_t bytes_before = device().allocated_bytes();
+            const std::uint64_t n_before = device().n_allocations();
+            const KvCache cache(device(), mixed(capacity, type));
+            std::uint64_t held = cache.tables().bytes();
+            for (std::uint32_t layer = 0; layer < 3; ++layer) {
+                EXPECT_EQ(cache.keys(layer).bytes(), planned.pool_bytes(layer)) << layer;
+                EXPECT_EQ(cache.values(layer).bytes(), planned.pool_bytes(layer)) << layer;
+                held += cache.keys(layer).bytes() + cache.values(layer).bytes();
+            }
+            EXPECT_EQ(held, KvCache::bytes_needed(planned));
+            EXPECT_EQ(cache.bytes(), held);
+            // The driver rounds; besides the seven buffers there is nothing.
+            EXPECT_EQ(device().n_allocations(), n_before + 7);
+            EXPECT_GE(device().allocated_bytes() - bytes_before, held);
+            EXPECT_LT(device().allocated_bytes() - bytes_before, held + 7 * 65536);
+        }
+    }
+}
+
+TEST_F(KvCacheTest, LocalHeadsReallyTakeLess) {
+    const auto allocated = [](const KvConfig& c) {
+        const std::uint64_t before = device().allocated_bytes();
+        const KvCache cache(device(), c);
+        EXPECT_EQ(cache.tables().bytes(), KvCache::bytes_needed(cache.layout()) - cache.layout().total_bytes());
+        return device().allocated_bytes() - before;
+    };
+    // Sinks 1 block + ring 3 blocks instead of 64.
+    const std::uint64_t full = allocated(all({}, 4096));
+    const std::uint64_t local = allocated(all({true, 100, 5}, 4096));
+    EXPECT_GT(full, 15 * local);
+    EXPECT_EQ(allocated(all({true, 100, 5}, 8192)), local);
+    EXPECT_GT(allocated(all({false, 100, 5}, 4096)), 15 * local);  // a window alone frees nothing
+    // And 32-bit elements take twice as much.
+    const KvCache half(device(), mixed(1000, KvType::kF16));
+    const KvCache single(device(), mixed(1000, KvType::kF32));
+    for (std::uint32_t layer = 0; layer < 3; ++layer)
+        EXPECT_EQ(single.keys(layer).bytes(), 2 * half.keys(layer).bytes());
+}
+
+TEST_F(KvCacheTest, MemoryGoesBackWithTheCache) {
+    const std::uint64_t before = device().allocated_bytes();
+    {
+        const KvCache cache(device(), mixed(1000, KvType::kF16));
+        EXPECT_GT(device().allocated_bytes(), before);
+    }
+    EXPECT_EQ(device().allocated_bytes(), before);
+}
+
+// What shaders will read: every entry within its layer's pool, no block twice, header as laid out.
+TEST_F(KvCacheTest, TablesArriveOnTheDevice) {
+    const KvCache cache(device(), mixed(1000, KvType::kF16));
+    const KvLayout& layout = cache.layout();
+    const auto words = download<std::uint32_t>(cache.tables());
+    ASSERT_EQ(words.size(), 6u * layout.table_stride());
+    for (std::uint32_t layer = 0; layer < 3; ++layer) {
+        const std::uint64_t pool_blocks = cache.keys(layer).bytes() / layout.block_bytes();
+        std::set<std::uint32_t> blocks;
+        for (std::uint32_t kv_head = 0; kv_head < 2; ++kv_head) {
+            const std::uint32_t* row = &words[layout.table_offset(layer) + kv_head * layout.table_stride()];
+            const bool local = layer == 2 || (layer == 1 && kv_head == 1);
+            EXPECT_EQ(row[WINNOW_TABLE_SINK_BLOCKS], local ? 1u : 0u);
+            EXPECT_EQ(row[WINNOW_TABLE_RING_BLOCKS], local ? 3u : 0u);
+            EXPECT_EQ(row[WINNOW_TABLE_WINDOW], local ? 100u : 0u);
+            EXPECT_EQ(row[WINNOW_TABLE_SINK_TOKENS], local ? 5u : 0u);
+            for (std::uint32_t b = 0; b < (local ? 4u : 16u); ++b) {
+                EXPECT_LT(row[WINNOW_TABLE_HEADER + b], pool_blocks);
+                EXPECT_TRUE(blocks.insert(row[WINNOW_TABLE_HEADER + b]).second) << "block " << b << " is shared";
+            }
+        }
+        EXPECT_EQ(blocks.size(), pool_blocks) << "blocks of layer " << layer << " that no head has";
+    }
+}
+
+// A pool beyond the device's limit is refused before anything is taken, and the advice holds.
+TEST_F(KvCacheTest, NamesTheCapacityThatFits) {
+    const HeadRole full{};
+    KvConfig c;
+    c.n_layers = 1;
+    c.n_kv_heads = 2;
+    c.head_dim = 64;
+    c.roles = {full, full};
+    const std::uint64_t largest = binding_limit() / 256;  // tokens of 2 x 64 halves
+    if (largest + 64 > ~0u) GTEST_SKIP() << "this device binds more than any context takes";
+    c.capacity = static_cast<std::uint32_t>(largest + 64);
+    const std::uint64_t before = device().n_allocations();
+    try {
+        const KvCache cache(device(), c);
+        FAIL() << "a pool of " << cache.keys(0).bytes() << " bytes was bound";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+        const std::string text = error.what();
+        EXPECT_THAT(text, HasSubstr("layer 0"));
+        const std::size_t at = text.find("use -c ");
+        ASSERT_NE(at, std::string::npos) << text;
+        std::uint64_t advised = 0;
+        std::from_chars(text.data() + at + 7, text.data() + text.size(), advised);
+        EXPECT_LE(advised, largest) << text;
+        EXPECT_GE(advised, largest - largest / 100) << text;
+        c.capacity = static_cast<std::uint32_t>(advised);
+        EXPECT_LE(KvLayout(c).largest_pool_bytes(), binding_limit());
+    }
+    EXPECT_EQ(device().n_allocations(), before);
+    c.capacity = 0;
+    EXPECT_THROW(KvCache(device(), c), Error);
+}
+
+}  // namespace
+}  // namespace winnow
