@@ -113,7 +113,7 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
 
     list_stride_ = s.n_tokens + kBlock + 3;
     lists_ = std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
-    scores_ = std::make_unique<GuardedBuffer>(device, "scores", std::size_t{s.n_heads()} * SelectStages::kMaxRows * 4);
+    scores_ = std::make_unique<GuardedBuffer>(device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(SelectStages::kMaxRows) * 4);
     partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * (SelectStages::kSplits + 1) * 8);
     counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));

@@ -71,6 +71,14 @@ void TestCache::set_window(std::uint32_t kv_head, std::uint32_t window, std::uin
     heads[kv_head].sink_tokens = sinks;
 }
 
+double TestCache::score_terms(std::uint32_t head) const {
+    double largest = 0, norm = 0;
+    for (const float key : keys)
+        if (std::abs(key) > largest) largest = std::abs(key);  // not NaN
+    for (std::size_t i = 0; i < shape.head_dim; ++i) norm += std::abs(query[head * shape.head_dim + i]);
+    return largest * norm;
+}
+
 std::vector<std::uint32_t> TestCache::table() const {
     std::vector<std::uint32_t> words(table_offset + table_stride * heads.size(), 0x00ffffff);
     for (std::size_t h = 0; h < heads.size(); ++h) {

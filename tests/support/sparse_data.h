@@ -45,6 +45,7 @@ struct TestCache {
     std::vector<std::uint32_t> table() const;  ///< with table_offset words before it
     vk::Buffer upload(vk::Device& device, const std::vector<float>& rows) const;  ///< as the cache type; a pool or summaries
     std::size_t n_rows() const { return std::size_t{n_physical} * kBlock; }
+    double score_terms(std::uint32_t head) const;  ///< most that sum |q k| of a query head can be: max |k| * sum |q|
 
     static constexpr std::uint32_t table_offset = 7;
     CacheShape shape;

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/summarize_block.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/vk/timeline.h"
+#include "tests/reference/summarize_block.h"
+#include "tests/support/close.h"
+#include "tests/support/dense_data.h"
+#include "tests/support/guarded_buffer.h"
+#include "tests/support/sparse_data.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr std::uint32_t kSuper = 1024, kFirstMap = 5;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct SummarizeCase {
+    CacheShape shape;
+    std::uint32_t unit = 64, index_dim = 0, index_unit = 64;
+    std::vector<std::uint32_t> cuts = {};  ///< tokens at which a chunk ends, besides the last
+
+    std::string text() const {
+        return fmt::format("{} unit {} index {} x {} chunks {}", shape.text(), unit, index_dim, index_unit, cuts.size() + 1);
+    }
+};
+
+/// What a stage left: NaN where it wrote nothing, infinity where it wrote NaN.
+float written(std::uint32_t bits) {
+    const auto value = std::bit_cast<float>(bits);
+    return bits == ~0u ? kNan : std::isnan(value) ? std::numeric_limits<float>::infinity() : value;
+}
+float written(std::uint16_t bits) {
+    const float value = half_value(bits);
+    return bits == 0xffff ? kNan : std::isnan(value) ? std::numeric_limits<float>::infinity() : value;
+}
+template <typename Bits>
+std::vector<float> written(const GuardedBuffer& buffer) {
+    std::vector<float> result;
+    for (const Bits bits : buffer.contents<Bits>()) result.push_back(written(bits));
+    return result;
+}
+
+/// A cache, the outputs of the stage, and what they should be.
+struct Rig {
+    Rig(vk::Device& dev, const SummarizeCase& summarize_case, TestCache test_cache)
+        : device(dev), c(summarize_case), cache(std::move(test_cache)), super_first(c.unit == 0 ? 0 : cache.n_physical * kBlock / c.unit),
+          super_stride(c.shape.n_tokens / kSuper + 2), n_rows(c.unit == 0 ? 0 : super_first + c.shape.n_kv_heads * super_stride),
+          low(dev, "min", bytes(n_rows * c.shape.head_dim, element())), high(dev, "max", bytes(n_rows * c.shape.head_dim, element())),
+          sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)), index_keys(dev, "index_keys", bytes(cache.n_rows() * c.index_dim, 2)),
+          index_sums(dev, "index_sums", bytes(cache.n_rows() / c.index_unit * c.index_dim, 4)) {
+        ReplicableRng rng(c.index_dim);
+        maps = rng.normals(kFirstMap + std::size_t{c.shape.n_kv_heads} * 2 * c.index_dim * c.shape.head_dim, 0, 0.25f);
+    }
+    static std::size_t bytes(std::size_t n, std::size_t element) { return std::max<std::size_t>(n * element, 16); }
+    std::size_t element() const { return c.shape.kv_type == KvType::kF16 ? 2 : 4; }
+
+    void run(const SummarizeBlock& stage, std::uint32_t from = 0, std::uint32_t to = ~0u) const {  // chunks inside [from, to)
+        const vk::Buffer tables = make_buffer(device, std::span<const std::uint32_t>(cache.table()));
+        const vk::Buffer keys = cache.upload(device, cache.keys);
+        const vk::Buffer map_buffer = make_buffer(device, std::span<const float>(maps));
+        std::vector<std::uint32_t> ends = c.cuts;
+        ends.push_back(c.shape.n_tokens);
+        vk::run_once(device, [&](vk::Recorder& recorder) {
+            std::uint32_t begin = 0;
+            for (const std::uint32_t end : ends) {
+                if (begin >= from && end <= to)
+                    stage.record(recorder,
+                                 {tables, keys, low.range(), high.range(), sum.range(), map_buffer, index_keys.range(), index_sums.range()},
+                                 {end - begin, begin, TestCache::table_offset, cache.table_stride, kFirstMap, super_first, super_stride});
+                recorder.barrier();
+                begin = end;
+            }
+        });
+    }
+    std::vector<float> extremes(const GuardedBuffer& b) const {
+        return c.shape.kv_type == KvType::kF16 ? written<std::uint16_t>(b) : written<std::uint32_t>(b);
+    }
+    void expect_right() const {
+        SCOPED_TRACE(c.text());
+        if (c.unit != 0) expect_summaries();
+        else for (const GuardedBuffer* b : {&low, &high, &sum}) b->expect_untouched();
+        if (c.index_dim != 0) expect_index_keys();
+        else for (const GuardedBuffer* b : {&index_keys, &index_sums}) b->expect_untouched();
+    }
+    // Minimum and maximum are keys, so they are exact. A sum rounds once for each of its tokens, which are added one by one;
+    // those of a TestCache are exact as well.
+    void expect_summaries() const {
+        const std::size_t dim = c.shape.head_dim;
+        const std::vector<double> nothing(n_rows * dim);
+        std::vector<double> ref_low(n_rows * dim, double{kNan}), ref_high = ref_low, ref_sum = ref_low, allowance = nothing;
+        for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
+            if (cache.heads[h].window != 0) continue;
+            for (const std::uint32_t unit : {c.unit, kSuper}) {
+                for (std::uint32_t t = 0; t < c.shape.n_tokens; t += unit) {
+                    const std::uint32_t end = std::min(t + unit, c.shape.n_tokens);
+                    const reference::Summary s = reference::summarize_block(cache.view(), h, t, end);
+                    const std::size_t at = (unit == kSuper ? super_first + h * super_stride + t / kSuper : cache.heads[h].row(t) / unit) * dim;
+                    for (std::size_t i = 0; i < dim; ++i) {
+                        ref_low[at + i] = s.min[i];
+                        ref_high[at + i] = s.max[i];
+                        ref_sum[at + i] = s.sum[i];
+                        allowance[at + i] = exact_sums ? 0 : (end - t) * kRounding * s.terms[i];
+                    }
+                }
+            }
+        }
+        expect_close(extremes(low), ref_low, nothing, "min");
+        expect_close(extremes(high), ref_high, nothing, "max");
+        expect_close(written<std::uint32_t>(sum), ref_sum, allowance, "sum");
+    }
+    // A key rounds once for each channel, added one by one, and to a half. A sum is one of the halves, which are what is scored.
+    void expect_index_keys() const {
+        const std::size_t dim = c.index_dim, map = dim * c.shape.head_dim;
+        const std::vector<float> got = written<std::uint16_t>(index_keys);
+        std::vector<double> ref(got.size(), double{kNan}), allowance(got.size());
+        std::vector<double> ref_sum(cache.n_rows() / c.index_unit * dim, double{kNan}), sum_allowance(ref_sum.size());
+        for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
+            if (cache.heads[h].window != 0) continue;
+            for (std::uint32_t t = 0; t < c.shape.n_tokens; ++t) {
+                const reference::IndexKey key = reference::index_key(
+                    cache.view(), h, t, std::span<const float>(maps).subspan(kFirstMap + (2 * h + 1) * map, map));
+                const std::size_t row = cache.heads[h].row(t);
+                for (std::size_t r = 0; r < dim; ++r) {
+                    ref[row * dim + r] = key.value[r];
+                    allowance[row * dim + r] = std::abs(key.value[r]) * 0x1p-11 + 0x1p-25 + kRounding * c.shape.head_dim * key.terms[r];
+                    double& total = ref_sum[row / c.index_unit * dim + r];
+                    const double half = double{got[row * dim + r]};
+                    total = (t % c.index_unit == 0 ? 0 : total) + half;
+                    sum_allowance[row / c.index_unit * dim + r] += c.index_unit * kRounding * std::abs(half);
+                }
+            }
+        }
+        expect_close(got, ref, allowance, "index keys");
+        expect_close(written<std::uint32_t>(index_sums), ref_sum, sum_allowance, "index sums");
+    }
+    std::vector<std::vector<std::byte>> all_bytes() const {
+        return {low.bytes(), high.bytes(), sum.bytes(), index_keys.bytes(), index_sums.bytes()};
+    }
+
+    vk::Device& device;
+    SummarizeCase c;
+    TestCache cache;
+    std::uint32_t super_first, super_stride, n_rows;
+    GuardedBuffer low, high, sum, index_keys, index_sums;
+    std::vector<float> maps;
+    bool exact_sums = true;
+};
+
+class SummarizeBlockTest : public GpuTest {
+protected:
+    static void TearDownTestSuite() { stages_.clear(); }
+    static const SummarizeBlock& stage(const SummarizeCase& c) {
+        const CacheShape& s = c.shape;
+        std::unique_ptr<SummarizeBlock>& result =
+            stages_[fmt::format("{} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit, c.index_dim, c.index_unit)];
+        if (!result)
+            result = std::make_unique<SummarizeBlock>(
+                device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim, c.index_unit});
+        return *result;
+    }
+    static void check(const SummarizeCase& c) {
+        const Rig rig(device(), c, TestCache(c.shape));
+        rig.run(stage(c));
+        rig.expect_right();
+    }
+
+private:
+    static std::map<std::string, std::unique_ptr<SummarizeBlock>> stages_;
+};
+std::map<std::string, std::unique_ptr<SummarizeBlock>> SummarizeBlockTest::stages_;
+
+constexpr std::uint32_t kLengths[] = {1, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 2300};
+
+TEST_F(SummarizeBlockTest, EveryLength) {
+    for (const auto& [type, unit] : {std::pair{KvType::kF16, 64u}, {KvType::kF32, 16u}})
+        for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n, .kv_type = type}, .unit = unit});
+}
+
+TEST_F(SummarizeBlockTest, EveryHeadShape) {
+    for (const std::uint32_t head_dim : {64u, 80u, 128u, 256u}) {
+        check({.shape = {.n_tokens = 401, .head_dim = head_dim, .kv_type = KvType::kF16, .n_kv_heads = 3}, .unit = 32});
+        check({.shape = {.n_tokens = 401, .head_dim = head_dim, .kv_type = KvType::kF32, .n_kv_heads = 1}, .unit = 64});
+    }
+}
+
+TEST_F(SummarizeBlockTest, ChunksEndAnywhere) {
+    for (const auto& [type, unit] : {std::pair{KvType::kF16, 16u}, {KvType::kF32, 64u}}) {
+        const CacheShape shape{.n_tokens = 2300, .kv_type = type};
+        check({.shape = shape, .unit = unit, .index_dim = 8, .cuts = {1, 15, 16, 17, 18, 63, 64, 65, 1000, 1023}});
+        check({.shape = shape, .unit = unit, .index_dim = 8, .cuts = {500, 1024, 1025, 2047, 2049, 2299}});
+        check({.shape = shape, .unit = unit, .index_dim = 8, .cuts = {64, 128, 1024, 2048}});
+    }
+}
+
+TEST_F(SummarizeBlockTest, IndexKeysAtEveryLength) {
+    for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n}, .unit = 0, .index_dim = 16, .index_unit = 32});
+}
+
+TEST_F(SummarizeBlockTest, IndexKeysOfEveryShape) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        for (const std::uint32_t head_dim : {type == KvType::kF16 ? 64u : 80u, type == KvType::kF16 ? 256u : 128u})
+            check({.shape = {.n_tokens = 133, .head_dim = head_dim, .kv_type = type}, .unit = 0, .index_dim = 16, .index_unit = 16});
+        for (const std::uint32_t index_dim : {8u, 64u})
+            check({.shape = {.n_tokens = 333, .kv_type = type}, .unit = 32, .index_dim = index_dim, .cuts = {100}});
+    }
+}
+
+TEST_F(SummarizeBlockTest, SumsOfAnyKeys) {
+    const SummarizeCase c{.shape = {.n_tokens = 1500, .kv_type = KvType::kF32}, .cuts = {700}};
+    TestCache cache(c.shape);
+    ReplicableRng rng(3);
+    for (float& key : cache.keys)
+        if (!std::isnan(key)) key = rng.normal(0.5f, 3);
+    Rig rig(device(), c, cache);
+    rig.exact_sums = false;
+    rig.run(stage(c));
+    rig.expect_right();
+}
+
+TEST_F(SummarizeBlockTest, LargestHalves) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        const SummarizeCase c{.shape = {.n_tokens = 1100, .kv_type = type}};
+        TestCache cache(c.shape);
+        for (std::size_t i = 0; i < cache.keys.size(); ++i)  // first channels: all large, then all negative, then a few large
+            if (!std::isnan(cache.keys[i])) cache.keys[i] = i % 64 == 0 ? 65504.0f : i % 64 == 1 ? -65504.0f : i % 7 == 0 ? -32768.0f : 0.0f;
+        const Rig rig(device(), c, cache);
+        rig.run(stage(c));
+        rig.expect_right();  // multiples of 32 of at most 2^26: exact
+    }
+}
+
+TEST_F(SummarizeBlockTest, SkipsWindowedHeads) {
+    const SummarizeCase c{.shape = {.n_tokens = 1100, .n_kv_heads = 3}, .index_dim = 8, .cuts = {300}};
+    TestCache cache(c.shape);
+    cache.set_window(1, 100, 4);
+    const Rig rig(device(), c, cache);
+    rig.run(stage(c));
+    rig.expect_right();
+}
+
+TEST_F(SummarizeBlockTest, ForgetsWhatStoodThere) {
+    const SummarizeCase c{.shape = {.n_tokens = 1100}, .unit = 16, .index_dim = 8, .cuts = {300}};
+    Rig rig(device(), c, TestCache(c.shape));
+    for (float& key : rig.cache.keys) key *= 4;  // another conversation's: would stay the extremes
+    rig.run(stage(c));
+    rig.expect_right();
+    for (float& key : rig.cache.keys) key /= 4;
+    rig.run(stage(c));
+    rig.expect_right();
+}
+
+TEST_F(SummarizeBlockTest, ReadsTheKeysOfTheChunkOnly) {
+    const SummarizeCase c{.shape = {.n_tokens = 1100}, .unit = 16, .index_dim = 8, .cuts = {301}};
+    Rig rig(device(), c, TestCache(c.shape));
+    const std::vector<float> keys = rig.cache.keys;
+    rig.run(stage(c), 0, 301);
+    for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h)
+        for (std::uint32_t t = 0; t < 301; ++t) std::fill_n(&rig.cache.keys[rig.cache.key_at(h, t)], 64, kNan);
+    rig.run(stage(c), 301);
+    rig.cache.keys = keys;
+    rig.expect_right();
+}
+
+TEST_F(SummarizeBlockTest, GivesTheSameBitsTwice) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+        const SummarizeCase c{.shape = {.n_tokens = 2100, .kv_type = type}, .unit = 32, .index_dim = 16, .cuts = {333, 1025}};
+        const Rig a(device(), c, TestCache(c.shape)), b(device(), c, TestCache(c.shape));
+        a.run(stage(c));
+        b.run(stage(c));
+        EXPECT_EQ(a.all_bytes(), b.all_bytes());
+        SummarizeCase whole = c;  // every channel adds its tokens in order, however they are cut into chunks
+        whole.cuts = {};
+        const Rig once(device(), whole, TestCache(c.shape));
+        once.run(stage(c));
+        EXPECT_EQ(once.all_bytes(), a.all_bytes());
+    }
+}
+
+}  // namespace
+}  // namespace winnow::test
