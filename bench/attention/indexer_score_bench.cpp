@@ -38,7 +38,7 @@ void register_indexer_score() {
                 const vk::Buffer rows = b.buffer(blocks * 4 * s.head_dim * 4), high = b.buffer(blocks * 4 * s.head_dim * 4);
                 const vk::Buffer st = b.state(n - 1), query = b.buffer(s.q_dim() * 4), maps = b.buffer(s.n_kv_heads * 2ull * 16 * s.head_dim * 4);
                 const vk::Buffer index = b.buffer(blocks * 64 * 16 * 2), sums = b.buffer(blocks * 16 * 4);
-                const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * n * 4), scores = b.buffer(std::uint64_t{s.n_heads} * c.max_rows * 4);
+                const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * n * 4), scores = b.buffer(std::uint64_t{s.n_heads} * IndexerScore::score_stride(c.max_rows) * 4);
                 const vk::Buffer partials = b.buffer((c.n_splits + 1) * s.n_heads * 8ull), counters = b.zeros(256);
                 const vk::Buffer controls = b.zeros(s.n_kv_heads * 12), dropped = b.zeros(s.n_heads * 4);
                 std::vector<std::uint32_t> policy_words;

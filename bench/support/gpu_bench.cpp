@@ -20,7 +20,8 @@ namespace winnow::bench {
 namespace {
 
 constexpr std::uint32_t kSmallValues = 0x20102010;
-constexpr std::uint32_t kDispatchesPerRun = 20;
+constexpr std::uint32_t kDispatchesPerRun = 200;
+constexpr double kWarmMicroseconds = 60e3;
 
 std::vector<Shape> read_shapes() {
     std::vector<Shape> list;
@@ -59,19 +60,45 @@ Bench::Bench() : device_(vk::Device::open({})) {
     const std::uint64_t bytes = device_->is_cpu() ? 64ull << 20 : 1ull << 30;
     const vk::Buffer from = buffer(bytes);
     const vk::Buffer to = buffer(bytes);
-    double best = 1e30;
-    for (int i = 0; i < 5; ++i) {
-        vk::GpuTimer timer(*device_, 2);
-        vk::run_once(*device_, [&](vk::Recorder& recorder) {
-            recorder.timestamp(&timer, "begin");
-            recorder.copy(from, to);
-            recorder.timestamp(&timer, "copy");
-        });
-        best = std::min(best, timer.total_microseconds());
-    }
-    copy_bytes_per_second_ = 2.0 * static_cast<double>(bytes) / (best * 1e-6);  // read and written
+    const double microseconds = best_of(5, 1, [&](vk::Recorder& recorder, std::uint32_t) { recorder.copy(from, to); });
+    copy_bytes_per_second_ = 2.0 * static_cast<double>(bytes) / (microseconds * 1e-6);  // read and written
     benchmark::AddCustomContext("device", device_->info().name + ", " + device_->info().driver);
     benchmark::AddCustomContext("copy_GB_per_s", fmt::format("{:.1f}", copy_bytes_per_second_ / 1e9));
+}
+
+// An idle GPU lowers its clocks: what is timed runs without pause for as long as they take to rise.
+template <typename Sample>
+void Bench::run_warm(std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record, Sample sample) {
+    vk::Recorder recorder(*device_, "bench");
+    vk::GpuTimer timer(*device_, 2);
+    vk::Timeline timeline(*device_);
+    recorder.begin();
+    recorder.full_barrier();
+    recorder.timestamp(&timer, "begin");
+    for (std::uint32_t i = 0; i < n; ++i) {
+        record(recorder, i);
+        recorder.barrier();
+    }
+    recorder.timestamp(&timer, "end");
+    recorder.end();
+    double warm = 0;
+    do {
+        timeline.wait(timeline.submit(recorder));
+        warm += timer.total_microseconds();
+    } while (!device_->is_cpu() && warm < kWarmMicroseconds);
+    do {
+        timeline.wait(timeline.submit(recorder));
+    } while (sample(timer.total_microseconds() / n));
+}
+
+double Bench::best_of(std::uint32_t n_samples, std::uint32_t n,
+                      const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
+    double best = 1e30;
+    run_warm(n, record, [&](double microseconds) {
+        best = std::min(best, microseconds);
+        return --n_samples != 0;
+    });
+    return best;
 }
 
 vk::Buffer Bench::buffer(std::uint64_t bytes) const {
@@ -125,24 +152,13 @@ std::vector<vk::Buffer> Bench::matrices(WeightType type, std::uint32_t n_rows, s
 
 void Bench::run(benchmark::State& state, std::uint64_t bytes,
                 const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
-    vk::Recorder recorder(*device_, "bench");
-    vk::GpuTimer timer(*device_, 2);
-    vk::Timeline timeline(*device_);
     const std::uint32_t n = device_->is_cpu() ? 1 : kDispatchesPerRun;
-    recorder.begin();
-    recorder.full_barrier();
-    recorder.timestamp(&timer, "begin");
-    for (std::uint32_t i = 0; i < n; ++i) {
-        record(recorder, i);
-        recorder.barrier();
-    }
-    recorder.timestamp(&timer, "end");
-    recorder.end();
-    timeline.wait(timeline.submit(recorder));  // warm-up
-    for (auto _ : state) {
-        timeline.wait(timeline.submit(recorder));
-        state.SetIterationTime(timer.total_microseconds() * 1e-6 / n);
-    }
+    bool first = true;
+    run_warm(n, record, [&](double microseconds) {
+        if (first) first = false;
+        else state.SetIterationTime(microseconds * 1e-6);
+        return state.KeepRunning();
+    });
     const double total = static_cast<double>(bytes) * static_cast<double>(state.iterations());
     state.counters["bytes"] = static_cast<double>(bytes);
     state.counters["bytes_per_second"] = benchmark::Counter(total, benchmark::Counter::kIsRate);

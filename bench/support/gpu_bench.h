@@ -46,9 +46,14 @@ public:
     /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i - 1.
     /// Reports bytes per second and the share of the copy bandwidth.
     void run(benchmark::State& state, std::uint64_t bytes, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+    /// Microseconds of one of n dispatches in a row, each with its barrier: the best of n_samples runs.
+    double best_of(std::uint32_t n_samples, std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 
 private:
     Bench();
+    /// Runs n dispatches until the clocks are up, then calls sample(microseconds of one) after each run until it says no.
+    template <typename Sample>
+    void run_warm(std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record, Sample sample);
     std::unique_ptr<vk::Device> device_;
     double copy_bytes_per_second_ = 0;
 };

@@ -13,20 +13,23 @@ namespace {
 
 bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
 
-// Lanes that share a row: one per 8 values, a power of two, at most 8.
-std::uint32_t lanes_per_row(std::uint32_t dim) {
+// Lanes that share a row: one per 8 values, a power of two; 16 only where 8 would hold too much of the query in registers.
+std::uint32_t lanes_per_row(std::uint32_t dim, std::uint32_t subgroup) {
+    const std::uint32_t most = std::min(subgroup, dim > 128 ? 16u : 8u);
     std::uint32_t lanes = 1;
-    while (lanes < 8 && lanes * 8 < dim) lanes *= 2;
+    while (lanes < most && lanes * 8 < dim) lanes *= 2;
     return lanes;
 }
 
 }  // namespace
 
+std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_rows + 7) / 8 * 8; }
+
 IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
-    const std::uint32_t group_size = device.is_cpu() ? 128 : 256;
+    const std::uint32_t group_size = device.is_cpu() ? 128 : 512;
     const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
     const std::array<std::uint32_t, 19> spec{group_size,
                                              c.head_dim,
@@ -42,8 +45,8 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              static_cast<std::uint32_t>(c.pool),
                                              c.is_final ? 1u : 0u,
                                              std::max(c.index_dim, 8u),
-                                             lanes_per_row(dim),
-                                             c.max_rows,
+                                             lanes_per_row(dim, subgroup),
+                                             score_stride(c.max_rows),
                                              c.append_index ? 1u : 0u,
                                              c.append_only ? 1u : 0u,
                                              c.index_unit};
@@ -61,7 +64,7 @@ void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const Select
 }
 
 std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity) {
-    const std::uint32_t splits = std::max(1u, (device.is_cpu() ? 8 : 512) / n_kv_heads);
+    const std::uint32_t splits = std::max(1u, (device.is_cpu() ? 8 : 256) / n_kv_heads);
     return device.is_cpu() ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
 }
 

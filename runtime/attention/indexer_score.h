@@ -34,7 +34,7 @@ public:
         vk::BufferRange keys;            ///< K pool
         vk::BufferRange index_keys, index_sums;
         vk::BufferRange lists, parents;
-        vk::BufferRange scores;          ///< f32 [n_heads, max_rows]
+        vk::BufferRange scores;          ///< f32 [n_heads, score_stride(max_rows)]
         vk::BufferRange partials;        ///< vec2 [n_kv_heads, n_splits + 1, n_group]
         vk::BufferRange counters;
         vk::BufferRange controls;        ///< SelectControl
@@ -44,6 +44,8 @@ public:
     };
     IndexerScore(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    /// Floats from one head's scores to the next: whole 16-byte loads of 8 rows.
+    static std::uint32_t score_stride(std::uint32_t max_rows);
     /// Workgroups per kv head that share the scoring, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
     /// Bytes read for scoring `n_tokens` (all of them candidates).

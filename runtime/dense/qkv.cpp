@@ -21,7 +21,7 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
     std::uint32_t rows = c.qk_norm ? c.head_dim : std::min(tuning.rows_per_group, c.head_dim);
     while (c.head_dim % rows != 0) rows -= 2;
     n_groups_ = n_rows / rows;
-    const std::array<std::uint32_t, 16> spec{tuning.group_size,
+    const std::array<std::uint32_t, 17> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads,
                                              c.n_kv_heads,
@@ -36,7 +36,8 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              static_cast<std::uint32_t>(c.type_k),
                                              static_cast<std::uint32_t>(c.type_v),
                                              c.block_size,
-                                             c.summary_unit};
+                                             c.summary_unit,
+                                             tuning.blocks_in_flight};
     const vk::ShaderVariant& shader = vk::find_shader(c.kv_type == KvType::kF16 ? "qkv_f16" : "qkv_f32");
     pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }

@@ -13,6 +13,7 @@ struct MatvecTuning {
     std::uint32_t group_size = 0;      ///< invocations
     std::uint32_t rows_per_group = 0;  ///< multiple of 32 where the stage writes quantised blocks
     std::uint32_t rows_per_pass = 0;   ///< rows that a subgroup holds in registers at once
+    std::uint32_t blocks_in_flight = 1;  ///< blocks of 32 weights that a lane loads of each of them before it needs the first
 };
 
 enum class MatvecKind { kQkv, kMatvecAdd, kGateUp, kLogits };

@@ -36,7 +36,7 @@ layout(constant_id = 11) const uint kPool = 0;
 layout(constant_id = 12) const uint kFinal = 1;       // writes tokens; else units
 layout(constant_id = 13) const uint kIndexDim = 16;
 layout(constant_id = 14) const uint kLanes = 8;       // lanes per row
-layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores
+layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 8
 layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends the newest index key
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums
@@ -61,6 +61,7 @@ layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sum
 layout(set = 0, binding = 9, scalar) coherent buffer Lists { uint lists[]; };
 layout(set = 0, binding = 10, scalar) restrict readonly buffer Parents { uint parents[]; };
 layout(set = 0, binding = 11, scalar) coherent buffer Scores { float scores[]; };
+layout(set = 0, binding = 11, scalar) coherent buffer ScoreQuads { vec4 score_quads[]; };
 layout(set = 0, binding = 12, scalar) coherent buffer Partials { vec2 partials[]; };
 layout(set = 0, binding = 13, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = 14, scalar) coherent buffer Controls { SelectControl controls[]; };
@@ -74,6 +75,7 @@ const uint kUnits = kDim / 8;
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kKeyUnits = kHeadDim / 8;
 const uint kSlots = kGroupSize / kLanes;
+const uint kInFlight = kGroup * kUnitsPerLane > 8 ? 1 : 2;  // rows of a slot, bounded by registers
 const float kEmpty = -3.0e38;
 
 shared float shared_query[kGroup * kDim];
@@ -164,54 +166,62 @@ void append_index_key() {
     barrier();
 }
 
-// Scores of the query heads against a token (level rows of one token, sinks and window).
-void score_token(uint token, bool inside, out float s[kGroup]) {
+// A row that a slot scores: a token's key or index key, or the summary of a unit of tokens.
+struct Row {
+    uint at;              // first 8-value unit of the row
+    float inverse_count;  // of the tokens in the summary
+    bool inside;
+};
+
+Row token_row(uint token, bool inside) {
     const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-    [[unroll]] for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
-    [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-        const uint unit = slot_lane() + u * kLanes;
-        vec4 a = vec4(0.0), b = vec4(0.0);
-        if (inside && unit < kUnits) {
-            if (kIndexed) unpack_halves(index_quads[row * kUnits + unit], a, b);
-            else load_key_unit(row * kUnits + unit, a, b);
-        }
-        [[unroll]] for (uint g = 0; g < kGroup; ++g)
-            s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
-    }
-    [[unroll]] for (uint g = 0; g < kGroup; ++g)
-        [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
+    return Row(row * kUnits, 1.0, inside);
 }
 
-// Scores against the summary of a unit of tokens.
-void score_unit(uint unit_id, bool inside, out float s[kGroup]) {
+Row unit_row(uint unit_id, bool inside) {
     if (!inside) unit_id = 0;
     uint row;
     if (kUnit > kBlockSize) row = push.super_first + kv_head * push.super_stride + unit_id;
     else row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) + unit_id % (kBlockSize / kUnit);
-    const float inverse_count = 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit));
-    [[unroll]] for (uint g = 0; g < kGroup; ++g) s[g] = 0.0;
+    return Row(row * kUnits, 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit)), inside);
+}
+
+// Scores of the query heads against the slot's kInFlight rows at once, so that their loads overlap.
+Row slot_rows[kInFlight];
+float slot_scores[kInFlight * kGroup];
+void score_rows(bool tokens) {
+    [[unroll]] for (uint i = 0; i < kInFlight * kGroup; ++i) slot_scores[i] = 0.0;
     [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
         const uint unit = slot_lane() + u * kLanes;
-        if (!inside || unit >= kUnits) continue;
-        const uint at = row * kUnits + unit;
-        if (kScorer == WINNOW_SCORE_BOX) {
-            vec4 low_a, low_b, high_a, high_b;
-            load_summary_unit(0, at, low_a, low_b);
-            load_summary_unit(1, at, high_a, high_b);
+        vec4 a[kInFlight], b[kInFlight], c[kInFlight], d[kInFlight];
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+            a[t] = b[t] = c[t] = d[t] = vec4(0.0);
+            if (!slot_rows[t].inside || unit >= kUnits) continue;
+            const uint at = slot_rows[t].at + unit;
+            if (tokens) {
+                if (kIndexed) unpack_halves(index_quads[at], a[t], b[t]);
+                else load_key_unit(at, a[t], b[t]);
+            } else if (kScorer == WINNOW_SCORE_BOX) {
+                load_summary_unit(0, at, a[t], b[t]);
+                load_summary_unit(1, at, c[t], d[t]);
+            } else {
+                a[t] = uintBitsToFloat(rows[2 * at]) * slot_rows[t].inverse_count;
+                b[t] = uintBitsToFloat(rows[2 * at + 1]) * slot_rows[t].inverse_count;
+            }
+        }
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 const vec4 x = q[(g * kUnitsPerLane + u) * 2];
                 const vec4 y = q[(g * kUnitsPerLane + u) * 2 + 1];
-                s[g] += dot(max(x * low_a, x * high_a), vec4(1.0)) + dot(max(y * low_b, y * high_b), vec4(1.0));
+                if (kScorer == WINNOW_SCORE_BOX && !tokens)
+                    slot_scores[t * kGroup + g] += dot(max(x * a[t], x * c[t]), vec4(1.0)) + dot(max(y * b[t], y * d[t]), vec4(1.0));
+                else
+                    slot_scores[t * kGroup + g] += dot(x, a[t]) + dot(y, b[t]);
             }
-        } else {
-            const vec4 a = uintBitsToFloat(rows[2 * at]) * inverse_count;
-            const vec4 b = uintBitsToFloat(rows[2 * at + 1]) * inverse_count;
-            [[unroll]] for (uint g = 0; g < kGroup; ++g)
-                s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
         }
     }
-    [[unroll]] for (uint g = 0; g < kGroup; ++g)
-        [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) s[g] += subgroupShuffleXor(s[g], d);
+    [[unroll]] for (uint i = 0; i < kInFlight * kGroup; ++i)
+        [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) slot_scores[i] += subgroupShuffleXor(slot_scores[i], d);
 }
 
 // Which unit row i of this level is; rows of a level below another are the children of its list.
@@ -231,11 +241,17 @@ uint unit_tokens(uint unit_id) {
     return to > from ? to - from : 0;
 }
 
-uint row_weights(uint i, out float log_weight[kGroup]) {
-    const uint n = unit_tokens(row_unit(i));
-    [[unroll]] for (uint g = 0; g < kGroup; ++g)
-        log_weight[g] = min(scores[(kv_head * kGroup + g) * kMaxRows + i] - shared_lse[g], 0.0);
-    return n;
+void load_rows(uint first, uint n_rows) {
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        [[unroll]] for (uint j = 0; j < kHeld / 4; ++j) {
+            vec4 s = vec4(0.0);
+            if (first + 4 * j < n_rows) s = score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j];
+            [[unroll]] for (uint e = 0; e < 4; ++e)
+                held_weight[(4 * j + e) * kGroup + g] = min(s[e] - shared_lse[g], 0.0);
+        }
+    }
+    [[unroll]] for (uint k = 0; k < kHeld; ++k)
+        held_tokens[k] = first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0;
 }
 
 void merge_state(inout vec2 state_md, vec2 other) {
@@ -247,25 +263,31 @@ void merge_state(inout vec2 state_md, vec2 other) {
 void score_range(uint begin, uint end, bool always, uint place) {
     vec2 md[kGroup];
     [[unroll]] for (uint g = 0; g < kGroup; ++g) md[g] = vec2(kEmpty, 0.0);
-    for (uint first = begin; first < end; first += kSlots) {
-        const uint i = first + slot_index();
-        const bool inside = i < end;
-        const uint row = min(i, end - 1);
-        float s[kGroup];
-        uint n = 1;
-        if (always) {
-            score_token(row < sinks ? row : middle_end + row - sinks, inside, s);
-        } else {
-            const uint unit_id = row_unit(row);
-            n = unit_tokens(unit_id);
-            if (kUnit == 1) score_token(unit_id, inside && n > 0, s);
-            else score_unit(unit_id, inside && n > 0, s);
+    for (uint first = begin; first < end; first += kSlots * kInFlight) {
+        uint n[kInFlight];
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+            const uint i = first + t * kSlots + slot_index();
+            const bool inside = i < end;
+            const uint row = min(i, end - 1);
+            n[t] = inside ? 1 : 0;
+            if (always) {
+                slot_rows[t] = token_row(row < sinks ? row : middle_end + row - sinks, inside);
+            } else {
+                const uint unit_id = row_unit(row);
+                if (inside) n[t] = unit_tokens(unit_id);
+                if (kUnit == 1) slot_rows[t] = token_row(unit_id, n[t] > 0);
+                else slot_rows[t] = unit_row(unit_id, n[t] > 0);
+            }
         }
-        if (!inside) continue;
-        if (!always && slot_lane() == 0)
-            [[unroll]] for (uint g = 0; g < kGroup; ++g) scores[(kv_head * kGroup + g) * kMaxRows + i] = s[g];
-        if (n > 0)
-            [[unroll]] for (uint g = 0; g < kGroup; ++g) merge_state(md[g], vec2(s[g], float(n)));
+        score_rows(always || kUnit == 1);
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+            const uint i = first + t * kSlots + slot_index();
+            if (!always && i < end && slot_lane() == 0)
+                [[unroll]] for (uint g = 0; g < kGroup; ++g)
+                    scores[(kv_head * kGroup + g) * kMaxRows + i] = slot_scores[t * kGroup + g];
+            if (n[t] > 0)
+                [[unroll]] for (uint g = 0; g < kGroup; ++g) merge_state(md[g], vec2(slot_scores[t * kGroup + g], float(n[t])));
+        }
     }
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) merge_state(md[g], subgroupShuffleXor(md[g], d));
@@ -305,6 +327,22 @@ struct Cut {
     uint room;  // tokens that still fit at the cut
 };
 
+// Sum of x over the invocations before this one, and over all.
+uint scan_before(uint x, uint place, out uint total) {
+    uint before = subgroupExclusiveAdd(x);
+    const uint sum = subgroupAdd(x);
+    barrier();
+    if (subgroupElect()) shared_counts[place * kSubgroups + gl_SubgroupID] = sum;
+    barrier();
+    total = 0;
+    for (uint s = 0; s < kSubgroups; ++s) {
+        const uint here = shared_counts[place * kSubgroups + s];
+        if (s < gl_SubgroupID) before += here;
+        total += here;
+    }
+    return before;
+}
+
 // Rows that the rule keeps, in ascending order, as units or as tokens.
 void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fine[kRankings]) {
     Cut cuts[kRankings];
@@ -315,51 +353,51 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     }
     const uint list_at = push.list_offset + kv_head * push.list_stride;
     uint written = 0;
-    for (uint base = 0; base < n_rows; base += kGroupSize) {
-        const uint i = base + gl_LocalInvocationIndex;
-        float log_weight[kGroup];
-        uint n = 0;
-        if (i < n_rows) n = row_weights(i, log_weight);
-        bool keep = false;
-        bool counted[kRankings];  // in the mass before its cut
+    for (uint base = 0; base < n_rows; base += kTile) {
+        const uint first = base + gl_LocalInvocationIndex * kHeld;
+        load_rows(first, n_rows);
+        bool keep[kHeld];
+        uint counted[kHeld];  // bits: rankings whose mass has the row, before their cut
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+            keep[k] = false;
+            counted[k] = 0;
+        }
         for (uint r = 0; r < kRankings; ++r) {
-            const uint rank = i < n_rows ? row_rank(r, n, log_weight, policy.threshold) : kOutside;
-            const bool at_cut = rank == cuts[r].rank && !cuts[r].open;
-            uint cut_before = subgroupExclusiveAdd(at_cut ? n : 0);
-            const uint cut_sum = subgroupAdd(at_cut ? n : 0);
-            barrier();
-            if (subgroupElect()) shared_counts[gl_SubgroupID] = cut_sum;
-            barrier();
-            uint cut_total = 0;
-            for (uint s = 0; s < kSubgroups; ++s) {
-                if (s < gl_SubgroupID) cut_before += shared_counts[s];
-                cut_total += shared_counts[s];
+            uint at_cut[kHeld];  // tokens
+            uint own = 0;
+            [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+                const uint rank = row_rank(r, k, policy.threshold);
+                const bool before = rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank));
+                at_cut[k] = rank == cuts[r].rank && !cuts[r].open ? held_tokens[k] : 0;
+                own += at_cut[k];
+                keep[k] = keep[k] || before;
+                if (before) counted[k] |= 1u << r;
             }
-            counted[r] = rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank));
-            keep = keep || counted[r] || (at_cut && cut_before < cuts[r].room);
+            uint cut_total;
+            uint cut_before = scan_before(own, 0, cut_total);
+            [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+                keep[k] = keep[k] || (at_cut[k] != 0 && cut_before < cuts[r].room);
+                cut_before += at_cut[k];
+            }
             cuts[r].room -= min(cuts[r].room, cut_total);
         }
-        const uint size = keep ? (kFinal != 0 ? n : 1) : 0;
-        uint place = subgroupExclusiveAdd(size);
-        const uint sum = subgroupAdd(size);
-        if (subgroupElect()) shared_counts[kSubgroups + gl_SubgroupID] = sum;
-        barrier();
-        uint tile = 0;
-        for (uint s = 0; s < kSubgroups; ++s) {
-            if (s < gl_SubgroupID) place += shared_counts[kSubgroups + s];
-            tile += shared_counts[kSubgroups + s];
-        }
-        if (keep) {
-            const uint unit_id = row_unit(i);
+        uint size = 0;
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) size += keep[k] ? (kFinal != 0 ? held_tokens[k] : 1) : 0;
+        uint tile;
+        uint place = list_at + written + scan_before(size, 1, tile);
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+            if (!keep[k]) continue;
+            const uint unit_id = row_unit(first + k);
             if (kFinal != 0) {
                 const uint from = max(unit_id * kUnit, sinks);
-                for (uint t = 0; t < n; ++t) lists[list_at + written + place + t] = from + t;
+                for (uint t = 0; t < held_tokens[k]; ++t) lists[place + t] = from + t;
+                place += held_tokens[k];
             } else {
-                lists[list_at + written + place] = unit_id;
+                lists[place++] = unit_id;
                 // At the cut, or kept for another head's sake: not yet in the mass that this head keeps.
                 for (uint g = 0; g < kGroup; ++g)
-                    if (!counted[kRankings == 1 ? 0 : g])
-                        atomicAdd(select_before_mass[g], uint(min(exp(log_weight[g]) * float(n), 1.0) * kMassUnit + 0.5));
+                    if ((counted[k] >> (kRankings == 1 ? 0 : g) & 1) == 0)
+                        atomicAdd(select_before_mass[g], mass_of(held_weight[k * kGroup + g], held_tokens[k]));
             }
         }
         written += tile;
@@ -406,16 +444,19 @@ void main() {
     memoryBarrierBuffer();
 
     // The last workgroup: denominators, then the rule, then the list.
-    if (gl_LocalInvocationIndex < kGroup) {
-        const uint g = gl_LocalInvocationIndex;
+    for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
         const uint at = kv_head * (kSplits + 1) * kGroup + g;
         const vec2 sure = partials[at + kSplits * kGroup];
-        vec2 total = sure;
-        for (uint s = 0; s < n_active; ++s) merge_state(total, partials[at + s * kGroup]);
+        vec2 total = vec2(kEmpty, 0.0);
+        for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize) merge_state(total, partials[at + s * kGroup]);
+        for (uint d = 1; d < gl_SubgroupSize; d <<= 1) merge_state(total, subgroupShuffleXor(total, d));
+        merge_state(total, sure);
         if (kParentUnit != 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
-        const float lse = total.x + log(max(total.y, 1.0e-30));
-        shared_lse[g] = lse;
-        select_before_mass[g] = uint(min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0) * kMassUnit);
+        if (subgroupElect()) {
+            const float lse = total.x + log(max(total.y, 1.0e-30));
+            shared_lse[g] = lse;
+            select_before_mass[g] = uint(min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0) * kMassUnit);
+        }
     }
     if (gl_LocalInvocationIndex < kRankings) select_before_count[gl_LocalInvocationIndex] = 0;
     barrier();

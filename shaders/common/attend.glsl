@@ -230,10 +230,17 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
             const uint g = i / kHeadDim;
+            // Eight loads under way at a time; the sum's order stays that of the splits.
             float sum = 0.0;
-            for (uint s = 0; s < n_active; ++s)
-                sum += merge_weights[g * kMaxSplits + s] *
-                       partials[states_at + (s * kGroup + g) * kStateSize + i % kHeadDim];
+            for (uint s0 = 0; s0 < n_active; s0 += 8) {
+                float part[8];
+                [[unroll]] for (uint k = 0; k < 8; ++k) {
+                    const uint s = min(s0 + k, n_active - 1);
+                    part[k] = partials[states_at + (s * kGroup + g) * kStateSize + i % kHeadDim];
+                }
+                [[unroll]] for (uint k = 0; k < 8; ++k)
+                    if (s0 + k < n_active) sum += merge_weights[g * kMaxSplits + s0 + k] * part[k];
+            }
             merge_output[i] = sum * merge_states[kGroup + g];
         }
         barrier();

@@ -2,7 +2,7 @@
 // The inner product of a few weight rows with the quantised activation vector: one subgroup per kRowsPerPass rows, one
 // lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. Results go to
 // row_values[] in shared memory, where the including shader's epilogue finds them.
-// The includer defines kRowsPerPass (specialisation constant), MATVEC_MAX_ROWS, and includes weights and activations.
+// The includer defines kRowsPerPass and kBlocksInFlight (specialisation constants), MATVEC_MAX_ROWS, and includes weights and activations.
 #ifndef WINNOW_MATVEC_GLSL
 #define WINNOW_MATVEC_GLSL
 #include "shaders/common/dot.glsl"
@@ -44,8 +44,19 @@ float matvec_rows(uint type, MatrixRef m, uint nb, uint n_rows, uint at) {
             sums[k] = 0.0;
             first[k] = stored_row(min(r0 + k, n_rows - 1)) * nb;
         }
-        for (uint b = gl_SubgroupInvocationID; b < nb; b += gl_SubgroupSize) {
+        squares = 0.0;
+        uint b = gl_SubgroupInvocationID;
+        for (; b + (kBlocksInFlight - 1) * gl_SubgroupSize < nb; b += kBlocksInFlight * gl_SubgroupSize) {
+            [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
+                const ActBlock a = load_act(nb, b + j * gl_SubgroupSize);
+                squares += a.meta.w;
+                [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k)
+                    sums[k] += dot_block(type, m.base_quads, n_blocks, first[k] + b + j * gl_SubgroupSize, a);
+            }
+        }
+        for (; b < nb; b += gl_SubgroupSize) {
             const ActBlock a = load_act(nb, b);
+            squares += a.meta.w;
             [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k)
                 sums[k] += dot_block(type, m.base_quads, n_blocks, first[k] + b, a);
         }
@@ -54,8 +65,10 @@ float matvec_rows(uint type, MatrixRef m, uint nb, uint n_rows, uint at) {
             if (subgroupElect() && r0 + k < n_rows) row_values[at + r0 + k] = total;
         }
     }
-    for (uint b = gl_SubgroupInvocationID; b < nb; b += gl_SubgroupSize)
-        squares += uintBitsToFloat(act_in[4 * nb + b].w);
+    // A subgroup without a row of its own needs the statistic too.
+    if (gl_SubgroupID * kRowsPerPass >= n_rows)
+        for (uint b = gl_SubgroupInvocationID; b < nb; b += gl_SubgroupSize)
+            squares += uintBitsToFloat(act_in[4 * nb + b].w);
     return subgroupAdd(squares);
 }
 

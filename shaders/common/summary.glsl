@@ -15,7 +15,7 @@ const uint kSuperTokens = 1024;  // of a superblock: 16 blocks of 64
 // Adds one channel of the key at `position` to the summary at `row`; the first token of `unit` starts it.
 void summarize_row(uint row, uint unit, uint position, uint dim, float y) {
     const uint at = row * kHeadDim + dim;
-    const float rounded = from_kv(to_kv(y));
+    const float rounded = round_kv(y);
     const bool first = position % unit == 0;
     summary_min[at] = to_kv(first ? rounded : min(from_kv(summary_min[at]), rounded));
     summary_max[at] = to_kv(first ? rounded : max(from_kv(summary_max[at]), rounded));

@@ -19,6 +19,7 @@ layout(constant_id = 4) const uint kOutBlocks = 48;  // n_ff / 32
 layout(constant_id = 5) const uint kTypeGate = 3;
 layout(constant_id = 6) const uint kTypeUp = 3;
 layout(constant_id = 7) const uint kActivation = 0;  // 0 SiLU, 1 GELU (tanh form)
+layout(constant_id = 8) const uint kBlocksInFlight = 1;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1

@@ -17,6 +17,7 @@ layout(constant_id = 1) const uint kRowsPerGroup = 32;
 layout(constant_id = 2) const uint kRowsPerPass = 1;
 layout(constant_id = 3) const uint kBlocks = 18;  // n_embd / 32
 layout(constant_id = 4) const uint kType = 8;
+layout(constant_id = 5) const uint kBlocksInFlight = 1;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1

@@ -20,6 +20,7 @@ layout(constant_id = 3) const uint kBlocks = 18;      // n_in / 32
 layout(constant_id = 4) const uint kOutBlocks = 18;   // n_embd / 32
 layout(constant_id = 5) const uint kType = 3;
 layout(constant_id = 6) const uint kPostNorm = 0;
+layout(constant_id = 7) const uint kBlocksInFlight = 1;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
@@ -42,25 +43,35 @@ layout(set = 0, binding = 8, scalar) coherent buffer Counters { uint counters[];
 
 const uint kOutRows = kOutBlocks * 32;
 shared float out_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
+shared float normed_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
 shared uint arrived;
 
-uint first_out;  // row of x that out_values[0] stands for
-
 uint stored_row(uint r) { return gl_WorkGroupID.x * kRowsPerGroup + r; }
-float act_value(uint e) { return out_values[e] * next_norm[first_out + e]; }
+float act_value(uint e) { return normed_values[e]; }
 float act_square(uint e) { return out_values[e] * out_values[e]; }
 
 void main() {
     if (state.stopped != 0) return;
     const uint n_rows = min(kRowsPerGroup, push.w.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
+    const uint first_out = push.first_row + gl_WorkGroupID.x * kRowsPerGroup;
+    // What the epilogue needs is on its way while the rows are read.
+    float residual = 0.0, weight = 0.0;
+    if (gl_LocalInvocationIndex < n_rows) {
+        residual = x[first_out + gl_LocalInvocationIndex];
+        weight = next_norm[first_out + gl_LocalInvocationIndex];
+    }
     matvec_rows(kType, push.w, kBlocks, n_rows, 0);
     barrier();
-    first_out = push.first_row + gl_WorkGroupID.x * kRowsPerGroup;
     if (kPostNorm == 0) {
         for (uint r = gl_LocalInvocationIndex; r < n_rows; r += gl_WorkGroupSize.x) {
-            const float y = x[first_out + r] + row_values[r];
+            if (r != gl_LocalInvocationIndex) {
+                residual = x[first_out + r];
+                weight = next_norm[first_out + r];
+            }
+            const float y = residual + row_values[r];
             x[first_out + r] = y;
             out_values[r] = y;
+            normed_values[r] = y * weight;
         }
         barrier();
         store_act(kOutBlocks, first_out / 32, n_rows / 32);
@@ -86,8 +97,8 @@ void main() {
         const float y = x[r] + raw_product[r] * inverse_rms * post_norm[r];
         x[r] = y;
         out_values[r] = y;
+        normed_values[r] = y * next_norm[r];
     }
     barrier();
-    first_out = 0;
     store_act(kOutBlocks, 0, kOutBlocks);
 }

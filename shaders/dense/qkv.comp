@@ -30,6 +30,7 @@ layout(constant_id = 12) const uint kTypeK = 3;
 layout(constant_id = 13) const uint kTypeV = 3;
 layout(constant_id = 14) const uint kBlockSize = 64;
 layout(constant_id = 15) const uint kSummaryUnit = 0;  // tokens of a block summary; 0 = none are kept
+layout(constant_id = 16) const uint kBlocksInFlight = 1;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
