@@ -21,7 +21,7 @@ void register_attend_sparse() {
                     vk::run_once(b.device(), [&](vk::Recorder& r) { r.fill(*pool, 0x20102010); });
                 const std::uint32_t splits = AttendDense::default_splits(b.device(), s.n_kv_heads, n, 64);
                 const vk::Buffer st = b.state(n - 1), query = b.buffer(s.q_dim() * 4), out = b.buffer(s.q_dim() * 4);
-                const vk::Buffer partials = b.buffer(std::uint64_t{splits} * s.n_heads * (s.head_dim + 2) * 4);
+                const vk::Buffer partials = b.buffer(attend_partial_bytes(s.n_heads, s.n_kv_heads, s.head_dim, splits));
                 const vk::Buffer counters = b.zeros(256), act = b.buffer(activation_bytes(s.q_dim()));
                 AttendSparse::Config c;
                 c.n_heads = s.n_heads;

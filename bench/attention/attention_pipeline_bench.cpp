@@ -35,7 +35,7 @@ struct Layer {
           state(Bench::get().state(n - 1)),
           attended(Bench::get().buffer(kHeads * kHeadDim * 4)),
           act(Bench::get().buffer(activation_bytes(kHeads * kHeadDim))),
-          partials(Bench::get().buffer(std::uint64_t{n_splits} * kHeads * (kHeadDim + 2) * 4)),
+          partials(Bench::get().buffer(attend_partial_bytes(kHeads, kKvHeads, kHeadDim, n_splits))),
           counters(Bench::get().zeros(256)) {
         vk::Device& device = Bench::get().device();
         std::minstd_rand random(1);

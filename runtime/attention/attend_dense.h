@@ -20,7 +20,7 @@ public:
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
         vk::BufferRange query;     ///< f32 [n_heads, head_dim], scaled
-        vk::BufferRange partials;  ///< f32 [n_kv_heads, n_splits, n_group, head_dim + 2]
+        vk::BufferRange partials;  ///< attend_partial_bytes()
         vk::BufferRange counters;
         vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
         vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]

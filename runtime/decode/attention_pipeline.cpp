@@ -88,7 +88,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
     z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
     z.lists = at_least(list_words * s.n_layers * 4);
-    z.scores = at_least(std::uint64_t{s.n_heads} * z.max_rows * 4);
+    z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
     z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
     z.counters = s.n_kv_heads * 8ull;  // selection, audit
     z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);

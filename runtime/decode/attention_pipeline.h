@@ -25,7 +25,7 @@ struct AttentionShape {
 struct AttentionBuffers {
     vk::BufferRange state;
     vk::BufferRange query;        ///< f32 [n_heads, head_dim], scaled
-    vk::BufferRange partials;     ///< f32 [n_kv_heads, n_splits, n_group, head_dim + 2]
+    vk::BufferRange partials;     ///< attend_partial_bytes()
     vk::BufferRange counters;     ///< one per kv head, zero between steps
     vk::BufferRange attended;     ///< f32 [n_heads, head_dim]
     vk::BufferRange act_attended; ///< quantised [n_heads * head_dim]

@@ -7,6 +7,7 @@
 
 #include "runtime/decode/attention_pipeline.h"
 #include "runtime/prefill/rope_append.h"
+#include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
@@ -58,7 +59,7 @@ struct SparseAttention::Impl {
           state(*device, "state", sizeof(StepState), vk::BufferUse::kShared),
           query(*device, "query", c.n_heads * c.head_dim * 4ull, vk::BufferUse::kShared),
           attended(*device, "attended", c.n_heads * c.head_dim * 4ull, vk::BufferUse::kReadback),
-          partials(*device, "partials", std::uint64_t{n_splits} * c.n_heads * (c.head_dim + 2) * 4, vk::BufferUse::kDevice),
+          partials(*device, "partials", attend_partial_bytes(c.n_heads, c.n_kv_heads, c.head_dim, n_splits), vk::BufferUse::kDevice),
           counters(*device, "counters", c.n_kv_heads * 4ull, vk::BufferUse::kDevice),
           staged(*device, "staged", kAppendTokens * 2ull * c.n_kv_heads * c.head_dim * 4, vk::BufferUse::kShared),
           none(*device, "none", 16, vk::BufferUse::kDevice),

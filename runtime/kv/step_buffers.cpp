@@ -34,7 +34,7 @@ std::vector<Entry> entries(const ModelShape& s, std::uint32_t n_splits) {
         {&B::act_attended, "act_attended", activation_bytes(s.q_dim()), device},
         {&B::act_ff, "act_ff", activation_bytes(s.n_ff), device},
         {&B::raw_product, "raw_product", s.n_embd * 4ull, device},
-        {&B::partials, "partials", std::uint64_t{n_splits} * s.n_heads * (s.head_dim + 2) * 4, device},
+        {&B::partials, "partials", attend_partial_bytes(s.n_heads, s.n_kv_heads, s.head_dim, n_splits), device},
         {&B::counters, "counters", (s.n_kv_heads + 8) * 4ull, device},
         {&B::logits, "logits", s.n_vocab * 4ull, device},
         {&B::maxima, "maxima", (s.n_vocab / 32 + 64) * 4ull, device},

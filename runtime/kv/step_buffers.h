@@ -16,6 +16,14 @@ class Recorder;
 /// Bytes of a quantised activation vector of n values (shaders/common/activations.glsl).
 constexpr std::uint64_t activation_bytes(std::uint64_t n) { return n / 32 * 5 * 16; }
 
+/// Bytes of the partial states of decode attention, [n_kv_heads][n_splits]([n_group][head_dim] outputs, then (m, d) of each head,
+/// padded to 16 bytes). shaders/common/attend.glsl
+constexpr std::uint64_t attend_partial_bytes(std::uint32_t n_heads, std::uint32_t n_kv_heads, std::uint32_t head_dim,
+                                             std::uint32_t n_splits) {
+    const std::uint64_t group = n_heads / n_kv_heads;
+    return std::uint64_t{n_kv_heads} * n_splits * (group * head_dim + (2 * group + 3) / 4 * 4) * 4;
+}
+
 /// What a decode step keeps besides weights and cache: the state, the activations of one token, the logits.
 struct StepBuffers {
     /// @param n_splits most ranges that decode attention cuts the cache into.
@@ -30,7 +38,7 @@ struct StepBuffers {
     vk::Buffer act_attended;   ///< quantised [n_heads * head_dim]
     vk::Buffer act_ff;         ///< quantised [n_ff]
     vk::Buffer raw_product;    ///< f32 [n_embd]
-    vk::Buffer partials;       ///< f32 [n_kv_heads, n_splits, n_group, head_dim + 2]
+    vk::Buffer partials;       ///< attend_partial_bytes()
     vk::Buffer counters;       ///< arrival counters, zero between steps
     vk::Buffer logits;         ///< f32 [n_vocab]
     vk::Buffer maxima;         ///< f32, largest logit of each group of the logits stage

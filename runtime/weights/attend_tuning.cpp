@@ -9,7 +9,7 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
                            std::uint32_t n_splits) {
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const auto shared_bytes = [&](std::uint32_t n_subgroups) {
-        return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 2 + 64);
+        return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 5 + 64);
     };
     AttendTuning t;
     // A software driver runs the subgroups of a group in turn: small groups spread better over few cores.

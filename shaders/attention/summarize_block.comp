@@ -24,11 +24,44 @@ layout(constant_id = 5) const uint kIndexUnit = 64;
 #include "shaders/common/kv_store.glsl"
 #include "shaders/common/summary.glsl"
 
+const uint kBatch = 16;  // keys on their way at once
+
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
 layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { KV_T key_pool[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 layout(set = 0, binding = 6, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
+
+// One channel over the tokens [begin, end) of a superblock. Sums run in the order of the tokens, as they do when a decode step appends
+// them one by one: the same bits, however the prompt was cut.
+void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint end) {
+    const uint super_row = push.super_first + kv_head * push.super_stride + begin / kSuperTokens;
+    Summary super = read_summary(super_row, dim, begin % kSuperTokens == 0);
+    Summary unit;
+    uint unit_row = 0;
+    for (uint base = begin; base < end; base += kBatch) {
+        float keys[kBatch];
+        uint rows[kBatch];
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            const uint position = min(base + k, end - 1);
+            rows[k] = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
+            keys[k] = from_kv(key_pool[rows[k] * kHeadDim + dim]);
+        }
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            const uint position = base + k;
+            if (position >= end) continue;
+            const bool first = position % kSummaryUnit == 0;
+            if (first || position == begin) {
+                unit_row = rows[k] / kSummaryUnit;
+                unit = read_summary(unit_row, dim, first);
+            }
+            add_key(unit, keys[k]);
+            add_key(super, keys[k]);
+            if (position % kSummaryUnit == kSummaryUnit - 1 || position == end - 1) write_summary(unit_row, dim, unit);
+        }
+    }
+    write_summary(super_row, dim, super);
+}
 
 void main() {
     const uint kv_head = gl_WorkGroupID.y;
@@ -37,15 +70,9 @@ void main() {
     const uint super = push.position / kSuperTokens + gl_WorkGroupID.x;
     const uint begin = max(super * kSuperTokens, push.position);
     const uint end = min((super + 1) * kSuperTokens, push.position + push.n_tokens);
-    if (kSummaryUnit != 0) {
-        for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += kGroupSize) {
-            for (uint position = begin; position < end; ++position) {
-                const uint block = physical_block(table, position / kBlockSize);
-                const float y = from_kv(key_pool[(block * kBlockSize + position % kBlockSize) * kHeadDim + dim]);
-                summarize(block, kv_head, position, dim, y, push.super_first, push.super_stride);
-            }
-        }
-    }
+    if (kSummaryUnit != 0)
+        for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += kGroupSize)
+            summarize_channel(table, kv_head, dim, begin, end);
     if (kIndexDim != 0) {
         // Keys: one invocation per token. Sums: one per index dimension, once the keys are there.
         for (uint position = begin + gl_LocalInvocationIndex; position < end; position += kGroupSize) {

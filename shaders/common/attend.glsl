@@ -10,8 +10,9 @@
 layout(set = 0, binding = KEY_BINDING, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
 layout(set = 0, binding = VALUE_BINDING, scalar) restrict readonly buffer ValuePool { uvec4 value_pool[]; };
 layout(set = 0, binding = QUERY_BINDING, scalar) restrict readonly buffer Query { vec4 query[]; };
-// Partial states: [kv head][split][kGroup][kHeadDim o, m, d]
+// Partial states: [kv head][split]([kGroup][kHeadDim] o, then [kGroup] (m, d)), f32
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { float partials[]; };
+layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer PartialQuads { vec4 partial_quads[]; };
 layout(set = 0, binding = COUNTER_BINDING, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { float attended[]; };
 
@@ -19,11 +20,15 @@ const uint kUnits = kHeadDim / 8;                            // 8 dimensions eac
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kQuadsPerLane = 2 * kUnitsPerLane;                // vec4 registers per head
 const uint kStateSize = kHeadDim + 2;
+const uint kSplitSize = kGroup * kHeadDim + (2 * kGroup + 3) / 4 * 4;  // floats of a split's partial states
+const uint kMergeQuads = kGroup * kHeadDim / 4;
+const uint kParts = kGroupSize >= 4 * kMergeQuads ? 4 : (kGroupSize >= 2 * kMergeQuads ? 2 : 1);
 const float kEmpty = -3.0e38;
 
 shared float merge_states[kSubgroups * kGroup * kStateSize];
 shared float merge_weights[kMaxSplits * kGroup];
 shared float merge_output[kGroup * kHeadDim];
+shared float merge_parts[kParts * kGroup * kHeadDim];
 shared uint merge_arrived;
 
 vec4 attend_q[kGroup * kQuadsPerLane];
@@ -189,13 +194,12 @@ void attend_merge_workgroup() {
 // After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output in exactly one workgroup
 // of the n_active ones and returns true there. `lse` of head g is kept in merge_states[g].
 bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
-    const uint states_at = kv_head * kMaxSplits * kGroup * kStateSize;
+    const uint states_at = kv_head * kMaxSplits * kSplitSize;
     if (n_active > 1) {
-        const uint own = states_at + split * kGroup * kStateSize;
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-            partials[own + (i / kHeadDim) * kStateSize + i % kHeadDim] = merge_output[i];
+        const uint own = states_at + split * kSplitSize;
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) partials[own + i] = merge_output[i];
         if (gl_LocalInvocationIndex < kGroup) {
-            const uint at = own + gl_LocalInvocationIndex * kStateSize + kHeadDim;
+            const uint at = own + kGroup * kHeadDim + 2 * gl_LocalInvocationIndex;
             partials[at] = attend_m[0];
             partials[at + 1] = attend_d[0];
         }
@@ -212,11 +216,11 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
             float largest = kEmpty;
             for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize)
-                largest = max(largest, partials[states_at + (s * kGroup + g) * kStateSize + kHeadDim]);
+                largest = max(largest, partials[states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g]);
             largest = subgroupMax(largest);
             float total = 0.0;
             for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize) {
-                const uint at = states_at + (s * kGroup + g) * kStateSize + kHeadDim;
+                const uint at = states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g;
                 const float weight = exp(partials[at] - largest);
                 merge_weights[g * kMaxSplits + s] = weight;
                 total += weight * partials[at + 1];
@@ -228,20 +232,25 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
             }
         }
         barrier();
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
-            const uint g = i / kHeadDim;
-            // Eight loads under way at a time; the sum's order stays that of the splits.
-            float sum = 0.0;
-            for (uint s0 = 0; s0 < n_active; s0 += 8) {
-                float part[8];
-                [[unroll]] for (uint k = 0; k < 8; ++k) {
-                    const uint s = min(s0 + k, n_active - 1);
-                    part[k] = partials[states_at + (s * kGroup + g) * kStateSize + i % kHeadDim];
-                }
+        // Invocations that would idle take every kParts-th split; each holds eight loads under way.
+        for (uint item = gl_LocalInvocationIndex; item < kMergeQuads * kParts; item += kGroupSize) {
+            const uint i = item % kMergeQuads;
+            const uint g = i / (kHeadDim / 4);
+            vec4 sum = vec4(0.0);
+            for (uint s0 = item / kMergeQuads; s0 < n_active; s0 += 8 * kParts) {
+                vec4 part[8];
                 [[unroll]] for (uint k = 0; k < 8; ++k)
-                    if (s0 + k < n_active) sum += merge_weights[g * kMaxSplits + s0 + k] * part[k];
+                    part[k] = partial_quads[(states_at + min(s0 + k * kParts, n_active - 1) * kSplitSize) / 4 + i];
+                [[unroll]] for (uint k = 0; k < 8; ++k)
+                    if (s0 + k * kParts < n_active) sum += merge_weights[g * kMaxSplits + s0 + k * kParts] * part[k];
             }
-            merge_output[i] = sum * merge_states[kGroup + g];
+            [[unroll]] for (uint e = 0; e < 4; ++e) merge_parts[(item / kMergeQuads * kMergeQuads + i) * 4 + e] = sum[e];
+        }
+        barrier();
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
+            float sum = 0.0;
+            [[unroll]] for (uint part = 0; part < kParts; ++part) sum += merge_parts[part * kGroup * kHeadDim + i];
+            merge_output[i] = sum * merge_states[kGroup + i / kHeadDim];
         }
         barrier();
         return true;

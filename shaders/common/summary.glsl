@@ -12,14 +12,29 @@ layout(set = 0, binding = SUMMARY_BINDING + 2, scalar) restrict buffer SummarySu
 
 const uint kSuperTokens = 1024;  // of a superblock: 16 blocks of 64
 
+struct Summary {
+    float low, high, sum;
+};
+
+// One channel of a row; `empty`: what a row is before its first token.
+Summary read_summary(uint row, uint dim, bool empty) {
+    if (empty) return Summary(3.0e38, -3.0e38, 0.0);
+    const uint at = row * kHeadDim + dim;
+    return Summary(from_kv(summary_min[at]), from_kv(summary_max[at]), summary_sum[at]);
+}
+void add_key(inout Summary s, float key) { s = Summary(min(s.low, key), max(s.high, key), s.sum + key); }
+void write_summary(uint row, uint dim, Summary s) {
+    const uint at = row * kHeadDim + dim;
+    summary_min[at] = to_kv(s.low);
+    summary_max[at] = to_kv(s.high);
+    summary_sum[at] = s.sum;
+}
+
 // Adds one channel of the key at `position` to the summary at `row`; the first token of `unit` starts it.
 void summarize_row(uint row, uint unit, uint position, uint dim, float y) {
-    const uint at = row * kHeadDim + dim;
-    const float rounded = round_kv(y);
-    const bool first = position % unit == 0;
-    summary_min[at] = to_kv(first ? rounded : min(from_kv(summary_min[at]), rounded));
-    summary_max[at] = to_kv(first ? rounded : max(from_kv(summary_max[at]), rounded));
-    summary_sum[at] = (first ? 0.0 : summary_sum[at]) + rounded;
+    Summary s = read_summary(row, dim, position % unit == 0);
+    add_key(s, round_kv(y));
+    write_summary(row, dim, s);
 }
 
 void summarize(uint physical, uint kv_head, uint position, uint dim, float y, uint super_first, uint super_stride) {

@@ -18,6 +18,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint kSubgroups = 8;
 layout(constant_id = 2) const uint kGroups = 64;  // at most 64
+layout(constant_id = 0) const uint kSize = 64;    // invocations
 
 #define STATE_BINDING 0
 #define STATE_WRITE
@@ -45,10 +46,8 @@ shared float shared_least;
 shared uint first_of[kGroups + 1];
 shared uint arrived;
 shared uint penalised[WINNOW_MAX_RECENT];
-
-// Few candidates: each subgroup works alone and redundantly, so that no barrier is needed (none may leave early: llvmpipe walks
-// through barriers that a branch skips).
-bool alone;
+shared float few_logits[kSize];
+shared float few_weights[kSize];
 
 // llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With every filter off there are 32 passes over
 // the whole vocabulary, so what runs often is unrolled, in batches.
@@ -56,7 +55,6 @@ const uint kBatch = 8;
 
 float sum_all(float x) {
     x = subgroupAdd(x);
-    if (alone) return x;
     barrier();
     if (subgroupElect()) subgroup_floats[gl_SubgroupID] = x;
     barrier();
@@ -66,7 +64,6 @@ float sum_all(float x) {
 }
 uint count_all(uint x) {
     x = subgroupAdd(x);
-    if (alone) return x;
     barrier();
     if (subgroupElect()) subgroup_counts[gl_SubgroupID] = x;
     barrier();
@@ -76,7 +73,6 @@ uint count_all(uint x) {
 }
 float max_all(float x) {
     x = subgroupMax(x);
-    if (alone) return x;
     barrier();
     if (subgroupElect()) subgroup_floats[gl_SubgroupID] = x;
     barrier();
@@ -186,25 +182,18 @@ void compact_range(uint n_penalised) {
     if (gl_LocalInvocationIndex == 0) counts[gl_WorkGroupID.x] = kept;
 }
 
-// Each walker takes a contiguous part of the candidates, so that a cumulative sum over walkers runs in token order. A part of at most
-// kBatch stays in registers, with the weights.
+// Each invocation takes a contiguous part of the candidates, so that a cumulative sum runs in token order.
 uint part_begin, part_end;
 uint batch_id[kBatch];
 float batch_logit[kBatch];
-float batch_weight[kBatch];
-bool held;
 
-void load_batch(uint first, float largest) {
+void load_batch(uint first) {
     [[unroll]] for (uint k = 0; k < kBatch; ++k) {
         uvec2 c = uvec2(0, floatBitsToUint(kNone));
         if (first + k < part_end) c = candidate(first + k);
         batch_id[k] = c.x;
         batch_logit[k] = uintBitsToFloat(c.y);
-        batch_weight[k] = exp(batch_logit[k] - largest);
     }
-}
-void next_batch(uint first, float largest) {
-    if (!held) load_batch(first, largest);
 }
 
 // Largest key t such that at least `wanted` candidates have keys >= t.
@@ -214,7 +203,7 @@ uint key_with_count(uint wanted) {
         const uint trial = key | (1u << bit);
         uint count = 0;
         for (uint first = part_begin; first < part_end; first += kBatch) {
-            next_batch(first, 0.0);
+            load_batch(first);
             [[unroll]] for (uint k = 0; k < kBatch; ++k)
                 if (first + k < part_end && float_key(batch_logit[k]) >= trial) ++count;
         }
@@ -227,9 +216,9 @@ uint key_with_count(uint wanted) {
 float part_mass(uint least, float largest) {
     float mass = 0.0;
     for (uint first = part_begin; first < part_end; first += kBatch) {
-        next_batch(first, largest);
+        load_batch(first);
         [[unroll]] for (uint k = 0; k < kBatch; ++k)
-            if (first + k < part_end && float_key(batch_logit[k]) >= least) mass += batch_weight[k];
+            if (first + k < part_end && float_key(batch_logit[k]) >= least) mass += exp(batch_logit[k] - largest);
     }
     return mass;
 }
@@ -246,7 +235,6 @@ uint key_with_mass(float largest, float wanted) {
 
 void main() {
     if (state.stopped != 0) return;
-    alone = false;
     const uint n_penalised =
         state.repeat_penalty == 1.0 ? 0 : min(min(state.repeat_last_n, state.n_recent), WINNOW_MAX_RECENT);
     for (uint i = gl_LocalInvocationIndex; i < n_penalised; i += gl_WorkGroupSize.x)
@@ -276,56 +264,72 @@ void main() {
     }
     barrier();
     const uint n = first_of[kGroups];
-    alone = n <= kBatch * gl_SubgroupSize;
-
-    const uint walker = alone ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
-    const uint n_walkers = alone ? gl_SubgroupSize : gl_WorkGroupSize.x;
-    const uint part = (n + n_walkers - 1) / n_walkers;
+    const uint walker = gl_LocalInvocationIndex;
+    const bool few = n <= kSize;
+    const uint part = few ? 1 : (n + kSize - 1) / kSize;
     part_begin = min(walker * part, n);
     part_end = min(part_begin + part, n);
-    held = part <= kBatch;
-    if (held) load_batch(part_begin, 0.0);
-
     float largest = kNone;
     for (uint first = part_begin; first < part_end; first += kBatch) {
-        next_batch(first, 0.0);
+        load_batch(first);
         [[unroll]] for (uint k = 0; k < kBatch; ++k) largest = max(largest, batch_logit[k]);
     }
     largest = max_all(largest);
-    if (held)
-        [[unroll]] for (uint k = 0; k < kBatch; ++k) batch_weight[k] = exp(batch_logit[k] - largest);
 
     uint least = 0;
     const bool greedy = !(state.temperature > 0.0);
-    if (greedy) {
-        least = float_key(largest);
+    const bool by_count = !greedy && state.top_k > 0 && state.top_k < n;
+    const bool by_mass = !greedy && state.top_p < 1.0;
+    if (few) {
+        // One candidate each, held in batch[0]: how many lie above it, and what they weigh, decides for itself.
+        const bool own_one = part_begin < part_end;
+        if (own_one) {
+            few_logits[walker] = batch_logit[0];
+            few_weights[walker] = exp(batch_logit[0] - largest);
+        }
+        barrier();
+        uint n_above = 0;
+        float mass_above = 0.0;
+        if (by_count || by_mass) {
+            for (uint first = 0; first < n; first += kBatch)
+                [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+                    const uint i = min(first + k, n - 1);
+                    if (first + k < n && few_logits[i] > batch_logit[0]) {
+                        ++n_above;
+                        mass_above += few_weights[i];
+                    }
+                }
+        }
+        bool keep = own_one && (!by_count || n_above < state.top_k);
+        const float mass = by_mass ? sum_all(keep ? few_weights[walker] : 0.0) : 0.0;
+        if (by_mass) keep = keep && mass_above < state.top_p * mass;
+        if (!keep) batch_logit[0] = kNone;
+        least = float_key(kNone) + 1;
     } else {
-        if (state.top_k > 0 && state.top_k < n) least = key_with_count(state.top_k);
-        if (state.top_p < 1.0)
-            least = max(least, key_with_mass(largest, state.top_p * sum_all(part_mass(least, largest))));
-        if (state.min_p > 0.0) least = max(least, float_key(largest + log(state.min_p)));
-        least = min(least, float_key(largest));
+        if (by_count) least = key_with_count(state.top_k);
+        if (by_mass) least = max(least, key_with_mass(largest, state.top_p * sum_all(part_mass(least, largest))));
     }
+    if (greedy) least = float_key(largest);
+    else if (state.min_p > 0.0) least = max(least, float_key(largest + log(state.min_p)));
+    least = min(least, float_key(largest));
 
     const float inverse_temperature = greedy ? 1.0 : 1.0 / state.temperature;
     float own = 0.0;
     for (uint first = part_begin; first < part_end; first += kBatch) {
-        next_batch(first, largest);
+        if (!few) load_batch(first);
         [[unroll]] for (uint k = 0; k < kBatch; ++k)
             if (first + k < part_end && float_key(batch_logit[k]) >= least)
                 own += exp((batch_logit[k] - largest) * inverse_temperature);
     }
     float before = subgroupExclusiveAdd(own);
     float total = subgroupAdd(own);
-    if (!alone) {
-        barrier();
-        if (subgroupElect()) subgroup_floats[gl_SubgroupID] = total;
-        barrier();
-        total = 0.0;
-        for (uint s = 0; s < kSubgroups; ++s) {
-            if (s < gl_SubgroupID) before += subgroup_floats[s];
-            total += subgroup_floats[s];
-        }
+    barrier();
+    if (subgroupElect()) subgroup_floats[gl_SubgroupID] = total;
+    barrier();
+    total = 0.0;
+    for (uint s = 0; s < kSubgroups; ++s) {
+        if (s < gl_SubgroupID) before += subgroup_floats[s];
+        total += subgroup_floats[s];
     }
     // Greedy keeps the tokens that tie for the largest logit; the draw 0 takes the lowest id.
     const float draw = greedy ? 0.0
@@ -334,20 +338,18 @@ void main() {
     const bool holds = own > 0.0 && before <= draw;
     uint last = holds ? walker : 0;
     last = subgroupMax(last);
-    if (!alone) {
-        barrier();
-        if (subgroupElect()) subgroup_counts[gl_SubgroupID] = last;
-        barrier();
-        last = 0;
-        for (uint s = 0; s < kSubgroups; ++s) last = max(last, subgroup_counts[s]);
-    }
-    if (walker != last || (alone && gl_SubgroupID != 0)) return;
+    barrier();
+    if (subgroupElect()) subgroup_counts[gl_SubgroupID] = last;
+    barrier();
+    last = 0;
+    for (uint s = 0; s < kSubgroups; ++s) last = max(last, subgroup_counts[s]);
+    if (walker != last) return;
 
     float sum = before;
     uint token = 0;
     bool found = false;
     for (uint first = part_begin; first < part_end && !found; first += kBatch) {
-        next_batch(first, largest);
+        if (!few) load_batch(first);
         [[unroll]] for (uint k = 0; k < kBatch; ++k) {
             if (first + k >= part_end || float_key(batch_logit[k]) < least || found) continue;
             if (sum > draw) {

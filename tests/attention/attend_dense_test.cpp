@@ -150,7 +150,7 @@ protected:
         const vk::Buffer keys = make_pool(s.kv_type, in.keys);
         const vk::Buffer values = make_pool(s.kv_type, in.values);
         const vk::Buffer query = make_buffer(in.query);
-        const vk::Buffer partials = make_poisoned<float>(s.n_heads() * s.n_splits * (s.head_dim + 2));
+        const vk::Buffer partials = make_poisoned<float>(attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, s.n_splits) / 4);
         const vk::Buffer counters = make_buffer(std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 2));
         const GuardedBuffer attended(device(), "attended", n_out * sizeof(float));
         const GuardedBuffer act(device(), "act", (n_out / 32 + 1) * 80);

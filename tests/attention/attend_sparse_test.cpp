@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/attend_sparse.h"
+#include "runtime/kv/step_buffers.h"
 
 #include <fmt/format.h>
 
@@ -79,7 +80,7 @@ struct Rig {
                          query = buffer(cache.query), list_buffer = buffer(list_words), control_buffer = buffer(controls),
                          map_buffer = buffer(head_map);
         const GuardedBuffer counters(device, "counters", std::as_bytes(std::span(zeros)));
-        const GuardedBuffer partials(device, "partials", std::size_t{s.n_heads()} * c.n_splits * (s.head_dim + 2) * 4);
+        const GuardedBuffer partials(device, "partials", attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, c.n_splits));
         const GuardedBuffer attended(device, "attended", cache.query.size() * 4), lse(device, "lse", s.n_heads() * 4);
         const GuardedBuffer act(device, "act", (cache.query.size() / 32 + 1) * 80);
         const GuardedBuffer counts(device, "counts", (kFirstCount + s.n_kv_heads) * 4);

@@ -52,7 +52,7 @@ TEST_F(StepBuffersTest, HoldWhatTheirCommentsSay) {
     EXPECT_EQ(b.act_embd.bytes(), 3u * 80);
     EXPECT_EQ(b.act_attended.bytes(), 9u * 80);
     EXPECT_EQ(b.act_ff.bytes(), 11u * 80);
-    EXPECT_EQ(b.partials.bytes(), 3u * kSplits * 4 * 26 * 4);  // kv heads, splits, group, head_dim + 2
+    EXPECT_EQ(b.partials.bytes(), 3u * kSplits * (4 * 24 + 8) * 4);  // kv heads, splits, outputs and (m, d) of 4 heads
     EXPECT_EQ(b.logits.bytes(), 1009u * 4);
     EXPECT_EQ(b.ring.bytes(), 4u + 4 * WINNOW_TOKEN_RING);
     EXPECT_GE(b.counters.bytes(), (3u + 1) * 4);  // one per kv head, one for the norms
@@ -96,8 +96,8 @@ TEST_F(StepBuffersTest, TakeWhatWasPlannedToTheByte) {
 TEST_F(StepBuffersTest, OnlySplitsScalePartials) {
     const ModelShape s = odd_shape();
     const auto bytes = [&](std::uint32_t n) { return StepBuffers::bytes_needed(s, n); };
-    EXPECT_EQ(bytes(8) - bytes(7), 12u * 26 * 4);
-    EXPECT_EQ(bytes(1u << 24) - bytes(0), (std::uint64_t{1} << 24) * 12 * 26 * 4);  // beyond 32 bits
+    EXPECT_EQ(bytes(8) - bytes(7), 3u * (4 * 24 + 8) * 4);
+    EXPECT_EQ(bytes(1u << 24) - bytes(0), (std::uint64_t{1} << 24) * 3 * (4 * 24 + 8) * 4);  // beyond 32 bits
 }
 
 TEST_F(StepBuffersTest, TheLargestVocabularyDoesNotOverflow) {
