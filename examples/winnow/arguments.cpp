@@ -152,6 +152,7 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
                          options.has_command ? " " : ""));
     }
     check_together(options);
+    if (options.cache_type_v.empty()) parsed.options.cache_type_v = options.cache_type_k;
     return parsed;
 }
 
@@ -159,11 +160,14 @@ KvType kv_type(const Options& options) {
     const auto parse = [](const std::string& name, const char* flag) {
         if (name == "f16") return KvType::kF16;
         if (name == "f32") return KvType::kF32;
-        fail(fmt::format("{} {}: winnow does not store keys and values as that yet; use f16 or f32",
+        if (name == "q8_0") return KvType::kQ8_0;
+        if (name == "q4_0") return KvType::kQ4_0;
+        fail(fmt::format("{} {}: winnow does not store keys and values as that; use f16, f32, q8_0 "
+                         "or q4_0",
                          flag, name));
     };
     const KvType k = parse(options.cache_type_k, "-ctk");
-    const KvType v = parse(options.cache_type_v, "-ctv");
+    const KvType v = options.cache_type_v.empty() ? k : parse(options.cache_type_v, "-ctv");
     if (k != v) {
         fail(fmt::format(
             "-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",

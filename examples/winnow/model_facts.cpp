@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/kv/kv_layout.h"
+
 namespace winnow::program {
 namespace {
 
@@ -65,7 +67,7 @@ ModelFacts model_facts(const GgufFile& file) {
 
 std::uint64_t kv_step_bytes(const ModelShape& shape, KvType type, std::uint64_t n_tokens) {
     const std::uint64_t row_bytes =
-        std::uint64_t{2} * shape.kv_dim() * (type == KvType::kF16 ? 2 : 4);
+        std::uint64_t{2} * shape.n_kv_heads * kv_row_bytes(type, shape.head_dim);
     std::uint64_t bytes = 0;
     for (const LayerShape& layer : shape.layers) {
         bytes += row_bytes *

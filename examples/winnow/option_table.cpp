@@ -139,7 +139,7 @@ void add_session(Table& table, Options& o, bool with_context) {
                "accepted; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
     table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE",
-                "storage of keys: f16 (default), f32");
+                "storage of keys: f16 (default), f32, q8_0, q4_0");
     table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values: as -ctk");
 }
 

@@ -64,7 +64,7 @@ struct Options {
     std::string gpu_layers = "all";
     std::string flash_attention = "auto";
     std::string cache_type_k = "f16";
-    std::string cache_type_v = "f16";
+    std::string cache_type_v;  ///< empty = as keys
     int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
 
     std::int64_t n_predict = -1;  ///< negative = until the model ends or the context is full

@@ -21,8 +21,9 @@ enum class WeightType : std::uint32_t {
     kBF16 = 30,
 };
 
-/// Storage type of keys and values in the cache.
-enum class KvType : std::uint32_t { kF32 = 0, kF16 = 1 };
+/// Storage type of keys and values in the cache; the quantised ones have one f16 scale for 32 dimensions of a token. Values are the
+/// shaders' and GGUF's.
+enum class KvType : std::uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ8_0 = 8 };
 
 /// Which dimensions RoPE rotates together: (i, i+1) or (i, i + n_rot/2).
 enum class RopePairing : std::uint32_t { kNorm = 0, kNeox = 1 };

@@ -30,7 +30,7 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
                                              c.quantize ? 1u : 0u,
                                              1};
     const vk::ShaderVariant& shader =
-        vk::find_shader(c.kv_type == KvType::kF16 ? "attend_dense_f16" : "attend_dense_f32");
+        vk::find_shader(kv_shader("attend_dense", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(AttendPush), spec, subgroup);
 }
 
@@ -50,7 +50,7 @@ std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_
 }
 
 std::uint64_t AttendDense::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_kv_heads * c.head_dim * 2 * kv_element_bytes(c.kv_type) +
+    return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) +
            8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 

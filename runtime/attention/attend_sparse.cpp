@@ -26,7 +26,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
                                              64};
     const vk::ShaderVariant& shader =
-        vk::find_shader(c.kv_type == KvType::kF16 ? "attend_sparse_f16" : "attend_sparse_f32");
+        vk::find_shader(kv_shader("attend_sparse", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 
@@ -38,7 +38,7 @@ void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const Attend
 }
 
 std::uint64_t AttendSparse::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_kv_heads * (c.head_dim * 2ull * kv_element_bytes(c.kv_type) + 4) +
+    return n_tokens * c.n_kv_heads * (2 * kv_row_bytes(c.kv_type, c.head_dim) + 4) +
            8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 

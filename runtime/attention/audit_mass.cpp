@@ -15,7 +15,7 @@ AuditMass::AuditMass(vk::Device& device, const Config& config) : config_(config)
     const std::array<std::uint32_t, 6> spec{group_size, c.head_dim, c.n_heads / c.n_kv_heads, group_size / subgroup,
                                             c.n_splits, c.block_size};
     const vk::ShaderVariant& shader =
-        vk::find_shader(c.kv_type == KvType::kF16 ? "audit_mass_f16" : "audit_mass_f32");
+        vk::find_shader(kv_shader("audit_mass", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(AuditPush), spec, subgroup);
 }
 
@@ -25,7 +25,7 @@ void AuditMass::record(vk::Recorder& recorder, const Buffers& b, const AuditPush
 }
 
 std::uint64_t AuditMass::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_kv_heads * c.head_dim * kv_element_bytes(c.kv_type) + c.n_heads * c.head_dim * 4ull;
+    return n_tokens * c.n_kv_heads * kv_row_bytes(c.kv_type, c.head_dim) + c.n_heads * c.head_dim * 4ull;
 }
 
 }  // namespace winnow

@@ -51,7 +51,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              c.append_only ? 1u : 0u,
                                              c.index_unit};
     const vk::ShaderVariant& shader =
-        vk::find_shader(c.kv_type == KvType::kF16 ? "indexer_score_f16" : "indexer_score_f32");
+        vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);
 }
 
@@ -70,8 +70,8 @@ std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {
     const std::uint64_t rows = n_tokens / c.level.unit * c.n_kv_heads;
-    std::uint64_t row_bytes = std::uint64_t{c.head_dim} * kv_element_bytes(c.kv_type);
-    if (c.level.scorer == Scorer::kBox) row_bytes *= 2;
+    std::uint64_t row_bytes = kv_row_bytes(c.kv_type, c.head_dim);
+    if (c.level.scorer == Scorer::kBox) row_bytes = 2ull * c.head_dim * summary_element_bytes(c.kv_type);
     if (c.level.scorer == Scorer::kMean) row_bytes = c.head_dim * 4ull;
     if (c.level.scorer == Scorer::kLowdim) row_bytes = c.index_dim * 2ull;
     if (c.level.scorer == Scorer::kLowdimMean) row_bytes = c.index_dim * 4ull;

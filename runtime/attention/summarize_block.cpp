@@ -16,7 +16,7 @@ SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : confi
     const std::array<std::uint32_t, 6> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
                                             c.index_dim, c.index_unit};
     const vk::ShaderVariant& shader =
-        vk::find_shader(c.kv_type == KvType::kF16 ? "summarize_block_f16" : "summarize_block_f32");
+        vk::find_shader(kv_shader("summarize_block", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(SummarizePush), spec);
 }
 
@@ -30,9 +30,9 @@ void SummarizeBlock::record(vk::Recorder& recorder, const Buffers& b, const Summ
 }
 
 std::uint64_t SummarizeBlock::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    const std::uint64_t key_bytes = std::uint64_t{c.head_dim} * kv_element_bytes(c.kv_type);
-    std::uint64_t bytes = n_tokens * (key_bytes + c.index_dim * 2ull);
-    if (c.summary_unit != 0) bytes += n_tokens / c.summary_unit * (2 * key_bytes + c.head_dim * 4ull);
+    std::uint64_t bytes = n_tokens * (kv_row_bytes(c.kv_type, c.head_dim) + c.index_dim * 2ull);
+    if (c.summary_unit != 0)
+        bytes += n_tokens / c.summary_unit * c.head_dim * (2ull * summary_element_bytes(c.kv_type) + 4);
     return bytes * c.n_kv_heads;
 }
 

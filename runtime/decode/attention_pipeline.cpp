@@ -51,7 +51,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     Sizes z;
     z.summary_unit = summary_unit_of(policy);
     z.super_stride = (kv.capacity + kSuperTokens - 1) / kSuperTokens;
-    z.summary_element = std::uint64_t{s.head_dim} * kv_element_bytes(kv.type);
+    z.summary_element = std::uint64_t{s.head_dim} * summary_element_bytes(kv.type);
     z.summary_sum = s.head_dim * 4ull;
     for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
         const LayerKind kind = policy.layers[layer].kind;
@@ -428,7 +428,7 @@ HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv
 
 std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse) const {
     const KvConfig& kv = cache_.layout().config();
-    const std::uint64_t row = 2ull * shape_.head_dim * kv_element_bytes(kv.type);
+    const std::uint64_t row = 2 * kv_row_bytes(kv.type, shape_.head_dim);
     std::uint64_t sum = 0;
     for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
         const LayerKind kind = policy_.layers[layer].kind;

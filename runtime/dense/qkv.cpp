@@ -20,7 +20,9 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
     // A group stays inside one head, and holds all of it when the head is normed.
     std::uint32_t rows = c.qk_norm ? c.head_dim : std::min(tuning.rows_per_group, c.head_dim);
     while (c.head_dim % rows != 0) rows -= 2;
-    n_groups_ = n_rows / rows;
+    // A quantised row of the cache is written by the group that has all of it.
+    const bool quantized = c.kv_type == KvType::kQ8_0 || c.kv_type == KvType::kQ4_0;
+    n_groups_ = c.n_heads * c.head_dim / rows + 2 * c.n_kv_heads * c.head_dim / (quantized ? c.head_dim : rows);
     const std::array<std::uint32_t, 17> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads,
@@ -38,7 +40,7 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              c.block_size,
                                              c.summary_unit,
                                              tuning.blocks_in_flight};
-    const vk::ShaderVariant& shader = vk::find_shader(c.kv_type == KvType::kF16 ? "qkv_f16" : "qkv_f32");
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("qkv", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }
 
@@ -56,7 +58,7 @@ std::uint64_t Qkv::bytes_moved(const Config& c) {
     const std::uint64_t kv = std::uint64_t{c.n_kv_heads} * c.head_dim;
     return q * repacked_row_bytes(c.type_q, c.n_embd) + kv * repacked_row_bytes(c.type_k, c.n_embd) +
            kv * repacked_row_bytes(c.type_v, c.n_embd) + activation_bytes(c.n_embd) + q * 4 +
-           2 * kv * kv_element_bytes(c.kv_type);
+           2 * c.n_kv_heads * kv_row_bytes(c.kv_type, c.head_dim);
 }
 
 }  // namespace winnow

@@ -9,7 +9,26 @@
 
 namespace winnow {
 
-std::uint32_t kv_element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
+std::uint64_t kv_row_bytes(KvType type, std::uint32_t head_dim) {
+    const std::uint64_t scales = (head_dim + 31) / 32 * 2;
+    switch (type) {
+        case KvType::kF32: return head_dim * 4ull;
+        case KvType::kF16: return head_dim * 2ull;
+        case KvType::kQ8_0: return head_dim + scales;
+        case KvType::kQ4_0: return head_dim / 2 + scales;
+    }
+    return 0;
+}
+
+std::uint32_t summary_element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
+
+std::string kv_shader(std::string_view stage, KvType type) {
+    const char* suffix = "_f32";
+    if (type == KvType::kF16) suffix = "_f16";
+    if (type == KvType::kQ8_0) suffix = "_q8_0";
+    if (type == KvType::kQ4_0) suffix = "_q4_0";
+    return std::string(stage) + suffix;
+}
 
 KvLayout::KvLayout(KvConfig config) : config_(std::move(config)) {
     const auto blocks_of = [&](std::uint64_t tokens) {
@@ -46,7 +65,7 @@ KvLayout::KvLayout(KvConfig config) : config_(std::move(config)) {
 }
 
 std::uint64_t KvLayout::block_bytes() const {
-    return std::uint64_t{config_.block_size} * config_.head_dim * kv_element_bytes(config_.type);
+    return config_.block_size * kv_row_bytes(config_.type, config_.head_dim);
 }
 
 std::uint64_t KvLayout::pool_bytes(std::uint32_t layer) const { return layer_blocks_[layer] * block_bytes(); }

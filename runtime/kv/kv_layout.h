@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "winnow/types.h"
@@ -70,7 +72,11 @@ private:
 /// Roles that a model's own sliding windows ask for.
 std::vector<HeadRole> model_roles(const ModelShape& shape);
 
-/// Bytes of one element of the cache.
-std::uint32_t kv_element_bytes(KvType type);
+/// Bytes of a token's key or value in one head, scales included.
+std::uint64_t kv_row_bytes(KvType type, std::uint32_t head_dim);
+/// Bytes of a minimum or maximum in the summaries beside such a cache.
+std::uint32_t summary_element_bytes(KvType type);
+/// Name of the variant of `stage` for this type: stage_f16 and so on.
+std::string kv_shader(std::string_view stage, KvType type);
 
 }  // namespace winnow

@@ -20,7 +20,7 @@ constexpr std::uint64_t activation_bytes(std::uint64_t n) { return n / 32 * 5 * 
 /// padded to 16 bytes). shaders/common/attend.glsl
 constexpr std::uint64_t attend_partial_bytes(std::uint32_t n_heads, std::uint32_t n_kv_heads, std::uint32_t head_dim,
                                              std::uint32_t n_splits) {
-    const std::uint64_t group = n_heads / n_kv_heads;
+    const std::uint64_t group = n_kv_heads == 0 ? 0 : n_heads / n_kv_heads;
     return std::uint64_t{n_kv_heads} * n_splits * (group * head_dim + (2 * group + 3) / 4 * 4) * 4;
 }
 

@@ -18,7 +18,7 @@ AttendPrefill::AttendPrefill(vk::Device& device, const Config& config) : config_
     const std::uint32_t keys_per_lane = std::clamp(c.block_size / subgroup, 1u, device.is_cpu() ? 4u : 2u);
     const std::array<std::uint32_t, 8> spec{subgroups_per_group_ * subgroup, subgroup,     c.head_dim, c.n_heads / c.n_kv_heads,
                                             c.n_kv_heads,                    items_,       keys_per_lane, c.block_size};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader(c.kv_type == KvType::kF16 ? "attend_prefill_f16" : "attend_prefill_f32"), 5, sizeof(AttendPrefillPush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("attend_prefill", c.kv_type)), 5, sizeof(AttendPrefillPush), spec, device.limits().subgroup_size);
 }
 
 void AttendPrefill::record(vk::Recorder& recorder, const Buffers& b, const AttendPrefillPush& push) const {
@@ -29,7 +29,7 @@ void AttendPrefill::record(vk::Recorder& recorder, const Buffers& b, const Atten
 }
 
 std::uint64_t AttendPrefill::bytes_moved(const Config& c, std::uint64_t n_tokens, std::uint64_t n_cached) {
-    return (n_cached + n_tokens) * c.n_kv_heads * c.head_dim * 2 * kv_element_bytes(c.kv_type) +
+    return (n_cached + n_tokens) * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) +
            n_tokens * c.n_heads * c.head_dim * 4ull;
 }
 

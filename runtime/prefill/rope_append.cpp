@@ -12,7 +12,7 @@ namespace winnow {
 RopeAppend::RopeAppend(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     tokens_per_group_ = device.is_cpu() ? 1 : 4;
-    const std::array<std::uint32_t, 9> spec{tokens_per_group_ * device.limits().subgroup_size,
+    const std::array<std::uint32_t, 10> spec{tokens_per_group_ * device.limits().subgroup_size,
                                             c.head_dim,
                                             c.n_heads,
                                             c.n_kv_heads,
@@ -20,8 +20,9 @@ RopeAppend::RopeAppend(vk::Device& device, const Config& config) : config_(confi
                                             c.pairing == RopePairing::kNeox ? 1u : 0u,
                                             c.qk_norm ? 1u : 0u,
                                             c.bias ? 1u : 0u,
-                                            c.block_size};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader(c.kv_type == KvType::kF16 ? "rope_append_f16" : "rope_append_f32"), 7, sizeof(RopeAppendPush), spec, device.limits().subgroup_size);
+                                            c.block_size,
+                                            tokens_per_group_};
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("rope_append", c.kv_type)), 7, sizeof(RopeAppendPush), spec, device.limits().subgroup_size);
 }
 
 void RopeAppend::record(vk::Recorder& recorder, const Buffers& b, const RopeAppendPush& push) const {
@@ -31,8 +32,8 @@ void RopeAppend::record(vk::Recorder& recorder, const Buffers& b, const RopeAppe
 }
 
 std::uint64_t RopeAppend::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.head_dim *
-           (c.n_heads * 6ull + 2ull * c.n_kv_heads * (4 + kv_element_bytes(c.kv_type)));
+    return n_tokens * (c.head_dim * (c.n_heads * 6ull + 8ull * c.n_kv_heads) +
+                       2 * c.n_kv_heads * kv_row_bytes(c.kv_type, c.head_dim));
 }
 
 }  // namespace winnow

@@ -29,7 +29,7 @@ layout(constant_id = 5) const uint kBlockSize = 64;
 #include "shaders/common/kv_store.glsl"
 
 layout(push_constant, scalar) uniform Push { AuditPush push; };
-layout(set = 0, binding = 2, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
+KV_POOL(key_pool, 2, restrict readonly)
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Query { vec4 query[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Lse { float lse[]; };
 layout(set = 0, binding = 5, scalar) coherent buffer Partials { vec4 partials[]; };
@@ -94,17 +94,7 @@ void main() {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = lane + u * kLanes;
             vec4 a = vec4(0.0), b = vec4(0.0);
-            if (visible && unit < kUnits) {
-                const uint at = (row * kUnits + unit) * KV_QUADS;
-#ifdef KV_F16
-                const uvec4 w = key_pool[at];
-                a = vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
-                b = vec4(unpackHalf2x16(w.z), unpackHalf2x16(w.w));
-#else
-                a = uintBitsToFloat(key_pool[at]);
-                b = uintBitsToFloat(key_pool[at + 1]);
-#endif
-            }
+            if (visible && unit < kUnits) KV_LOAD(key_pool, row, unit, a, b)
             [[unroll]] for (uint g = 0; g < kGroup; ++g)
                 s[g] += dot(q[(g * kUnitsPerLane + u) * 2], a) + dot(q[(g * kUnitsPerLane + u) * 2 + 1], b);
         }

@@ -54,7 +54,7 @@ layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[
 layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 rows_max[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-layout(set = 0, binding = 6, scalar) readonly buffer KeyPool { uvec4 key_pool[]; };
+KV_POOL(key_pool, 6, readonly)
 layout(set = 0, binding = 7, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
 layout(set = 0, binding = 7, scalar) coherent buffer IndexQuads { uvec4 index_quads[]; };
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
@@ -96,17 +96,8 @@ void unpack_halves(uvec4 w, out vec4 a, out vec4 b) {
     b = vec4(unpackHalf2x16(w.z), unpackHalf2x16(w.w));
 }
 
-void load_key_unit(uint at, out vec4 a, out vec4 b) {
-#ifdef KV_F16
-    unpack_halves(key_pool[at], a, b);
-#else
-    a = uintBitsToFloat(key_pool[2 * at]);
-    b = uintBitsToFloat(key_pool[2 * at + 1]);
-#endif
-}
-
 void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
-#ifdef KV_F16
+#if KV_TYPE != WINNOW_KV_F32
     unpack_halves(which == 0 ? rows[at] : rows_max[at], a, b);
 #else
     a = uintBitsToFloat(which == 0 ? rows[2 * at] : rows_max[2 * at]);
@@ -153,7 +144,7 @@ void append_index_key() {
         float sum = 0.0;
         for (uint unit = 0; unit < kKeyUnits; ++unit) {
             vec4 a, b;
-            load_key_unit(row * kKeyUnits + unit, a, b);
+            KV_LOAD(key_pool, row, unit, a, b)
             for (uint e = 0; e < 4; ++e)
                 sum += maps[map_at + unit * 8 + e] * a[e] + maps[map_at + unit * 8 + 4 + e] * b[e];
         }
@@ -168,14 +159,14 @@ void append_index_key() {
 
 // A row that a slot scores: a token's key or index key, or the summary of a unit of tokens.
 struct Row {
-    uint at;              // first 8-value unit of the row
+    uint row;
     float inverse_count;  // of the tokens in the summary
     bool inside;
 };
 
 Row token_row(uint token, bool inside) {
     const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-    return Row(row * kUnits, 1.0, inside);
+    return Row(row, 1.0, inside);
 }
 
 Row unit_row(uint unit_id, bool inside) {
@@ -183,7 +174,7 @@ Row unit_row(uint unit_id, bool inside) {
     uint row;
     if (kUnit > kBlockSize) row = push.super_first + kv_head * push.super_stride + unit_id;
     else row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) + unit_id % (kBlockSize / kUnit);
-    return Row(row * kUnits, 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit)), inside);
+    return Row(row, 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit)), inside);
 }
 
 // Scores of the query heads against the slot's kInFlight rows at once, so that their loads overlap.
@@ -197,10 +188,10 @@ void score_rows(bool tokens) {
         [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
             a[t] = b[t] = c[t] = d[t] = vec4(0.0);
             if (!slot_rows[t].inside || unit >= kUnits) continue;
-            const uint at = slot_rows[t].at + unit;
+            const uint at = slot_rows[t].row * kUnits + unit;
             if (tokens) {
                 if (kIndexed) unpack_halves(index_quads[at], a[t], b[t]);
-                else load_key_unit(at, a[t], b[t]);
+                else KV_LOAD(key_pool, slot_rows[t].row, unit, a[t], b[t])
             } else if (kScorer == WINNOW_SCORE_BOX) {
                 load_summary_unit(0, at, a[t], b[t]);
                 load_summary_unit(1, at, c[t], d[t]);

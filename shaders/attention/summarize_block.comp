@@ -27,7 +27,7 @@ layout(constant_id = 5) const uint kIndexUnit = 64;
 const uint kBatch = 16;  // keys on their way at once
 
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
-layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { KV_T key_pool[]; };
+KV_POOL(key_pool, 1, restrict readonly)
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 layout(set = 0, binding = 6, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
@@ -45,7 +45,7 @@ void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint
         [[unroll]] for (uint k = 0; k < kBatch; ++k) {
             const uint position = min(base + k, end - 1);
             rows[k] = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-            keys[k] = from_kv(key_pool[rows[k] * kHeadDim + dim]);
+            keys[k] = KV_VALUE(key_pool, rows[k], dim);
         }
         [[unroll]] for (uint k = 0; k < kBatch; ++k) {
             const uint position = base + k;
@@ -80,9 +80,12 @@ void main() {
             for (uint r = 0; r < kIndexDim; ++r) {
                 const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
                 float sum = 0.0;
-                for (uint c = 0; c < kHeadDim; c += 8)
-                    [[unroll]] for (uint e = 0; e < 8; ++e)
-                        sum += maps[map_at + c + e] * from_kv(key_pool[row * kHeadDim + c + e]);
+                for (uint unit = 0; unit < kRowUnits; ++unit) {
+                    vec4 a, b;
+                    KV_LOAD(key_pool, row, unit, a, b)
+                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + e] * a[e];
+                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + 4 + e] * b[e];
+                }
                 index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
             }
         }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode attention over cached tokens, shared by the dense and the sparse stage. kLanes neighbouring lanes take one
-// token (8 dimensions per 16-byte word); every lane group keeps an online softmax state (o, m, d) of its own for
+// token (8 dimensions at a time); every lane group keeps an online softmax state (o, m, d) of its own for
 // the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
 // memory, across workgroups by the last one to arrive (fixed order: same bits each time).
 // The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 
-layout(set = 0, binding = KEY_BINDING, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
-layout(set = 0, binding = VALUE_BINDING, scalar) restrict readonly buffer ValuePool { uvec4 value_pool[]; };
+KV_POOL(key_pool, KEY_BINDING, restrict readonly)
+KV_POOL(value_pool, VALUE_BINDING, restrict readonly)
 layout(set = 0, binding = QUERY_BINDING, scalar) restrict readonly buffer Query { vec4 query[]; };
 // Partial states: [kv head][split]([kGroup][kHeadDim] o, then [kGroup] (m, d)), f32
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { float partials[]; };
@@ -40,20 +40,6 @@ uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
 uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
 const uint kSlots = kGroupSize / kLanes;
 
-// Unit u of a row that starts at word `row` (16-byte words); 8 dimensions.
-void load_unit(uvec4 first, uvec4 second, out vec4 a, out vec4 b) {
-#ifdef KV_F16
-    a = vec4(unpackHalf2x16(first.x), unpackHalf2x16(first.y));
-    b = vec4(unpackHalf2x16(first.z), unpackHalf2x16(first.w));
-#else
-    a = uintBitsToFloat(first);
-    b = uintBitsToFloat(second);
-#endif
-}
-
-// First 16-byte word of the row of `token_row` (physical block * kBlockSize + place in it).
-uint row_quad(uint token_row) { return token_row * kUnits * KV_QUADS; }
-
 void attend_init(uint kv_head) {
     for (uint g = 0; g < kGroup; ++g) {
         attend_m[g] = kEmpty;
@@ -78,12 +64,10 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = attend_lane() + u * kLanes;
-            uvec4 first = uvec4(0), second = uvec4(0);
-            if (visible[t] && unit < kUnits) {
-                first = key_pool[row_quad(rows[t]) + unit * KV_QUADS];
-                if (KV_QUADS == 2) second = key_pool[row_quad(rows[t]) + unit * KV_QUADS + 1];
-            }
-            load_unit(first, second, k[t * kQuadsPerLane + 2 * u], k[t * kQuadsPerLane + 2 * u + 1]);
+            vec4 a = vec4(0.0), b = vec4(0.0);
+            if (visible[t] && unit < kUnits) KV_LOAD(key_pool, rows[t], unit, a, b)
+            k[t * kQuadsPerLane + 2 * u] = a;
+            k[t * kQuadsPerLane + 2 * u + 1] = b;
         }
     }
     float p[kTokensInFlight * kGroup];
@@ -116,13 +100,8 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = attend_lane() + u * kLanes;
-            uvec4 first = uvec4(0), second = uvec4(0);
-            if (visible[t] && unit < kUnits) {
-                first = value_pool[row_quad(rows[t]) + unit * KV_QUADS];
-                if (KV_QUADS == 2) second = value_pool[row_quad(rows[t]) + unit * KV_QUADS + 1];
-            }
-            vec4 a, b;
-            load_unit(first, second, a, b);
+            vec4 a = vec4(0.0), b = vec4(0.0);
+            if (visible[t] && unit < kUnits) KV_LOAD(value_pool, rows[t], unit, a, b)
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 attend_o[g * kQuadsPerLane + 2 * u] += p[t * kGroup + g] * a;
                 attend_o[g * kQuadsPerLane + 2 * u + 1] += p[t * kGroup + g] * b;

@@ -1,26 +1,107 @@
 // SPDX-License-Identifier: Apache-2.0
-// Storage type of keys and values: KV_F16 or f32. Conversions alone need no f16 arithmetic.
+// Storage of keys and values: KV_TYPE is WINNOW_KV_F32, _F16, _Q8_0 or _Q4_0. Conversions alone need no f16 arithmetic.
+// A pool is [n_physical] blocks of kBlockSize rows (a token of a head). Floats: [row][kHeadDim]. Quantised: first the codes of the
+// block's rows, then their scales f16 [row][kScales], one for 32 dimensions (the last one may have fewer):
+//   q8_0  value = scale * code, code a signed byte
+//   q4_0  value = scale * (code - 8); word u of a row: low nibbles of its bytes = dimensions 8u .. 8u+3, high = 8u+4 .. 8u+7
+// The includer defines kHeadDim and kBlockSize, declares pools with KV_POOL and reads rows in units of 8 dimensions with KV_LOAD.
 #ifndef WINNOW_KV_STORE_GLSL
 #define WINNOW_KV_STORE_GLSL
 
-#ifdef KV_F16
-#define KV_T uint16_t
-#define KV_QUADS 1
-uint16_t to_kv(float x) { return uint16_t(packHalf2x16(vec2(x, 0.0))); }
-// A macro: 16-bit types may be loaded and converted here, but not passed to functions.
-#define from_kv(value) unpackHalf2x16(uint(value)).x
-// What a reader of the cache will see of x. NVIDIA's compiler takes unpack(pack(x)) for x, so the half's bits become a float by hand.
-float round_kv(float x) {
+#define WINNOW_KV_F32 0
+#define WINNOW_KV_F16 1
+#define WINNOW_KV_Q4_0 2
+#define WINNOW_KV_Q8_0 8
+#define KV_QUANTIZED (KV_TYPE == WINNOW_KV_Q8_0 || KV_TYPE == WINNOW_KV_Q4_0)
+
+const uint kRowUnits = kHeadDim / 8;
+#if KV_QUANTIZED
+const uint kScales = (kHeadDim + 31) / 32;
+const uint kCodeBytes = KV_TYPE == WINNOW_KV_Q8_0 ? kHeadDim : kHeadDim / 2;
+const uint kKvBlockBytes = kBlockSize * (kCodeBytes + 2 * kScales);
+// Index of unit `unit` of a row among the codes (8 bytes of q8_0, 4 of q4_0), and of its scale among the halves.
+uint code_unit(uint row, uint unit) {
+    return row / kBlockSize * (kKvBlockBytes / (kCodeBytes / kRowUnits)) + row % kBlockSize * kRowUnits + unit;
+}
+uint scale_half(uint row, uint unit) {
+    return row / kBlockSize * (kKvBlockBytes / 2) + kBlockSize * kCodeBytes / 2 + row % kBlockSize * kScales + unit / 4;
+}
+vec4 code_bytes(uint w) {
+    return vec4(bitfieldExtract(int(w), 0, 8), bitfieldExtract(int(w), 8, 8), bitfieldExtract(int(w), 16, 8),
+                bitfieldExtract(int(w), 24, 8));
+}
+vec4 code_nibbles(uint w) { return vec4(w & 0xfu, w >> 8 & 0xfu, w >> 16 & 0xfu, w >> 24 & 0xfu) - 8.0; }
+#endif
+
+// Values of a float as a half and back. NVIDIA's compiler takes unpack(pack(x)) for x, so the half's bits become a float by hand.
+float round_half(float x) {
     const uint h = packHalf2x16(vec2(x, 0.0));
     const float y = uintBitsToFloat((h & 0x7fffu) << 13) * uintBitsToFloat(0x77800000u);  // 2^112: the exponents' biases
     return (h & 0x8000u) != 0 ? -y : y;
 }
+
+// Several views of one pool; only those that the type reads are touched.
+#define KV_POOL(name, place, access)                                                              \
+    layout(set = 0, binding = place, scalar) access buffer name##Quads { uvec4 name##_quads[]; };  \
+    layout(set = 0, binding = place, scalar) access buffer name##Pairs { uvec2 name##_pairs[]; };  \
+    layout(set = 0, binding = place, scalar) access buffer name##Words { uint name##_words[]; };   \
+    layout(set = 0, binding = place, scalar) access buffer name##Floats { float name##_floats[]; }; \
+    layout(set = 0, binding = place, scalar) access buffer name##Halves { uint16_t name##_halves[]; };
+
+// Dimensions 8 * unit .. of `row` (physical block * kBlockSize + place in it) into two vec4. A macro: 16-bit types may be loaded and
+// converted here, but not passed to functions.
+#if KV_TYPE == WINNOW_KV_F16
+#define KV_LOAD(name, row, unit, a, b)                                     \
+    {                                                                      \
+        const uvec4 kv_w = name##_quads[(row) * kRowUnits + (unit)];       \
+        a = vec4(unpackHalf2x16(kv_w.x), unpackHalf2x16(kv_w.y));          \
+        b = vec4(unpackHalf2x16(kv_w.z), unpackHalf2x16(kv_w.w));          \
+    }
+#define KV_VALUE(name, row, dim) unpackHalf2x16(uint(name##_halves[(row) * kHeadDim + (dim)])).x
+#define KV_STORE(name, row, dim, x) name##_halves[(row) * kHeadDim + (dim)] = uint16_t(packHalf2x16(vec2(x, 0.0)))
+#elif KV_TYPE == WINNOW_KV_F32
+#define KV_LOAD(name, row, unit, a, b)                                             \
+    {                                                                              \
+        a = uintBitsToFloat(name##_quads[((row) * kRowUnits + (unit)) * 2]);       \
+        b = uintBitsToFloat(name##_quads[((row) * kRowUnits + (unit)) * 2 + 1]);   \
+    }
+#define KV_VALUE(name, row, dim) name##_floats[(row) * kHeadDim + (dim)]
+#define KV_STORE(name, row, dim, x) name##_floats[(row) * kHeadDim + (dim)] = x
+#elif KV_TYPE == WINNOW_KV_Q8_0
+#define KV_LOAD(name, row, unit, a, b)                                                         \
+    {                                                                                          \
+        const uvec2 kv_w = name##_pairs[code_unit(row, unit)];                                 \
+        const float kv_d = unpackHalf2x16(uint(name##_halves[scale_half(row, unit)])).x;       \
+        a = kv_d * code_bytes(kv_w.x);                                                         \
+        b = kv_d * code_bytes(kv_w.y);                                                         \
+    }
+#define KV_VALUE(name, row, dim)                                                        \
+    (unpackHalf2x16(uint(name##_halves[scale_half(row, (dim) / 8)])).x *                \
+     code_bytes(name##_words[code_unit(row, 0) * 2 + (dim) / 4])[(dim) % 4])
 #else
-#define KV_T float
-#define KV_QUADS 2
-float to_kv(float x) { return x; }
-#define from_kv(value) (value)
-float round_kv(float x) { return x; }
+#define KV_LOAD(name, row, unit, a, b)                                                         \
+    {                                                                                          \
+        const uint kv_w = name##_words[code_unit(row, unit)];                                  \
+        const float kv_d = unpackHalf2x16(uint(name##_halves[scale_half(row, unit)])).x;       \
+        a = kv_d * code_nibbles(kv_w);                                                         \
+        b = kv_d * code_nibbles(kv_w >> 4);                                                    \
+    }
+#define KV_VALUE(name, row, dim)                                                        \
+    (unpackHalf2x16(uint(name##_halves[scale_half(row, (dim) / 8)])).x *                \
+     code_nibbles(name##_words[code_unit(row, (dim) / 8)] >> ((dim) % 8 / 4 * 4))[(dim) % 4])
+#endif
+
+// Block summaries are floats of their own: f32 beside an f32 cache, else halves.
+#if KV_TYPE == WINNOW_KV_F32
+#define SUMMARY_T float
+#define to_summary(x) (x)
+#define from_summary(value) (value)
+float round_summary(float x) { return x; }
+#else
+#define SUMMARY_T uint16_t
+#define to_summary(x) uint16_t(packHalf2x16(vec2(x, 0.0)))
+#define from_summary(value) unpackHalf2x16(uint(value)).x
+float round_summary(float x) { return round_half(x); }
 #endif
 
 #endif

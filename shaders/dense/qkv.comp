@@ -32,18 +32,25 @@ layout(constant_id = 14) const uint kBlockSize = 64;
 layout(constant_id = 15) const uint kSummaryUnit = 0;  // tokens of a block summary; 0 = none are kept
 layout(constant_id = 16) const uint kBlocksInFlight = 1;
 
+// A row of the cache is quantised as a whole, so its group holds all of it.
+const uint kKvRows = KV_TYPE == 2 || KV_TYPE == 8 ? kHeadDim : kRowsPerGroup;
+
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define TABLE_BINDING 4
-#define MATVEC_MAX_ROWS kRowsPerGroup
+#define MATVEC_MAX_ROWS (kRowsPerGroup > kKvRows ? kRowsPerGroup : kKvRows)
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
 #include "shaders/common/activations.glsl"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/matvec.glsl"
+#if KV_TYPE == 2 || KV_TYPE == 8
+shared float kv_row[kHeadDim];
+#endif
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/kv_quantize.glsl"
 #define SUMMARY_BINDING 9
 #include "shaders/common/summary.glsl"
 
@@ -51,8 +58,8 @@ layout(push_constant, scalar) uniform Push { QkvPush push; };
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Rope { vec2 rope[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Params { float params[]; };
 layout(set = 0, binding = 6, scalar) restrict writeonly buffer Query { float query[]; };
-layout(set = 0, binding = 7, scalar) restrict writeonly buffer KeyPool { KV_T key_pool[]; };
-layout(set = 0, binding = 8, scalar) restrict writeonly buffer ValuePool { KV_T value_pool[]; };
+KV_POOL(key_pool, 7, restrict writeonly)
+KV_POOL(value_pool, 8, restrict writeonly)
 
 uint first_dim;  // virtual dimension of the group's first row inside its head
 uint head_row;   // first row of the head in its own matrix
@@ -67,19 +74,22 @@ uint stored_row(uint r) { return head_row + head_dimension(first_dim + r); }
 
 void main() {
     if (state.stopped != 0) return;
-    const uint virtual_row = gl_WorkGroupID.x * kRowsPerGroup;
+    const uint n_q_groups = kHeads * kHeadDim / kRowsPerGroup;
+    const bool is_q = gl_WorkGroupID.x < n_q_groups;
+    const uint n_rows = is_q ? kRowsPerGroup : kKvRows;
+    const uint virtual_row =
+        is_q ? gl_WorkGroupID.x * kRowsPerGroup : kHeads * kHeadDim + (gl_WorkGroupID.x - n_q_groups) * kKvRows;
     const uint head = virtual_row / kHeadDim;
     first_dim = virtual_row % kHeadDim;
-    const bool is_q = head < kHeads;
     const bool is_k = !is_q && head < kHeads + kKvHeads;
     rotated = is_q || is_k;
     const uint own_head = is_q ? head : (is_k ? head - kHeads : head - kHeads - kKvHeads);
     head_row = own_head * kHeadDim;
 
     float squares;
-    if (is_q) squares = matvec_rows(kTypeQ, push.q, kBlocks, kRowsPerGroup, 0);
-    else if (is_k) squares = matvec_rows(kTypeK, push.k, kBlocks, kRowsPerGroup, 0);
-    else squares = matvec_rows(kTypeV, push.v, kBlocks, kRowsPerGroup, 0);
+    if (is_q) squares = matvec_rows(kTypeQ, push.q, kBlocks, n_rows, 0);
+    else if (is_k) squares = matvec_rows(kTypeK, push.k, kBlocks, n_rows, 0);
+    else squares = matvec_rows(kTypeV, push.v, kBlocks, n_rows, 0);
     const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
     barrier();
 
@@ -94,7 +104,9 @@ void main() {
     }
 
     const uint position = state.position;
-    for (uint pair = gl_LocalInvocationIndex; pair < kRowsPerGroup / 2; pair += gl_WorkGroupSize.x) {
+    uint block = 0;
+    if (!is_q) block = physical_block(head_table(push.table_offset, push.table_stride, own_head), position / kBlockSize);
+    for (uint pair = gl_LocalInvocationIndex; pair < n_rows / 2; pair += gl_WorkGroupSize.x) {
         const uint j = first_dim + 2 * pair;
         const uvec2 dims = uvec2(head_dimension(j), head_dimension(j + 1));
         vec2 y = vec2(row_values[2 * pair], row_values[2 * pair + 1]) * inverse_rms;
@@ -118,20 +130,37 @@ void main() {
             query[head_row + dims.x] = y.x * push.scale;
             query[head_row + dims.y] = y.y * push.scale;
         } else {
-            const HeadTable table = head_table(push.table_offset, push.table_stride, own_head);
-            const uint block = physical_block(table, position / kBlockSize);
-            const uint at = (block * kBlockSize + position % kBlockSize) * kHeadDim;
+#if KV_QUANTIZED
+            kv_row[dims.x] = y.x;
+            kv_row[dims.y] = y.y;
+#else
+            const uint row = block * kBlockSize + position % kBlockSize;
             if (is_k) {
-                key_pool[at + dims.x] = to_kv(y.x);
-                key_pool[at + dims.y] = to_kv(y.y);
+                KV_STORE(key_pool, row, dims.x, y.x);
+                KV_STORE(key_pool, row, dims.y, y.y);
                 if (kSummaryUnit != 0) {
-                    summarize(block, own_head, position, dims.x, y.x, push.super_first, push.super_stride);
-                    summarize(block, own_head, position, dims.y, y.y, push.super_first, push.super_stride);
+                    summarize(block, own_head, position, dims.x, round_summary(y.x), push.super_first, push.super_stride);
+                    summarize(block, own_head, position, dims.y, round_summary(y.y), push.super_first, push.super_stride);
                 }
             } else {
-                value_pool[at + dims.x] = to_kv(y.x);
-                value_pool[at + dims.y] = to_kv(y.y);
+                KV_STORE(value_pool, row, dims.x, y.x);
+                KV_STORE(value_pool, row, dims.y, y.y);
             }
+#endif
         }
     }
+#if KV_QUANTIZED
+    if (is_q) return;
+    barrier();
+    const uint row = block * kBlockSize + position % kBlockSize;
+    if (!is_k) {
+        KV_STORE_ROW(value_pool, row, 0, gl_LocalInvocationIndex, gl_WorkGroupSize.x)
+        return;
+    }
+    KV_STORE_ROW(key_pool, row, 0, gl_LocalInvocationIndex, gl_WorkGroupSize.x)
+    if (kSummaryUnit == 0) return;
+    barrier();
+    for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += gl_WorkGroupSize.x)
+        summarize(block, own_head, position, dim, kv_row[dim], push.super_first, push.super_stride);
+#endif
 }

@@ -29,8 +29,8 @@ layout(constant_id = 7) const uint kBlockSize = 64;
 #include "shaders/common/kv_store.glsl"
 
 layout(push_constant, scalar) uniform Push { AttendPrefillPush push; };
-layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
-layout(set = 0, binding = 2, scalar) restrict readonly buffer ValuePool { uvec4 value_pool[]; };
+KV_POOL(key_pool, 1, restrict readonly)
+KV_POOL(value_pool, 2, restrict readonly)
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Query { uvec4 query[]; };
 layout(set = 0, binding = 4, scalar) restrict writeonly buffer Output { uvec4 attended[]; };
 
@@ -38,16 +38,6 @@ const uint kUnits = kHeadDim / 8;  // of 8 dimensions
 const uint kUnitsPerLane = (kUnits + kSubgroupSize - 1) / kSubgroupSize;
 const uint kTile = kKeys * kSubgroupSize;
 const float kEmpty = -3.0e38;
-
-void unpack8(uvec4 first, uvec4 second, out vec4 a, out vec4 b) {
-#ifdef KV_F16
-    a = vec4(unpackHalf2x16(first.x), unpackHalf2x16(first.y));
-    b = vec4(unpackHalf2x16(first.z), unpackHalf2x16(first.w));
-#else
-    a = uintBitsToFloat(first);
-    b = uintBitsToFloat(second);
-#endif
-}
 
 float dot8(float s, vec4 a, vec4 b, vec4 c, vec4 d) {
     s = fma(a.x, c.x, s);
@@ -103,10 +93,8 @@ void main() {
                 for (uint source = 0; source < kSubgroupSize && u * kSubgroupSize + source < kUnits; ++source) {
                     const uint unit = u * kSubgroupSize + source;
                     vec4 k0[kKeys], k1[kKeys];
-                    [[unroll]] for (uint r = 0; r < kKeys; ++r) {
-                        const uint at = ((first_row + tile + r * kSubgroupSize + lane) * kUnits + unit) * KV_QUADS;
-                        unpack8(key_pool[at], KV_QUADS == 2 ? key_pool[at + 1] : uvec4(0), k0[r], k1[r]);
-                    }
+                    [[unroll]] for (uint r = 0; r < kKeys; ++r)
+                        KV_LOAD(key_pool, first_row + tile + r * kSubgroupSize + lane, unit, k0[r], k1[r])
                     [[unroll]] for (uint t = 0; t < kItems; ++t) {
                         const uvec4 packed = subgroupBroadcast(q[t * kUnitsPerLane + u], source);
                         const vec4 a = vec4(unpackHalf2x16(packed.x), unpackHalf2x16(packed.y));
@@ -144,10 +132,8 @@ void main() {
                     if (token > last_position) break;
                     [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
                         const uint unit = lane + u * kSubgroupSize;
-                        const uint at =
-                            ((first_row + tile + r * kSubgroupSize + source) * kUnits + min(unit, kUnits - 1)) * KV_QUADS;
                         vec4 v0, v1;
-                        unpack8(value_pool[at], KV_QUADS == 2 ? value_pool[at + 1] : uvec4(0), v0, v1);
+                        KV_LOAD(value_pool, first_row + tile + r * kSubgroupSize + source, min(unit, kUnits - 1), v0, v1)
                         [[unroll]] for (uint t = 0; t < kItems; ++t) {
                             const float p = subgroupBroadcast(s[t * kKeys + r], source);
                             const uint place = (t * kUnitsPerLane + u) * 2;

@@ -20,19 +20,24 @@ layout(constant_id = 5) const uint kNeox = 0;
 layout(constant_id = 6) const uint kQkNorm = 0;
 layout(constant_id = 7) const uint kBias = 0;
 layout(constant_id = 8) const uint kBlockSize = 64;
+layout(constant_id = 9) const uint kSubgroups = 1;
 
 #define TABLE_BINDING 2
 #include "shaders/common/interface.h"
 #include "shaders/common/kv.glsl"
+#if KV_TYPE == 2 || KV_TYPE == 8
+shared float kv_row[kSubgroups * kHeadDim];
+#endif
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/kv_quantize.glsl"
 
 layout(push_constant, scalar) uniform Push { RopeAppendPush push; };
 layout(set = 0, binding = 0, scalar) restrict readonly buffer Projections { float projections[]; };
 layout(set = 0, binding = 1, scalar) restrict readonly buffer Rope { vec2 rope[]; };
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Params { float params[]; };
 layout(set = 0, binding = 4, scalar) restrict writeonly buffer Query { uint16_t query[]; };
-layout(set = 0, binding = 5, scalar) restrict writeonly buffer KeyPool { KV_T key_pool[]; };
-layout(set = 0, binding = 6, scalar) restrict writeonly buffer ValuePool { KV_T value_pool[]; };
+KV_POOL(key_pool, 5, restrict writeonly)
+KV_POOL(value_pool, 6, restrict writeonly)
 
 const uint kAllHeads = kHeads + 2 * kKvHeads;
 
@@ -54,11 +59,11 @@ void main() {
             squares += projections[from + i] * projections[from + i];
         norm = inversesqrt(subgroupAdd(squares) / float(kHeadDim) + push.eps);
     }
-    uint kv_at = 0;
+    uint row = 0;
     if (!is_q) {
         const uint kv_head = is_k ? head - kHeads : head - kHeads - kKvHeads;
         const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
-        kv_at = (physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize) * kHeadDim;
+        row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
     }
     for (uint pair = gl_SubgroupInvocationID; pair < kHeadDim / 2; pair += gl_SubgroupSize) {
         const bool turn = rotated && 2 * pair < kRot;
@@ -80,12 +85,27 @@ void main() {
             const uint at = (token * kHeads + head) * kHeadDim;
             query[at + dims.x] = uint16_t(packHalf2x16(vec2(y.x * push.scale, 0.0)));
             query[at + dims.y] = uint16_t(packHalf2x16(vec2(y.y * push.scale, 0.0)));
-        } else if (is_k) {
-            key_pool[kv_at + dims.x] = to_kv(y.x);
-            key_pool[kv_at + dims.y] = to_kv(y.y);
         } else {
-            value_pool[kv_at + dims.x] = to_kv(y.x);
-            value_pool[kv_at + dims.y] = to_kv(y.y);
+#if KV_QUANTIZED
+            kv_row[gl_SubgroupID * kHeadDim + dims.x] = y.x;
+            kv_row[gl_SubgroupID * kHeadDim + dims.y] = y.y;
+#else
+            if (is_k) {
+                KV_STORE(key_pool, row, dims.x, y.x);
+                KV_STORE(key_pool, row, dims.y, y.y);
+            } else {
+                KV_STORE(value_pool, row, dims.x, y.x);
+                KV_STORE(value_pool, row, dims.y, y.y);
+            }
+#endif
         }
     }
+#if KV_QUANTIZED
+    if (is_q) return;
+    subgroupMemoryBarrierShared();
+    subgroupBarrier();
+    const uint at = gl_SubgroupID * kHeadDim;
+    if (is_k) KV_STORE_ROW(key_pool, row, at, gl_SubgroupInvocationID, gl_SubgroupSize)
+    else KV_STORE_ROW(value_pool, row, at, gl_SubgroupInvocationID, gl_SubgroupSize)
+#endif
 }

@@ -167,7 +167,9 @@ TEST_F(AttendSparseTest, EveryLength) {
 
 TEST_F(AttendSparseTest, EveryHeadShape) {  // each width and each group: compiling takes long (attend_dense_test)
     for (const CacheShape& shape : {CacheShape{499, 64, 1, KvType::kF32}, {499, 64, 4, KvType::kF32}, {499, 64, 7, KvType::kF16},
-                                    {499, 80, 2, KvType::kF16}, {499, 128, 1, KvType::kF32}, {499, 256, 1, KvType::kF16}})
+                                    {499, 80, 2, KvType::kF16}, {499, 128, 1, KvType::kF32}, {499, 256, 1, KvType::kF16},
+                                    {499, 64, 3, KvType::kQ8_0}, {499, 80, 1, KvType::kQ4_0}, {499, 128, 1, KvType::kQ8_0},
+                                    {499, 64, 1, KvType::kQ4_0}})
         check({.shape = shape});
 }
 

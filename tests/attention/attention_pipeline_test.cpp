@@ -26,7 +26,7 @@ const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "tw
 struct Rig {
     Rig(vk::Device& dev, std::uint32_t n, KvType type, std::uint32_t capacity = 0, float spread = 2.5f)
         : device(dev), n_tokens(n), cache(dev, config(capacity == 0 ? n : capacity, type)), act(dev, "act", activation_bytes(kHeads * kDim), vk::BufferUse::kDevice),
-          partials(dev, "partials", kHeads * kSplits * (kDim + 2) * 4, vk::BufferUse::kDevice),
+          partials(dev, "partials", attend_partial_bytes(kHeads, kKvHeads, kDim, kSplits), vk::BufferUse::kDevice),
           attended(dev, "attended", kHeads * kDim * 4, vk::BufferUse::kDevice),
           counters(make_buffer(dev, std::span<const std::uint32_t>(std::vector<std::uint32_t>(kKvHeads)))),
           state(make_sparse_state(dev, n - 1)) {

@@ -128,7 +128,8 @@ TEST_F(AuditMassTest, EveryLength) {
 TEST_F(AuditMassTest, EveryHeadShape) {
     for (const CacheShape& shape : {CacheShape{399, 64, 1, KvType::kF16}, {399, 64, 7, KvType::kF32}, {399, 80, 1, KvType::kF32},
                                     {399, 80, 4, KvType::kF16}, {399, 128, 3, KvType::kF32}, {399, 128, 4, KvType::kF16},
-                                    {399, 256, 1, KvType::kF32}, {399, 256, 3, KvType::kF16}})
+                                    {399, 256, 1, KvType::kF32}, {399, 256, 3, KvType::kF16},
+                                    {399, 64, 3, KvType::kQ8_0}, {399, 80, 1, KvType::kQ4_0}})
         check({.shape = shape});
 }
 

@@ -52,7 +52,8 @@ TEST_F(IndexerScoreTest, KeepsTheRightTokensAtEveryLength) {
 TEST_F(IndexerScoreTest, EveryHeadShape) {
     for (const CacheShape& shape : {CacheShape{700, 64, 1, KvType::kF16}, {700, 64, 7, KvType::kF32}, {700, 80, 3, KvType::kF32},
                                     {700, 80, 4, KvType::kF16}, {700, 128, 4, KvType::kF32}, {700, 128, 7, KvType::kF16},
-                                    {700, 256, 1, KvType::kF16}, {700, 256, 3, KvType::kF32}})
+                                    {700, 256, 1, KvType::kF16}, {700, 256, 3, KvType::kF32},
+                                    {700, 64, 3, KvType::kQ8_0}, {700, 80, 1, KvType::kQ4_0}})
         check({.shape = shape, .levels = {top_p(Scorer::kExact, 1, 0.8f)}});
 }
 

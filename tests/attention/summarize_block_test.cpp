@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/vk/timeline.h"
+#include "runtime/kv/kv_layout.h"
 #include "tests/reference/summarize_block.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
@@ -64,7 +65,7 @@ struct Rig {
         maps = rng.normals(kFirstMap + std::size_t{c.shape.n_kv_heads} * 2 * c.index_dim * c.shape.head_dim, 0, 0.25f);
     }
     static std::size_t bytes(std::size_t n, std::size_t element) { return std::max<std::size_t>(n * element, 16); }
-    std::size_t element() const { return c.shape.kv_type == KvType::kF16 ? 2 : 4; }
+    std::size_t element() const { return summary_element_bytes(c.shape.kv_type); }
 
     void run(const SummarizeBlock& stage, std::uint32_t from = 0, std::uint32_t to = ~0u) const {  // chunks inside [from, to)
         const vk::Buffer tables = make_buffer(device, std::span<const std::uint32_t>(cache.table()));
@@ -85,7 +86,7 @@ struct Rig {
         });
     }
     std::vector<float> extremes(const GuardedBuffer& b) const {
-        return c.shape.kv_type == KvType::kF16 ? written<std::uint16_t>(b) : written<std::uint32_t>(b);
+        return c.shape.kv_type != KvType::kF32 ? written<std::uint16_t>(b) : written<std::uint32_t>(b);
     }
     void expect_right() const {
         SCOPED_TRACE(c.text());
@@ -184,7 +185,7 @@ std::map<std::string, std::unique_ptr<SummarizeBlock>> SummarizeBlockTest::stage
 constexpr std::uint32_t kLengths[] = {1, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 2300};
 
 TEST_F(SummarizeBlockTest, EveryLength) {
-    for (const auto& [type, unit] : {std::pair{KvType::kF16, 64u}, {KvType::kF32, 16u}})
+    for (const auto& [type, unit] : {std::pair{KvType::kF16, 64u}, {KvType::kF32, 16u}, {KvType::kQ8_0, 64u}, {KvType::kQ4_0, 16u}})
         for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n, .kv_type = type}, .unit = unit});
 }
 

@@ -6,6 +6,8 @@
 
 #include "runtime/kv/kv_layout.h"
 #include "tests/reference/qkv.h"
+#include "tests/support/kv_rows.h"
+#include "tests/support/sparse_data.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
 
@@ -173,17 +175,22 @@ protected:
     static void check_pool(const QkvRig& rig, const GuardedBuffer& buffer, std::uint32_t position,
                            const reference::Values& expected, double roundings, const char* what) {
         std::vector<std::byte> pool = buffer.bytes();
-        const std::size_t size = kv_element_bytes(rig.c.kv_type);
+        const std::size_t dim = rig.c.head_dim;
+        const std::vector<float> stored = unpack_rows(rig.c.kv_type, rig.c.head_dim, pool);
         std::vector<float> got;
         for (std::uint32_t head = 0; head < rig.c.n_kv_heads; ++head) {
             const std::size_t first = rig.element(head, position);
-            for (const float x : pool_values(pool, rig.c.kv_type, first, rig.c.head_dim)) got.push_back(x);
-            std::fill_n(pool.begin() + static_cast<std::ptrdiff_t>(first * size), rig.c.head_dim * size, std::byte{0xff});
+            got.insert(got.end(), stored.begin() + static_cast<std::ptrdiff_t>(first), stored.begin() + static_cast<std::ptrdiff_t>(first + dim));
+            for (const auto& [at, size] : row_bytes_of(rig.c.kv_type, rig.c.head_dim, first / dim))
+                std::fill_n(pool.begin() + static_cast<std::ptrdiff_t>(at), size, std::byte{0xff});
         }
         std::vector<double> allowance = allowances(expected.terms, roundings);
-        if (rig.c.kv_type == KvType::kF16)  // packHalf2x16 may round either way
-            for (std::size_t i = 0; i < allowance.size(); ++i)
-                allowance[i] += 0x1p-10 * std::abs(expected.values[i]) + 0x1p-24;
+        for (std::size_t i = 0; i < allowance.size(); ++i) {
+            const std::size_t run = i - i % dim % 32;
+            double largest = 0;
+            for (std::size_t j = run; j < std::min(run + 32, i - i % dim + dim); ++j) largest = std::max(largest, std::abs(expected.values[j]));
+            allowance[i] += storing_error(rig.c.kv_type, expected.values[i], largest);
+        }
         expect_close(got, expected.values, allowance, what);
         const auto untouched = std::count(pool.begin(), pool.end(), std::byte{0xff});
         EXPECT_EQ(static_cast<std::size_t>(untouched), pool.size()) << what << ": written elsewhere";
@@ -245,6 +252,11 @@ std::vector<Case> cases() {
     Case qwen{"qk_norm_partial", config(W::kQ6_K, 2048, 3, 3, 64, 32, kNorm, kF16)};
     qwen.config.qk_norm = true;
     list.push_back(qwen);
+    list.push_back({"q8_cache", config(W::kQ4_0, 96, 4, 2, 64, 64, kNorm, KvType::kQ8_0)});
+    list.push_back({"q4_cache_dim80_neox", config(W::kQ8_0, 96, 3, 1, 80, 80, kNeox, KvType::kQ4_0)});
+    Case quantized{"q8_cache_qk_norm", config(W::kQ5_0, 96, 4, 1, 256, 256, kNeox, KvType::kQ8_0), 1000000};
+    quantized.config.qk_norm = true;
+    list.push_back(quantized);
     list.push_back({"wide", config(W::kQ4_1, 1536, 6, 2, 64, 64, kNorm, kF16)});
     return list;
 }
@@ -272,14 +284,15 @@ TEST_F(QkvTest, RefusesBiasWithQkNorm) {
 
 // The summaries of blocks and superblocks hold what the pool's keys say, to the bit: minimum, maximum, sum in order.
 TEST_F(QkvTest, KeepsSummaries) {
-    for (const KvType kv_type : {KvType::kF16, KvType::kF32}) {
+    for (const KvType kv_type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
         Qkv::Config c = config(WeightType::kQ8_0, 64, 2, 2, 64, 64, RopePairing::kNorm, kv_type);
         c.summary_unit = 16;
         QkvRig rig(device(), c, 10000);
         const std::uint32_t per_block = c.block_size / c.summary_unit;
         const std::uint32_t super_first = rig.layout.layer_blocks(kLayer) * per_block + 3;
         const std::uint32_t n_rows = super_first + 2 * 2;
-        const std::size_t row_bytes = c.head_dim * kv_element_bytes(kv_type);
+        const KvType summary_type = kv_type == KvType::kF32 ? kv_type : KvType::kF16;
+        const std::size_t row_bytes = kv_row_bytes(summary_type, c.head_dim);
         const GuardedBuffer least(device(), "summary_min", n_rows * row_bytes);
         const GuardedBuffer most(device(), "summary_max", n_rows * row_bytes);
         const GuardedBuffer sums(device(), "summary_sum", n_rows * c.head_dim * 4);
@@ -299,21 +312,26 @@ TEST_F(QkvTest, KeepsSummaries) {
         for (std::uint32_t p = 1024; p < 1043; ++p) positions.push_back(p);
         for (const std::uint32_t p : positions) rig.run(p, p % 3, query, keys, values);
 
-        const std::vector<std::byte> pool = keys.bytes();
+        const std::vector<float> stored = unpack_rows(kv_type, c.head_dim, keys.bytes());
         std::vector<std::byte> min_bytes = least.bytes(), max_bytes = most.bytes(), sum_bytes = sums.bytes();
         const auto check = [&](std::uint32_t head, std::uint32_t row, Unit unit) {
             std::vector<float> low(c.head_dim), high(c.head_dim), sum(c.head_dim);
             for (std::uint32_t p = unit.first; p <= unit.last; ++p) {
-                const std::vector<float> key = pool_values(pool, kv_type, rig.element(head, p), c.head_dim);
+                const std::vector<float> key(stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p)),
+                                             stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p) + c.head_dim));
                 for (std::uint32_t d = 0; d < c.head_dim; ++d) {
                     low[d] = p == unit.first ? key[d] : std::min(low[d], key[d]);
                     high[d] = p == unit.first ? key[d] : std::max(high[d], key[d]);
                     sum[d] = p == unit.first ? key[d] : sum[d] + key[d];
                 }
             }
+            for (std::uint32_t d = 0; is_quantized(kv_type) && d < c.head_dim; ++d) {
+                low[d] = rounded_to_half(low[d]);
+                high[d] = rounded_to_half(high[d]);
+            }
             const std::size_t first = std::size_t{row} * c.head_dim;
-            EXPECT_EQ(pool_values(min_bytes, kv_type, first, c.head_dim), low) << "row " << row;
-            EXPECT_EQ(pool_values(max_bytes, kv_type, first, c.head_dim), high) << "row " << row;
+            EXPECT_EQ(pool_values(min_bytes, summary_type, first, c.head_dim), low) << "row " << row;
+            EXPECT_EQ(pool_values(max_bytes, summary_type, first, c.head_dim), high) << "row " << row;
             EXPECT_EQ(pool_values(sum_bytes, KvType::kF32, first, c.head_dim), sum) << "row " << row;
             for (std::vector<std::byte>* bytes : {&min_bytes, &max_bytes})
                 std::fill_n(bytes->begin() + static_cast<std::ptrdiff_t>(row * row_bytes), row_bytes, std::byte{0xff});

@@ -113,8 +113,10 @@ TEST_F(AttendPrefillTest, MatchesReferenceAtEveryHeadShape) {
         const TestCache cache(shape_of(head_dim, n_group, KvType::kF16, chunk));
         check(AttendPrefill(device(), config(cache.shape)), cache, chunk);
     }
-    const TestCache cache(shape_of(80, 1, KvType::kF32, chunk));
-    check(AttendPrefill(device(), config(cache.shape)), cache, chunk);
+    for (const auto& [head_dim, type] : {std::pair{80u, KvType::kF32}, {64u, KvType::kQ8_0}, {80u, KvType::kQ4_0}}) {
+        const TestCache cache(shape_of(head_dim, 1, type, chunk));
+        check(AttendPrefill(device(), config(cache.shape)), cache, chunk);
+    }
 }
 
 TEST_F(AttendPrefillTest, MatchesReferenceForEveryChunk) {

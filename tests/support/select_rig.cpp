@@ -82,8 +82,8 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
         for (std::uint32_t t = 0; t <= position; t += unit) fill(cache_.heads[h].row(t) / unit, h, t, unit);
         for (std::uint32_t t = 0; t <= position; t += kSuper) fill(super_first_ + h * super_stride_ + t / kSuper, h, t, kSuper);
     }
-    min_ = cache_.upload(device, low);
-    max_ = cache_.upload(device, high);
+    min_ = cache_.upload_summary(device, low);
+    max_ = cache_.upload_summary(device, high);
     sum_ = make_buffer(device, std::span<const float>(sum));
 
     // Index keys of all tokens but the newest, which the stage appends.

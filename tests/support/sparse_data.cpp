@@ -8,7 +8,21 @@
 #include <limits>
 #include <utility>
 
+#include "runtime/kv/kv_layout.h"
+#include "tests/support/kv_rows.h"
+
 namespace winnow::test {
+namespace {
+
+// A number that the type holds exactly, when the first of each 32 dimensions has the code of the largest magnitude: the scale of all is
+// then 2^-6 or 2^-2.
+float quantized_value(KvType type, std::size_t dim, ReplicableRng& rng) {
+    if (type == KvType::kQ4_0) return dim % 32 == 0 ? -2.0f : static_cast<float>(rng.integer(-7, 7)) / 4;
+    const int code = dim % 32 == 0 ? 127 : rng.integer(16, 126);
+    return static_cast<float>((rng.bits() & 1) != 0 ? -code : code) / 64;
+}
+
+}  // namespace
 
 float half_value(std::uint16_t bits) {
     const int exponent = (bits >> 10) & 31;
@@ -32,7 +46,7 @@ std::uint16_t half_bits(double value) {
 }
 
 std::string CacheShape::text() const {
-    return fmt::format("n {} dim {} group {} {}", n_tokens, head_dim, n_group, kv_type == KvType::kF16 ? "f16" : "f32");
+    return fmt::format("n {} dim {} group {} {}", n_tokens, head_dim, n_group, kv_shader("kv", kv_type));
 }
 
 TestCache::TestCache(const CacheShape& cache_shape, std::uint64_t stream) : shape(cache_shape) {
@@ -58,7 +72,11 @@ TestCache::TestCache(const CacheShape& cache_shape, std::uint64_t stream) : shap
     for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) {
         for (std::uint32_t token = 0; token < shape.n_tokens; ++token) {
             const std::size_t at = key_at(h, token);
-            for (std::size_t i = at; i < at + shape.head_dim; ++i) {  // +-[1/4, 2): multiples of 2^-12
+            for (std::size_t i = at; is_quantized(shape.kv_type) && i < at + shape.head_dim; ++i) {
+                keys[i] = quantized_value(shape.kv_type, i - at, rng);
+                values[i] = quantized_value(shape.kv_type, i - at, rng);
+            }
+            for (std::size_t i = at; !is_quantized(shape.kv_type) && i < at + shape.head_dim; ++i) {  // +-[1/4, 2): multiples of 2^-12
                 keys[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
                 values[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
             }
@@ -93,10 +111,12 @@ std::vector<std::uint32_t> TestCache::table() const {
 }
 
 vk::Buffer TestCache::upload(vk::Device& device, const std::vector<float>& rows) const {
-    if (shape.kv_type == KvType::kF32) return make_buffer(device, std::span<const float>(rows), "pool");
-    std::vector<std::uint16_t> halves(rows.size());
-    std::transform(rows.begin(), rows.end(), halves.begin(), [](float x) { return half_bits(static_cast<double>(x)); });
-    return make_buffer(device, std::span<const std::uint16_t>(halves), "pool");
+    return make_buffer(device, std::span<const std::byte>(pack_rows(shape.kv_type, shape.head_dim, rows)), "pool");
+}
+
+vk::Buffer TestCache::upload_summary(vk::Device& device, const std::vector<float>& rows) const {
+    const KvType type = shape.kv_type == KvType::kF32 ? KvType::kF32 : KvType::kF16;
+    return make_buffer(device, std::span<const std::byte>(pack_rows(type, shape.head_dim, rows)), "summary");
 }
 
 vk::Buffer make_sparse_state(vk::Device& device, std::uint32_t position, bool stopped) {
