@@ -31,11 +31,13 @@ struct ResolvedOptions {
     std::uint32_t n_chunk = 0;
     std::uint32_t n_splits = 0;
     MemoryPlan memory;
+    bool fits = true;  ///< false only when that was allowed
 };
 
 /// Sizes everything without allocating. @throws Error(kInvalidArgument) for a context above what the model was trained
-/// for, Error(kOutOfMemory) when it does not fit; the message names the largest that does.
-ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options);
+/// for, Error(kOutOfMemory) when it `must_fit` and does not; the message names the largest that does.
+ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
+                             bool must_fit = true);
 
 /// Session on an opened device; `device` must outlive it.
 std::unique_ptr<Session> make_session(std::unique_ptr<vk::Device> device, ModelSource model,

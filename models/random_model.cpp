@@ -2,13 +2,16 @@
 #include "models/random_model.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <thread>
+#include <utility>
 
 #include "runtime/weights/weight_planes.h"
 
@@ -86,8 +89,28 @@ void fill_range(WeightType type, std::uint64_t seed, std::uint64_t first_block, 
     }
 }
 
+// Zero pages that exist only once they are written to.
+class Pages {
+public:
+    explicit Pages(std::size_t n) : n_(n) {
+        void* at = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (at == MAP_FAILED) throw std::bad_alloc();
+        at_ = static_cast<std::byte*>(at);
+    }
+    ~Pages() {
+        if (at_ != nullptr) munmap(at_, n_);
+    }
+    Pages(Pages&& other) noexcept : at_(std::exchange(other.at_, nullptr)), n_(other.n_) {}
+    Pages& operator=(Pages&&) = delete;
+    std::span<std::byte> bytes() const { return {at_, n_}; }
+
+private:
+    std::byte* at_ = nullptr;
+    std::size_t n_;
+};
+
 struct Owned {
-    std::vector<std::vector<std::byte>> bytes;
+    std::vector<Pages> pages;
     std::vector<std::unique_ptr<GgufTensor>> tensors;
 };
 
@@ -110,7 +133,9 @@ void fill_random_weights(WeightType type, std::uint64_t seed, std::span<std::byt
     }
 }
 
-ModelSource random_model(std::string_view name, WeightType type) {
+namespace {
+
+ModelSource make_model(std::string_view name, WeightType type, bool with_values) {
     const auto known = std::find_if(kKnown.begin(), kKnown.end(), [&](const Known& k) { return k.name == name; });
     if (known == kKnown.end())
         throw Error(ErrorCode::kInvalidArgument,
@@ -141,24 +166,24 @@ ModelSource random_model(std::string_view name, WeightType type) {
     auto owned = std::make_shared<Owned>();
     std::uint64_t seed = 1;
     const auto matrix = [&](std::string_view tensor_name, std::uint64_t n_in, std::uint64_t n_rows) {
-        owned->bytes.emplace_back(stored_row_bytes(type, n_in) * n_rows);
-        fill_random_weights(type, seed++, owned->bytes.back());
+        owned->pages.emplace_back(stored_row_bytes(type, n_in) * n_rows);
+        if (with_values) fill_random_weights(type, seed++, owned->pages.back().bytes());
         auto tensor = std::make_unique<GgufTensor>();
         tensor->name = tensor_name;
         tensor->type = type;
         tensor->dims = {n_in, n_rows};
-        tensor->bytes = owned->bytes.back();
+        tensor->bytes = owned->pages.back().bytes();
         owned->tensors.push_back(std::move(tensor));
         return owned->tensors.back().get();
     };
     const auto ones = [&](std::string_view tensor_name, std::uint64_t n) {
         const std::vector<float> values(n, 1.0f);
-        owned->bytes.emplace_back(n * 4);
-        std::memcpy(owned->bytes.back().data(), values.data(), n * 4);
+        owned->pages.emplace_back(n * 4);
+        std::memcpy(owned->pages.back().bytes().data(), values.data(), n * 4);
         auto tensor = std::make_unique<GgufTensor>();
         tensor->name = tensor_name;
         tensor->dims = {n};
-        tensor->bytes = owned->bytes.back();
+        tensor->bytes = owned->pages.back().bytes();
         owned->tensors.push_back(std::move(tensor));
         return owned->tensors.back().get();
     };
@@ -179,5 +204,11 @@ ModelSource random_model(std::string_view name, WeightType type) {
     model.owned = std::move(owned);
     return model;
 }
+
+}  // namespace
+
+ModelSource random_model(std::string_view name, WeightType type) { return make_model(name, type, true); }
+
+ModelSource random_model_outline(std::string_view name, WeightType type) { return make_model(name, type, false); }
 
 }  // namespace winnow

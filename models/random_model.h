@@ -15,6 +15,9 @@ std::span<const std::string_view> random_model_names();
 /// @throws Error(kInvalidArgument) listing the names, or when the type does not fit the shape's columns.
 ModelSource random_model(std::string_view name, WeightType type);
 
+/// The same tensors without values: their bytes read as zero and take no memory. For plans of memory.
+ModelSource random_model_outline(std::string_view name, WeightType type);
+
 /// Fills whole blocks of `type` with bounded pseudo-random values (standard deviation about 0.02).
 void fill_random_weights(WeightType type, std::uint64_t seed, std::span<std::byte> blocks);
 

@@ -10,12 +10,14 @@
 #include <utility>
 
 #include "models/model.h"
+#include "models/sidecar.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/quirks.h"
 #include "runtime/vk/upload.h"
+#include "shaders/common/interface.h"
 
 namespace winnow {
 namespace {
@@ -26,6 +28,10 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 // Layers that never look beyond sinks and window need not keep the rest: their heads become local rings.
 bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
     return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
+}
+
+std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
+    return policy.local_window != 0 ? policy.local_window : std::clamp(n_ctx / 10, 512u, 8192u);
 }
 
 KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const ResolvedOptions& resolved,
@@ -42,19 +48,30 @@ KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const
         if (keeps_window_only(policy, layer))
             for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
                 c.roles[layer * shape.n_kv_heads + h] = {true, policy.window, policy.sink};
+    for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
+        if (policy.local_heads[i] != 0) c.roles[i] = {true, local_window(policy, resolved.n_ctx), policy.sink};
     return c;
 }
 
 AttentionShape attention_shape(const ModelShape& s) { return {s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim}; }
 
+// What the preset needs to know of the model: given, in the sidecar, or, for a model without a file, assumed.
+SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
+    if (sparse.calibration || !uses_calibration(sparse.preset)) return sparse;
+    if (model.file) sparse.calibration = find_calibration(*model.file, model.shape);
+    else sparse.calibration = std::make_shared<Calibration>(assume_calibration(model.shape));
+    return sparse;
+}
+
 SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options) {
     std::vector<bool> windowed;
     for (const LayerShape& layer : shape.layers) windowed.push_back(layer.window != 0);
-    SparsePolicy policy = make_preset(options.preset, windowed, options.overrides);
+    if (options.calibration) check_calibration(*options.calibration, shape);
+    SparsePolicy policy = make_preset(options.preset, windowed, options.overrides, options.calibration.get());
     if (policy.needs_sidecar)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("--sparse {} needs index projections from a calibration sidecar, and this model has none: "
-                                "use a training-free preset such as exact, twilight or quest",
+                    fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
+                                "calibrate, or use a training-free preset such as exact, twilight or quest",
                                 policy.name));
     policy.check(shape.n_layers, shape.n_kv_heads);
     return policy;
@@ -65,7 +82,8 @@ struct SparseEngine {
     SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
                  StepBuffers& b, std::uint32_t n_splits, const SparsePolicy& policy, const SessionOptions& options)
         : attention(device, attention_shape(shape), cache,
-                    {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits, policy),
+                    {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits, policy,
+                    policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>()),
           plan(device, shape, weights, cache, b, attention),
           loop(device, plan, b,
                {options.sparse.audit_every == 0 ? options.steps_in_flight : 1, !policy.is_dense(), policy.min_ctx,
@@ -81,8 +99,8 @@ public:
         : device_(std::move(device)),
           model_(std::move(model)),
           options_(options),
-          policy_(resolve_policy(model_.shape, options.sparse)),
-          resolved_(plan_session(*device_, model_, options)),
+          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse))),
+          resolved_(plan_session(*device_, model_, options_)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
           cache_(*device_, kv_config(model_.shape, options, resolved_, policy_)),
           step_buffers_(*device_, model_.shape, resolved_.n_splits),
@@ -108,11 +126,12 @@ public:
         // A ring has overwritten what lies more than its span behind the newest token: going back further than the
         // spare part of the ring would leave holes in the window, so the cache is then emptied.
         const KvLayout& layout = cache_.layout();
-        for (std::uint32_t layer = 0; layer < model_.shape.n_layers && n > 0; ++layer) {
-            const HeadLayout& head = layout.head(layer, 0);
+        const std::uint32_t n_kv = model_.shape.n_kv_heads;
+        for (std::uint32_t i = 0; i < model_.shape.n_layers * n_kv && n > 0; ++i) {
+            const HeadLayout& head = layout.head(i / n_kv, i % n_kv);
             if (head.ring_blocks == 0 || tokens_high_ <= head.ring_blocks * layout.config().block_size) continue;
             const std::uint32_t kept = (head.ring_blocks - 1) * layout.config().block_size;
-            const std::uint32_t window = layout.config().roles[layer * model_.shape.n_kv_heads].window;
+            const std::uint32_t window = layout.config().roles[i].window;
             if (n + kept < tokens_high_ + window) n = 0;
         }
         tokens_.resize(n);
@@ -177,9 +196,11 @@ public:
 
     void use_sparse(const SparseOptions& sparse) override {
         finish();
-        SparsePolicy policy = resolve_policy(model_.shape, sparse);
-        options_.sparse = sparse;
-        policy_ = std::move(policy);
+        SparseOptions wanted = sparse;
+        if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
+        wanted = with_calibration(model_, std::move(wanted));
+        policy_ = resolve_policy(model_.shape, wanted);
+        options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();
         build_engine();
@@ -206,6 +227,48 @@ public:
         return logits_;
     }
 
+    void capture(std::span<const std::int32_t> tokens, const QueryRows& rows, const Progress& progress) override {
+        const std::size_t row = model_.shape.q_dim();
+        const vk::Buffer copies(*device_, "captured_queries", row * 2 * resolved_.n_chunk * model_.shape.n_layers,
+                                vk::BufferUse::kReadback);
+        struct Capturing {
+            AttentionPipeline& attention;
+            ~Capturing() { attention.capture_queries(nullptr, nullptr); }
+        } const capturing{engine_->attention};
+        engine_->attention.capture_queries(&prefill_buffers_.query, &copies);
+        std::uint32_t before = 0;
+        const auto on_chunk = [&](std::uint32_t done, std::uint32_t total) {
+            for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer)
+                rows(layer, before,
+                     {copies.mapped_as<const std::uint16_t>() + layer * resolved_.n_chunk * row, (done - before) * row});
+            before = done;
+            return !progress || progress(done, total);
+        };
+        run_prefill(tokens, on_chunk, {});
+    }
+
+    std::vector<std::uint16_t> cached_keys(std::uint32_t layer) const override {
+        const KvLayout& layout = cache_.layout();
+        const std::uint32_t block = layout.config().block_size, dim = model_.shape.head_dim, n_kv = model_.shape.n_kv_heads;
+        if (layout.config().type != KvType::kF16)
+            throw Error(ErrorCode::kInvalidArgument, "keys are read back from an f16 cache only");
+        const auto pool = vk::read_back_as<std::uint16_t>(*device_, cache_.keys(layer));
+        std::vector<std::uint16_t> keys(std::size_t{n_cached()} * n_kv * dim, 0);
+        for (std::uint32_t h = 0; h < n_kv; ++h) {
+            const HeadLayout& head = layout.head(layer, h);
+            for (std::uint32_t t = 0; t < n_cached(); ++t) {
+                std::uint32_t slot = t / block;
+                if (head.ring_blocks != 0 && slot >= head.sink_blocks) {
+                    if (slot + head.ring_blocks <= (n_cached() - 1) / block) continue;  // overwritten
+                    slot = head.sink_blocks + (slot - head.sink_blocks) % head.ring_blocks;
+                }
+                const std::size_t from = ((head.first_block + slot) * std::size_t{block} + t % block) * dim;
+                std::copy_n(pool.begin() + from, dim, keys.begin() + (std::size_t{t} * n_kv + h) * dim);
+            }
+        }
+        return keys;
+    }
+
     SparseReport sparse_report() const override {
         SparseReport r;
         const std::uint32_t n_heads = model_.shape.n_heads;
@@ -222,7 +285,7 @@ public:
             for (std::uint32_t h = 0; h < n_kv; ++h) {
                 const std::size_t i = layer * n_kv + h;
                 const LayerKind kind = policy_.layers[layer].kind;
-                if (kind != LayerKind::kDense && kind != LayerKind::kAnchor)
+                if ((kind != LayerKind::kDense && kind != LayerKind::kAnchor) || is_local(i))
                     r.layer_head_share[i] = static_cast<float>(share_sums_[i] / static_cast<double>(n_sparse_steps_));
                 share += r.layer_head_share[i];
                 ++n_full;
@@ -279,7 +342,25 @@ private:
         least = values.front();
     }
 
+    bool is_local(std::size_t head) const { return !policy_.local_heads.empty() && policy_.local_heads[head] != 0; }
+
+    // What each head sees, in the block tables. Rings stay as they were allocated; a head that keeps everything can be narrowed.
+    void write_roles() {
+        policy_.local_window = local_window(policy_, resolved_.n_ctx);
+        const KvLayout& layout = cache_.layout();
+        std::vector<std::uint32_t> tables = layout.tables();
+        for (std::size_t i = 0; i < policy_.local_heads.size(); ++i) {
+            const auto n_kv = model_.shape.n_kv_heads;
+            const auto at = static_cast<std::uint32_t>(i);
+            if (!is_local(i) || layout.head(at / n_kv, at % n_kv).ring_blocks != 0) continue;
+            tables[i * layout.table_stride() + WINNOW_TABLE_WINDOW] = policy_.local_window;
+            tables[i * layout.table_stride() + WINNOW_TABLE_SINK_TOKENS] = policy_.sink;
+        }
+        vk::Uploader(*device_).upload(cache_.tables(), std::as_bytes(std::span(tables)));
+    }
+
     void build_engine() {
+        write_roles();
         engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits,
                                                  policy_, options_);
         prefill_.set_attention(&engine_->attention);
@@ -323,7 +404,8 @@ private:
         ++n_sparse_steps_;
         const double n_tokens = n_cached() + 1;
         const std::span<const std::uint32_t> counts = engine_->attention.attended_counts();
-        for (std::size_t i = 0; i < counts.size(); ++i) share_sums_[i] += counts[i] / n_tokens;
+        for (std::size_t i = 0; i < counts.size(); ++i)
+            share_sums_[i] += is_local(i) ? std::min(1.0, (policy_.local_window + policy_.sink) / n_tokens) : counts[i] / n_tokens;
         if (options_.sparse.audit_every == 0) return;
         const std::span<const AttentionPipeline::Mass> records = engine_->attention.audit_records();
         const std::uint32_t n_heads = model_.shape.n_heads;
@@ -333,6 +415,7 @@ private:
             if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
             if (controller_ && kind == LayerKind::kSelect) steer(layer, records, counts, n_tokens);
             for (std::uint32_t h = 0; h < n_heads; ++h) {
+                if (is_local(layer * model_.shape.n_kv_heads + h / model_.shape.n_group())) continue;  // has no list to judge
                 const AttentionPipeline::Mass& m = records[layer * n_heads + h];
                 masses_.push_back(m.mass);
                 rest_masses_.push_back(m.without_sinks);
@@ -420,9 +503,10 @@ ModelSource open_model(const std::string& path) {
     return model;
 }
 
-ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options) {
+ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
+                             bool must_fit) {
     const ModelShape& shape = model.shape;
-    const SparsePolicy policy = resolve_policy(shape, options.sparse);
+    const SparsePolicy policy = resolve_policy(shape, with_calibration(model, options.sparse));
     const auto plan = [&](std::uint32_t n_ctx) {
         ResolvedOptions r;
         r.n_ctx = n_ctx;
@@ -460,15 +544,20 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {} is more than the {} tokens that this model was trained for", options.n_ctx,
                                 shape.n_ctx_train));
-    if (device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
+    if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {} is more than a software Vulkan driver can do: use -c {} or less, or a GPU", options.n_ctx,
                                 vk::kSoftwareMaxContext));
     std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
-    if (device.is_cpu()) wanted = std::min(wanted, vk::kSoftwareMaxContext);
+    if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
     if (fits(wanted)) return plan(wanted);
     const std::uint32_t most = largest();
     if (options.n_ctx == 0 && most > 0) return plan(most);
+    if (!must_fit) {
+        ResolvedOptions resolved = plan(wanted);
+        resolved.fits = false;
+        return resolved;
+    }
     const MemoryPlan memory = plan(wanted).memory;
     throw Error(ErrorCode::kOutOfMemory,
                 fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' offers {} MiB: {}", wanted,

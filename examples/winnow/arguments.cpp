@@ -13,9 +13,9 @@
 namespace winnow::program {
 namespace {
 
-constexpr std::array<Command, 7> kCommands = {
-    Command::kChat,       Command::kGenerate, Command::kEval, Command::kTokenize,
-    Command::kPerplexity, Command::kInfo,     Command::kBench};
+constexpr std::array<Command, 8> kCommands = {
+    Command::kChat,       Command::kGenerate, Command::kEval,  Command::kTokenize,
+    Command::kPerplexity, Command::kInfo,     Command::kBench, Command::kCalibrate};
 
 [[noreturn]] void fail(const std::string& message) {
     throw Error(ErrorCode::kInvalidArgument, message);

@@ -15,6 +15,7 @@
 #include "examples/winnow/bench_report.h"
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
+#include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/terminal.h"
 
@@ -147,6 +148,15 @@ private:
     std::mt19937 random_{1};
 };
 
+// The model of -m, or random weights.
+ModelSource open_subject(const Options& options) {
+    if (!options.shape.empty()) return open_shape(options, true);
+    if (options.model.empty())
+        throw Error(ErrorCode::kInvalidArgument,
+                    "no model: give one with -m FILE.gguf, or random weights with --shape 8b");
+    return open_model(find_model(options.model).string());
+}
+
 // A shorter test of the same kind: enough to compile pipelines and wake the device.
 BenchTest warmup_of(const BenchTest& test) {
     return {test.n_prompt, std::min(test.n_gen, 4u), test.n_depth};
@@ -160,18 +170,21 @@ int run_bench(const Options& options) {
     for (const BenchTest& test : tests) {
         n_ctx = std::max(n_ctx, std::uint64_t{test.n_prompt} + test.n_gen + test.n_depth);
     }
-    const Vocabulary vocabulary = open_vocabulary(options);
-    if (const std::uint32_t n_trained = trained_context(vocabulary.file); n_ctx > n_trained) {
+    const std::string name = "random " + options.shape;
+    ModelSource model = open_subject(options);
+    if (const std::uint32_t n_trained = model.shape.n_ctx_train; n_ctx > n_trained) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("the longest test has {} tokens but the model was trained for {}: "
                                 "lower -p, -n or -d",
                                 n_ctx, n_trained));
     }
+    const ModelFacts facts =
+        model.file ? model_facts(*model.file) : model_facts(model, name);
+    const std::string file = model.file ? model.file->path().string() : name;
     const std::unique_ptr<Session> session =
-        open_session(options, vocabulary, static_cast<std::uint32_t>(n_ctx));
-    const ModelFacts facts = model_facts(vocabulary.file);
+        open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
     BenchReport report(options.bench.output,
-                       {vocabulary.path.string(), facts, session->device(), options.n_chunk,
+                       {file, facts, session->device(), options.n_chunk,
                         options.cache_type_k, options.cache_type_v});
     Runner runner(*session);
     write_out(report.begin());

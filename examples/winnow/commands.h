@@ -13,6 +13,11 @@ int run_perplexity(const Options& options);
 int run_info(const Options& options);
 int run_bench(const Options& options);
 int run_eval(const Options& options);
+int run_calibrate(const Options& options);
+
+/// With `--sparse auto` and a model that has no calibration yet: makes a quick one from a built-in
+/// text and caches it.
+void calibrate_for_auto(const Options& options);
 
 /// `--list-devices`
 int list_devices_command();

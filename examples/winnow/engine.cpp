@@ -2,6 +2,7 @@
 #include "examples/winnow/engine.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <limits>
 
@@ -11,13 +12,20 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/terminal.h"
+#include "models/random_model.h"
+#include "runtime/vk/device.h"
 
 namespace winnow::program {
 namespace {
 
+constexpr WeightType kWeightTypes[] = {
+    WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ4_0,
+    WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0,
+    WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
+
 // winnow runs a model on one device as a whole; a smaller number would silently do something else
 // than what was asked.
-void check_gpu_layers(const std::string& text, const GgufFile& file) {
+void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
     if (text == "all" || text == "auto" || text == "-1") return;
     std::uint64_t n_asked = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n_asked);
@@ -25,8 +33,6 @@ void check_gpu_layers(const std::string& text, const GgufFile& file) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-ngl {}: give all, auto or a number of layers", text));
     }
-    const std::string key = std::string(file.get_string("general.architecture")) + ".block_count";
-    const std::uint64_t n_layers = file.get_uint(key);
     if (n_asked < n_layers) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-ngl {}: the model has {} layers and winnow runs none of them on "
@@ -62,28 +68,54 @@ Vocabulary open_vocabulary(const Options& options) {
 
 std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
                                       std::uint32_t n_ctx) {
-    check_gpu_layers(options.gpu_layers, vocabulary.file);
+    return open_session(options, open_model(vocabulary.path.string()), n_ctx);
+}
+
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx) {
+    check_gpu_layers(options.gpu_layers, model.shape.n_layers);
     if (options.flash_attention == "off" || options.flash_attention == "0") {
         log_info("-fa off has no effect: attention is always fused");
     }
     Progress progress("loading", Progress::Unit::kBytes);
-    SessionOptions session;
-    session.device.select = options.device;
-    session.n_ctx = n_ctx;
-    session.n_chunk = options.n_chunk;
-    session.kv_type = kv_type(options);
-    session.sparse = sparse_options(options);
+    SessionOptions session = session_options(options, n_ctx);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         progress.update(done, total);
     };
-    std::unique_ptr<Session> opened = Session::open(vocabulary.path.string(), session);
+    std::unique_ptr<Session> opened =
+        make_session(vk::Device::open(session.device), std::move(model), session);
     progress.clear();
     throw_if_interrupted();
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));
     return opened;
+}
+
+SessionOptions session_options(const Options& options, std::uint32_t n_ctx) {
+    SessionOptions session;
+    session.device.select = options.device;
+    session.n_ctx = n_ctx;
+    session.n_chunk = options.n_chunk;
+    session.kv_type = kv_type(options);
+    session.sparse = sparse_options(options);
+    return session;
+}
+
+ModelSource open_shape(const Options& options, bool with_values) {
+    if (!options.model.empty())
+        throw Error(ErrorCode::kInvalidArgument, "give -m or --shape, not both");
+    for (const WeightType type : kWeightTypes) {
+        std::string name = type_name(type);
+        for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+        if (name != options.weight_type) continue;
+        return with_values ? random_model(options.shape, type)
+                           : random_model_outline(options.shape, type);
+    }
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--type {}: give q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, f16, "
+                            "bf16 or f32",
+                            options.weight_type));
 }
 
 std::uint32_t context_size(const Options& options, std::uint32_t otherwise) {

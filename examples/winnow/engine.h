@@ -9,6 +9,7 @@
 #include "examples/winnow/options.h"
 #include "models/chat_template.h"
 #include "models/gguf.h"
+#include "models/model.h"
 #include "models/tokenizer.h"
 #include "winnow/session.h"
 
@@ -29,6 +30,16 @@ Vocabulary open_vocabulary(const Options& options);
 /// @throws what Session::open throws, and Interrupted.
 std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
                                       std::uint32_t n_ctx);
+
+/// The same for a model that is open already.
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx);
+
+/// The random model of --shape and --type; `with_values` false: only sizes, for a plan.
+/// @throws Error(kInvalidArgument) when -m is given too, or for an unknown name.
+ModelSource open_shape(const Options& options, bool with_values);
+
+/// What the flags say about a session, without a progress bar.
+SessionOptions session_options(const Options& options, std::uint32_t n_ctx);
 
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
 SparseOptions sparse_options(const Options& options);

@@ -10,6 +10,8 @@
 #include "examples/winnow/engine.h"
 #include "examples/winnow/model_facts.h"
 #include "examples/winnow/terminal.h"
+#include "models/model.h"
+#include "runtime/vk/device.h"
 
 namespace winnow::program {
 namespace {
@@ -22,7 +24,15 @@ struct Plan {
     ModelShape shape;
     MemoryPlan memory;
     std::uint32_t n_ctx = 0;
-    std::uint32_t n_dependent_dispatches = 0;
+    std::uint32_t n_dependent_dispatches = 0;  ///< 0 = not known: no step was recorded
+    bool fits = true;                          ///< into the device
+};
+
+// What the plan is for: a file, or a shape that has none.
+struct Subject {
+    std::string file;  ///< empty without one
+    std::uint64_t file_bytes = 0;
+    ModelFacts facts;
 };
 
 // The one place that loads the model for this; the number of dispatches is that of a step really
@@ -31,7 +41,15 @@ Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     const std::unique_ptr<Session> session =
         open_session(options, vocabulary, context_size(options, 0));
     return {session->device(), session->shape(), session->memory(), session->n_ctx(),
-            session->n_dependent_dispatches()};
+            session->n_dependent_dispatches(), true};
+}
+
+// Without a file there are no weights to load: sizes alone.
+Plan make_plan(const Options& options, const ModelSource& model) {
+    const SessionOptions session = session_options(options, context_size(options, 0));
+    const std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
+    const ResolvedOptions resolved = plan_session(*device, model, session, false);
+    return {device->info(), model.shape, resolved.memory, resolved.n_ctx, 0, resolved.fits};
 }
 
 std::vector<DeviceInfo> need_devices() {
@@ -66,13 +84,14 @@ json device_json(const DeviceInfo& device) {
             {"unusable_reason", device.unusable_reason}};
 }
 
-json model_json(const Vocabulary& vocabulary, const ModelFacts& facts, const ModelShape& shape) {
-    return {{"file", vocabulary.path.string()},
+json model_json(const Subject& subject, const ModelShape& shape) {
+    const ModelFacts& facts = subject.facts;
+    return {{"file", subject.file},
             {"name", facts.name},
             {"type", facts.type},
             {"architecture", shape.architecture},
             {"quantisation", facts.quantisation},
-            {"file_bytes", vocabulary.file.file_bytes()},
+            {"file_bytes", subject.file_bytes},
             {"tensor_bytes", facts.tensor_bytes},
             {"n_params", facts.n_params},
             {"n_layers", shape.n_layers},
@@ -91,14 +110,19 @@ std::uint32_t n_windowed_layers(const ModelShape& shape) {
     return n;
 }
 
-std::string plan_text(const Vocabulary& vocabulary, const ModelFacts& facts, const Plan& plan,
-                      KvType kv) {
+std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
+    const ModelFacts& facts = subject.facts;
     const ModelShape& shape = plan.shape;
     const std::uint64_t per_token = kv_step_bytes(shape, kv, 1);
     std::string text;
     text += fmt::format("model      {} ({})\n", facts.name, facts.type);
-    text += fmt::format("file       {}, {}, {} parameters\n", vocabulary.path.string(),
-                        size_text(vocabulary.file.file_bytes()), params_text(facts.n_params));
+    if (subject.file.empty()) {
+        text += fmt::format("weights    {}, {} parameters, not loaded\n",
+                            size_text(facts.tensor_bytes), params_text(facts.n_params));
+    } else {
+        text += fmt::format("file       {}, {}, {} parameters\n", subject.file,
+                            size_text(subject.file_bytes), params_text(facts.n_params));
+    }
     text += fmt::format("layers     {}, {} of them with a window\n", shape.n_layers,
                         n_windowed_layers(shape));
     text += fmt::format(
@@ -113,10 +137,38 @@ std::string plan_text(const Vocabulary& vocabulary, const ModelFacts& facts, con
                         size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
                         size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
                         size_text(plan.memory.scratch_bytes));
+    if (!plan.fits) text += "           more than this device offers\n";
+    if (plan.n_dependent_dispatches == 0) return text;
     text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
                         plan.n_dependent_dispatches,
                         static_cast<double>(plan.n_dependent_dispatches) / shape.n_layers);
     return text;
+}
+
+// The presets as data: what each scores, keeps and reuses, and the paper it follows.
+std::string policies_text() {
+    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer", "filter",
+                                   "budget", "schedule", "paper");
+    for (const PresetInfo& p : sparse_presets())
+        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter, p.budget,
+                            p.schedule, p.paper);
+    return text;
+}
+
+void write_json(const json& root) {
+    write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+json policies_json() {
+    json list = json::array();
+    for (const PresetInfo& p : sparse_presets())
+        list.push_back({{"name", p.name},
+                        {"scorer", p.scorer},
+                        {"filter", p.filter},
+                        {"budget", p.budget},
+                        {"schedule", p.schedule},
+                        {"paper", p.paper}});
+    return list;
 }
 
 }  // namespace
@@ -129,35 +181,50 @@ int list_devices_command() {
 }
 
 int run_info(const Options& options) {
-    if (options.model.empty() && !options.json) return list_devices_command();
-    json root;
-    if (options.model.empty()) {
-        root["devices"] = json::array();
-        for (const DeviceInfo& device : need_devices())
-            root["devices"].push_back(device_json(device));
-        write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    if (options.policies) {
+        if (options.json) write_json(policies_json());
+        else write_out(policies_text());
         return 0;
     }
-    const Vocabulary vocabulary = open_vocabulary(options);
-    const ModelFacts facts = model_facts(vocabulary.file);
-    const Plan plan = make_plan(options, vocabulary);
+    if (options.model.empty() && options.shape.empty()) {
+        if (!options.json) return list_devices_command();
+        json devices = json::array();
+        for (const DeviceInfo& device : need_devices()) devices.push_back(device_json(device));
+        write_json({{"devices", devices}});
+        return 0;
+    }
+    Subject subject;
+    Plan plan;
+    if (!options.shape.empty()) {
+        const ModelSource model = open_shape(options, false);
+        subject.facts = model_facts(model, "random " + options.shape);
+        plan = make_plan(options, model);
+    } else {
+        const Vocabulary vocabulary = open_vocabulary(options);
+        subject = {vocabulary.path.string(), vocabulary.file.file_bytes(),
+                   model_facts(vocabulary.file)};
+        plan = make_plan(options, vocabulary);
+    }
     if (!options.json) {
-        write_out(plan_text(vocabulary, facts, plan, kv_type(options)));
+        write_out(plan_text(subject, plan, kv_type(options)));
         return 0;
     }
-    root = {{"total_bytes", plan.memory.total_bytes()},
-            {"weight_bytes", plan.memory.weight_bytes},
-            {"kv_bytes", plan.memory.kv_bytes},
-            {"index_bytes", plan.memory.index_bytes},
-            {"scratch_bytes", plan.memory.scratch_bytes},
-            {"n_ctx", plan.n_ctx},
-            {"type_k", options.cache_type_k},
-            {"type_v", options.cache_type_v},
-            {"n_dependent_dispatches", plan.n_dependent_dispatches},
-            {"device", device_json(plan.device)},
-            {"model", model_json(vocabulary, facts, plan.shape)},
-            {"version", WINNOW_VERSION}};
-    write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+    json root = {{"total_bytes", plan.memory.total_bytes()},
+                 {"weight_bytes", plan.memory.weight_bytes},
+                 {"kv_bytes", plan.memory.kv_bytes},
+                 {"index_bytes", plan.memory.index_bytes},
+                 {"scratch_bytes", plan.memory.scratch_bytes},
+                 {"fits", plan.fits},
+                 {"n_ctx", plan.n_ctx},
+                 {"type_k", options.cache_type_k},
+                 {"type_v", options.cache_type_v},
+                 {"sparse", options.sparse.preset},
+                 {"device", device_json(plan.device)},
+                 {"model", model_json(subject, plan.shape)},
+                 {"version", WINNOW_VERSION}};
+    if (plan.n_dependent_dispatches != 0)
+        root["n_dependent_dispatches"] = plan.n_dependent_dispatches;
+    write_json(root);
     return 0;
 }
 

@@ -19,6 +19,7 @@ constexpr int kInterruptedStatus = 130;
 
 int run_command(const Options& options) {
     if (options.list_devices) return list_devices_command();
+    if (options.sparse.preset == "auto") calibrate_for_auto(options);
     switch (options.command) {
         case Command::kChat: {
             // `winnow -m M -p ...` is how scripts written for other runtimes ask for any of the
@@ -33,6 +34,7 @@ int run_command(const Options& options) {
         case Command::kInfo: return run_info(options);
         case Command::kBench: return run_bench(options);
         case Command::kEval: return run_eval(options);
+        case Command::kCalibrate: return run_calibrate(options);
     }
     return kFailure;
 }

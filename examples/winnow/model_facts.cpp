@@ -65,6 +65,28 @@ ModelFacts model_facts(const GgufFile& file) {
     return facts;
 }
 
+ModelFacts model_facts(const ModelSource& model, const std::string& name) {
+    ModelFacts facts;
+    const ModelTensors& t = model.tensors;
+    const auto add = [&facts](const GgufTensor* tensor, bool every_step = true) {
+        facts.tensor_bytes += tensor->bytes.size();
+        facts.n_params += tensor->n_in() * tensor->n_rows();
+        facts.step_bytes += every_step ? tensor->bytes.size() : tensor->bytes.size() / tensor->n_rows();
+    };
+    for (const LayerTensors& l : t.layers)
+        for (const GgufTensor* tensor : {l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_output,
+                                         l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down})
+            add(tensor);
+    add(t.output_norm);
+    add(t.output);
+    if (t.token_embd != t.output) add(t.token_embd, false);
+    facts.name = name;
+    facts.quantisation = type_name(t.layers.front().attn_q->type);
+    facts.type = fmt::format("{} {} {} random", model.shape.architecture, short_count(facts.n_params),
+                             facts.quantisation);
+    return facts;
+}
+
 std::uint64_t kv_step_bytes(const ModelShape& shape, KvType type, std::uint64_t n_tokens) {
     const std::uint64_t row_bytes =
         std::uint64_t{2} * shape.n_kv_heads * kv_row_bytes(type, shape.head_dim);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "models/gguf.h"
+#include "models/model.h"
 #include "winnow/device.h"
 #include "winnow/types.h"
 
@@ -20,6 +21,8 @@ struct ModelFacts {
 };
 
 ModelFacts model_facts(const GgufFile& file);
+/// The same of tensors without a file; `name` stands for the model.
+ModelFacts model_facts(const ModelSource& model, const std::string& name);
 
 /// Keys and values that one decode step reads with n_tokens in the cache.
 std::uint64_t kv_step_bytes(const ModelShape& shape, KvType type, std::uint64_t n_tokens);

@@ -244,7 +244,34 @@ void add_eval(Table& table, Options& o) {
                 "captured mass and share per layer and head as SVG");
 }
 
+void add_calibrate(Table& table, Options& o) {
+    CalibrateFlags& c = o.calibrate;
+    table.value("-f,--file", o.prompt_file, "FILE",
+                "plain text to learn from, better 6000 tokens or more; - = standard input "
+                "(default: a built-in page)");
+    table.value("-o,--output", c.output_file, "FILE",
+                "the sidecar to write (default: MODEL.winnow.gguf beside the model)");
+    table
+        .value("--index-dim", c.index_dim, "N",
+               "width of index keys, a multiple of 8 to 64 (default: a quarter of the head)")
+        ->check(between(8, 64));
+    table
+        .value("--retrieval-share", c.retrieval_share, "X",
+               "share of the kv heads that keep every token, 0 to 1 (default: found)")
+        ->check(between(0.0, 1.0));
+    table.value("--plot", c.plot_file, "FILE",
+                "scores of heads, mass of the index and likeness of layers as SVG");
+}
+
+void add_shape(Table& table, Options& o, const char* help) {
+    table.value("--shape", o.shape, "NAME", help);
+    table.value("--type", o.weight_type, "TYPE",
+                "type of those weights: q4_0 (default), q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
+                "f16, bf16 or f32");
+}
+
 void add_bench(Table& table, Options& o) {
+    add_shape(table, o, "random weights of a known shape in place of -m: 135m, 1b or 8b");
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
     table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
@@ -268,6 +295,7 @@ constexpr const char* kCommands =
     "  info        devices, model, memory for a context\n"
     "  bench       tokens per second\n"
     "  eval        sparse attention presets against dense, on a text\n"
+    "  calibrate   learn which heads retrieve and a small index, for better presets\n"
     "`winnow COMMAND --help` lists the flags of a command. Each flag has an environment twin, "
     "WINNOW_CTX_SIZE "
     "for\n--ctx-size; the command line wins.";
@@ -283,6 +311,8 @@ const char* description(Command command) {
         case Command::kBench: return "Speed of prefill and decode.";
         case Command::kEval:
             return "Quality of sparse attention presets against dense attention on a text.";
+        case Command::kCalibrate:
+            return "Learn from one text what the sparse attention presets need to know of a model.";
     }
     return "";
 }
@@ -298,6 +328,7 @@ const char* command_name(Command command) {
         case Command::kInfo: return "info";
         case Command::kBench: return "bench";
         case Command::kEval: return "eval";
+        case Command::kCalibrate: return "calibrate";
     }
     return "";
 }
@@ -348,6 +379,8 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
         case Command::kInfo:
             add_session(table, options, true);
             add_sparse(table, options, true);
+            add_shape(table, options,
+                      "plan for a known shape in place of -m: 135m, 1b or 8b");
             table.set("--policies", options.policies, true, "print the sparse attention presets");
             table.set("--json", options.json, true, "print one JSON object");
             break;
@@ -361,6 +394,10 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_session(table, options, true);
             add_sparse(table, options, false);
             add_eval(table, options);
+            break;
+        case Command::kCalibrate:
+            add_session(table, options, true);
+            add_calibrate(table, options);
             break;
     }
     return app;

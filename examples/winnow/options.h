@@ -10,7 +10,7 @@
 
 namespace winnow::program {
 
-enum class Command { kChat, kGenerate, kTokenize, kPerplexity, kInfo, kBench, kEval };
+enum class Command { kChat, kGenerate, kTokenize, kPerplexity, kInfo, kBench, kEval, kCalibrate };
 
 /// Sampling as the command line gave it; what is absent comes from the model file, then from
 /// SamplingOptions' own defaults.
@@ -43,12 +43,22 @@ struct EvalFlags {
     std::string plot_file;
 };
 
+/// Flags of `calibrate`.
+struct CalibrateFlags {
+    std::string output_file;   ///< the sidecar; empty = beside the model
+    std::uint32_t index_dim = 0;
+    float retrieval_share = -1;  ///< negative = found
+    std::string plot_file;
+};
+
 /// Everything the command line and the environment say.
 struct Options {
     Command command = Command::kChat;
     bool has_command = false;  ///< false: `winnow -m M ...` without a subcommand
 
     std::string model;
+    std::string shape;                 ///< bench, info: a known shape in place of a model file
+    std::string weight_type = "q4_0";  ///< of that shape's weights
     std::string device;
     bool list_devices = false;
 
@@ -94,6 +104,7 @@ struct Options {
 
     BenchFlags bench;
     EvalFlags eval;
+    CalibrateFlags calibrate;
     SparseOptions sparse;
     std::string audit;      ///< "full", a number, or empty
     bool policies = false;  ///< info: print the table of presets

@@ -21,12 +21,28 @@ namespace {
 constexpr std::uint32_t kDefaultWindow = 512;
 constexpr std::uint32_t kLeastWindow = 4;
 
-// -log p of `target` under softmax(logits), in double.
-double negative_log_likelihood(std::span<const float> logits, TokenId target) {
+double log_sum_exp(std::span<const float> logits) {
     const double most = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
-    return std::log(sum) + most - static_cast<double>(logits[static_cast<std::size_t>(target)]);
+    return std::log(sum) + most;
+}
+
+// -log p of `target` under softmax(logits), in double.
+double negative_log_likelihood(std::span<const float> logits, TokenId target) {
+    return log_sum_exp(logits) - static_cast<double>(logits[static_cast<std::size_t>(target)]);
+}
+
+// KL(softmax(p) || softmax(q)) in nats.
+double divergence(std::span<const float> p, std::span<const float> q) {
+    const double lse_p = log_sum_exp(p);
+    const double lse_q = log_sum_exp(q);
+    double sum = 0;
+    for (std::size_t i = 0; i < p.size(); ++i) {
+        const double log_p = static_cast<double>(p[i]) - lse_p;
+        if (log_p > -30) sum += std::exp(log_p) * (log_p - (static_cast<double>(q[i]) - lse_q));
+    }
+    return sum;
 }
 
 // Mean and spread of the negative log likelihoods seen so far.
@@ -39,6 +55,7 @@ public:
     }
     std::uint64_t n() const { return n_; }
     double perplexity() const { return std::exp(mean()); }
+    double mean() const { return n_ == 0 ? 0 : sum_ / static_cast<double>(n_); }
     /// Standard error of the mean, carried through exp().
     double error() const {
         if (n_ < 2) return 0;
@@ -47,7 +64,6 @@ public:
     }
 
 private:
-    double mean() const { return n_ == 0 ? 0 : sum_ / static_cast<double>(n_); }
     std::uint64_t n_ = 0;
     double sum_ = 0;
     double sum_of_squares_ = 0;
@@ -106,6 +122,52 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
     throw_if_interrupted();
 }
 
+bool is_sparse(const Options& options) {
+    return options.sparse.preset != "off" && options.sparse.preset != "dense";
+}
+
+// What sparse attention changes: both score the same tokens, decoded one by one after a dense prefill of the first half.
+struct Comparison {
+    Score dense, sparse;
+    double divergence = 0;  // sum of KL(dense || sparse)
+    double share = 0, mass = 0;  // sums over windows
+    std::uint64_t n_audits = 0;
+};
+
+void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window,
+                    Comparison& c) {
+    const std::size_t n_vocab = session.shape().n_vocab;
+    const std::size_t first_scored = window.size() / 2;
+    const auto proceed = [](std::uint32_t, std::uint32_t) { return !interrupted(); };
+    session.use_sparse({});
+    session.truncate(0);
+    session.prefill(window.first(first_scored - 1), proceed);
+    throw_if_interrupted();
+    std::vector<float> dense;
+    session.evaluate(
+        window.subspan(first_scored - 1, window.size() - first_scored),
+        [&](std::uint32_t, std::span<const float> logits) { dense.insert(dense.end(), logits.begin(), logits.end()); },
+        proceed);
+    throw_if_interrupted();
+
+    session.use_sparse(sparse);
+    if (session.truncate(static_cast<std::uint32_t>(first_scored - 1)) < first_scored - 1)
+        session.prefill(window.first(first_scored - 1).subspan(session.n_cached()), proceed);
+    for (std::size_t i = first_scored; i < window.size(); ++i) {
+        throw_if_interrupted();
+        const std::span<const float> logits = session.decode_logits(window[i - 1]);
+        const std::span<const float> reference =
+            std::span<const float>(dense).subspan((i - first_scored) * n_vocab, n_vocab);
+        c.dense.add(negative_log_likelihood(reference, window[i]));
+        c.sparse.add(negative_log_likelihood(logits, window[i]));
+        c.divergence += divergence(reference, logits);
+    }
+    const SparseReport report = session.sparse_report();
+    c.share += report.attended_share;
+    c.mass += report.mass_mean;
+    c.n_audits += report.n_audits;
+}
+
 std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) {
     const std::uint32_t size = context_size(options, kDefaultWindow);
     return size != 0 ? size : trained_context(vocabulary.file);
@@ -114,6 +176,8 @@ std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) 
 }  // namespace
 
 int run_perplexity(const Options& options) {
+    if (is_sparse(options) && !options.logits_out.empty())
+        throw Error(ErrorCode::kInvalidArgument, "--logits-out writes dense logits: leave out --sparse");
     std::unique_ptr<NpyFile> logits;
     if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
 
@@ -129,12 +193,18 @@ int run_perplexity(const Options& options) {
         return std::chrono::duration<double>(Clock::now() - start).count();
     };
     Score score;
+    Comparison comparison;
     nlohmann::json running = nlohmann::json::array();
     for (std::uint32_t i = 0; i < windows.count; ++i) {
         const std::span<TokenId> window =
             std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
-        score_window(*session, window, score, logits.get());
+        if (is_sparse(options)) {
+            compare_window(*session, sparse_options(options), window, comparison);
+            score = comparison.sparse;
+        } else {
+            score_window(*session, window, score, logits.get());
+        }
         if (i == 0) {
             write_err(fmt::format("{:.2f} seconds per pass - ETA {:.2f} minutes\n", elapsed(),
                                   elapsed() * (windows.count - 1) / 60));
@@ -144,11 +214,31 @@ int run_perplexity(const Options& options) {
     }
     if (logits) logits->commit();
     if (options.json) {
-        const nlohmann::json root = {{"ppl", score.perplexity()},  {"ppl_error", score.error()},
+        nlohmann::json root = {{"ppl", score.perplexity()},  {"ppl_error", score.error()},
                                      {"n_windows", windows.count}, {"n_ctx", windows.size},
                                      {"n_scored", score.n()},      {"seconds", elapsed()},
                                      {"running", running}};
+        if (is_sparse(options)) {
+            const auto n = static_cast<double>(windows.count);
+            root["preset"] = options.sparse.preset;
+            root["ppl_dense"] = comparison.dense.perplexity();
+            root["nll_delta"] = comparison.sparse.mean() - comparison.dense.mean();
+            root["kl_mean"] = comparison.divergence / static_cast<double>(comparison.sparse.n());
+            root["attended_share"] = comparison.share / n;
+            if (comparison.n_audits != 0) root["mass_mean"] = comparison.mass / n;
+        }
         write_out(root.dump() + "\n");
+    } else if (is_sparse(options)) {
+        const auto n = static_cast<double>(windows.count);
+        const Comparison& c = comparison;
+        std::string text = fmt::format(
+            "\nFinal estimate: PPL = {:.4f} +/- {:.5f} with {}, {:.4f} +/- {:.5f} dense\n"
+            "difference {:+.5f} nats, KL(dense || sparse) {:.5f}, {:.1f} % of the tokens attended",
+            c.sparse.perplexity(), c.sparse.error(), options.sparse.preset, c.dense.perplexity(),
+            c.dense.error(), c.sparse.mean() - c.dense.mean(),
+            c.divergence / static_cast<double>(c.sparse.n()), 100 * c.share / n);
+        if (c.n_audits != 0) text += fmt::format(", {:.4f} of the attention captured", c.mass / n);
+        write_out(text + "\n");
     } else {
         write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(),
                               score.error()));

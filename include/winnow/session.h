@@ -29,6 +29,7 @@ struct SparseOptions {
     std::string preset = "off";
     SparseOverrides overrides;
     std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
+    std::shared_ptr<const Calibration> calibration;  ///< null: the model's sidecar, read when the preset has a use for it
 };
 
 /// What sparse attention read and kept since the last answer began.
@@ -112,6 +113,13 @@ public:
     virtual SparseReport sparse_report() const = 0;
     /// Teacher-forced decoding: runs the decode step on `token` at the end of the cache and gives the logits [n_vocab] that follow.
     virtual std::span<const float> decode_logits(std::int32_t token) = 0;
+
+    /// For calibration: prefills like prefill() and gives the queries of each chunk after RoPE and scaling, layer by layer, f16
+    /// [n, n_heads, head_dim] for tokens first .. first+n. Takes device memory for the time of the call.
+    using QueryRows = std::function<void(std::uint32_t layer, std::uint32_t first, std::span<const std::uint16_t> queries)>;
+    virtual void capture(std::span<const std::int32_t> tokens, const QueryRows& rows, const Progress& progress = {}) = 0;
+    /// Keys of a layer after RoPE, f16 [n_cached, n_kv_heads, head_dim]; zeros where a windowed layer holds them no more.
+    virtual std::vector<std::uint16_t> cached_keys(std::uint32_t layer) const = 0;
 
     /// For benches: makes the cache hold n tokens (id 0) with constant keys and values, without computing them.
     virtual void assume_cached(std::uint32_t n) = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,6 +59,25 @@ struct LayerSchedule {
     std::vector<std::uint32_t> head_map;  ///< kReuse: kv head here -> kv head there; empty = the same
 };
 
+/// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers, n_kv_heads, ...];
+/// windowed layers have zeros.
+struct Calibration {
+    std::uint32_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
+    std::uint32_t index_dim = 0;
+    std::uint32_t target_ctx = 0;           ///< tokens that the moments were rotated to
+    std::vector<float> index_maps;          ///< [..., A and B, index_dim, head_dim]: index query A q, index key B k, after RoPE
+    std::vector<std::uint32_t> index_pairs; ///< [..., index_dim] dimensions of the RoPE pairs that predict scores best (FASA)
+    std::vector<float> temperatures;        ///< [...] factor on index scores that makes the estimated mass unbiased
+    std::vector<float> induction, echo, retrieval, far_mass;  ///< [n_layers, n_heads] scores of heads, 0 to 1
+    std::vector<std::uint8_t> full_heads;   ///< [...] 1 = retrieval head, keeps every token; 0 = sinks and a window do
+    float full_share = 1;                   ///< retrieval heads among the kv heads of layers without a window
+    std::vector<std::uint32_t> anchors;     ///< full layers whose selection serves the full layers after them, ascending
+    std::vector<std::uint32_t> head_maps;   ///< [...] kv head of the layer's anchor whose selection serves
+    std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
+    std::string preset;                     ///< recommended for `auto`
+    float mass = 0;                         ///< its attention mass; 0 = the preset's own
+};
+
 /// A sparse attention method as data. Every method of the literature that winnow implements is a preset of this.
 struct SparsePolicy {
     std::string name = "dense";
@@ -71,7 +91,10 @@ struct SparsePolicy {
     float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
     std::vector<LayerSchedule> layers;    ///< one per layer of the model
     std::uint32_t index_dim = 0;          ///< width of index keys; 0 = none
-    bool needs_sidecar = false;
+    std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
+    std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
+    std::uint32_t local_window = 0;         ///< of local heads; 0 = a tenth of the context, 512 to 8192
+    bool needs_sidecar = false;             ///< and has none
 
     bool is_dense() const { return name == "dense"; }
     /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later or
@@ -94,8 +117,12 @@ struct PresetInfo {
 };
 const std::vector<PresetInfo>& sparse_presets();
 
-/// The preset for a model of so many layers; windowed layers (by `windowed`) stay dense.
-/// @throws Error(kInvalidArgument) listing the names, or when the preset needs a sidecar.
-SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides = {});
+/// Whether the preset does more, or works only, with a calibration.
+bool uses_calibration(std::string_view preset);
+
+/// The preset for a model of so many layers; windowed layers (by `windowed`) stay dense. `calibration` may be null.
+/// @throws Error(kInvalidArgument) listing the names.
+SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides = {},
+                         const Calibration* calibration = nullptr);
 
 }  // namespace winnow

@@ -367,6 +367,13 @@ void AttentionPipeline::record_audit(vk::Recorder& recorder, std::uint32_t layer
 
 void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
                                        std::uint32_t position) const {
+    if (captured_to_ != nullptr) {
+        const std::uint64_t row = std::uint64_t{shape_.n_heads} * shape_.head_dim * 2;
+        recorder.full_barrier();
+        recorder.copy({*captured_from_, 0, n_tokens * row},
+                      {*captured_to_, layer * (captured_to_->bytes() / shape_.n_layers), n_tokens * row});
+        recorder.full_barrier();
+    }
     if (!summarize_ || !selects(layer)) return;
     const KvLayout& layout = cache_.layout();
     const LayerMemory& m = memory_[layer];
@@ -434,7 +441,9 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
         const LayerKind kind = policy_.layers[layer].kind;
         const bool dense = !sparse || kind == LayerKind::kDense || kind == LayerKind::kAnchor;
         for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
-            const std::uint32_t window = kv.roles[layer * shape_.n_kv_heads + h].window;
+            const std::size_t head = layer * shape_.n_kv_heads + h;
+            const bool local = !policy_.local_heads.empty() && policy_.local_heads[head] != 0;
+            const std::uint32_t window = local ? policy_.local_window + policy_.sink : kv.roles[head].window;
             const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(n_tokens, window);
             sum += row * (dense ? visible : attended_counts()[layer * shape_.n_kv_heads + h]);
         }

@@ -49,6 +49,13 @@ public:
     /// Summaries and index keys of a prefill chunk in the cache; the caller's next barrier orders it.
     void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
 
+    /// For calibration: record_prefill also copies the chunk's queries, f16 [n_chunk, n_heads, head_dim], to the layer's part of
+    /// `to`, [n_layers, n_chunk, n_heads, head_dim]. Null = no more.
+    void capture_queries(const vk::Buffer* from, const vk::Buffer* to) {
+        captured_from_ = from;
+        captured_to_ = to;
+    }
+
     /// Forgets all lists: before an answer, and after the cache was truncated.
     void reset();
 
@@ -110,6 +117,8 @@ private:
     std::vector<LayerMemory> memory_;
     vk::Buffer maps_, lists_, scores_, select_partials_, select_counters_, controls_, policies_, last_queries_, dropped_;
     vk::Buffer head_maps_, lse_, counts_, audit_partials_, records_, none_;
+    const vk::Buffer* captured_from_ = nullptr;
+    const vk::Buffer* captured_to_ = nullptr;
 };
 
 }  // namespace winnow

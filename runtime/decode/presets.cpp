@@ -65,7 +65,66 @@ void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint3
     }
 }
 
+// Anchors that calibration found: they select, the full layers after each reuse its lists through the head map.
+void found_anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, const Calibration& c) {
+    p.layers.assign(windowed.size(), {});
+    const std::uint32_t* source = nullptr;
+    std::size_t next = 0;
+    for (std::uint32_t i = 0; i < windowed.size(); ++i) {
+        if (windowed[i]) continue;
+        LayerSchedule& layer = p.layers[i];
+        if (next < c.anchors.size() && c.anchors[next] == i) {
+            source = &c.anchors[next++];
+            layer.kind = LayerKind::kSelect;
+        } else if (source != nullptr) {
+            layer.kind = LayerKind::kReuse;
+            layer.source = *source;
+            const auto from = c.head_maps.begin() + i * c.n_kv_heads;
+            layer.head_map.assign(from, from + c.n_kv_heads);
+        }
+    }
+}
+
+// Heads that do not retrieve see sinks and a window only; a layer of nothing else selects nothing.
+void local_heads(SparsePolicy& p, const std::vector<bool>& windowed, const Calibration& c) {
+    p.local_heads.assign(c.full_heads.size(), 0);
+    for (std::size_t i = 0; i < windowed.size(); ++i) {
+        if (windowed[i]) continue;
+        bool any_full = false;
+        for (std::size_t h = i * c.n_kv_heads; h < (i + 1) * c.n_kv_heads; ++h) {
+            p.local_heads[h] = c.full_heads[h] != 0 ? 0 : 1;
+            any_full = any_full || c.full_heads[h] != 0;
+        }
+        if (!any_full) p.layers[i].kind = LayerKind::kWindowOnly;
+    }
+}
+
+// Index maps with the temperature folded into the query's side, or rows that pick the dimensions of the chosen RoPE pairs.
+void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
+    p.index_dim = c.index_dim;
+    auto maps = std::make_shared<std::vector<float>>(c.index_maps);
+    const std::size_t size = std::size_t{c.index_dim} * c.head_dim;
+    for (std::size_t head = 0; head < c.temperatures.size(); ++head) {
+        float* query = maps->data() + head * 2 * size;
+        if (pairs) {
+            std::fill(query, query + 2 * size, 0.0f);
+            for (std::uint32_t r = 0; r < c.index_dim; ++r) {
+                const std::size_t at = r * c.head_dim + c.index_pairs[head * c.index_dim + r];
+                query[at] = query[size + at] = 1;
+            }
+        } else {
+            for (std::size_t i = 0; i < size; ++i) query[i] *= c.temperatures[head];
+        }
+    }
+    p.index_maps = std::move(maps);
+    p.needs_sidecar = false;
+}
+
 }  // namespace
+
+bool uses_calibration(std::string_view preset) {
+    return preset == "rtpurbo" || preset == "hisa" || preset == "fasa" || preset == "duo" || preset == "kascade" || preset == "auto";
+}
 
 const std::vector<PresetInfo>& sparse_presets() {
     static const std::vector<PresetInfo> presets{
@@ -86,16 +145,28 @@ const std::vector<PresetInfo>& sparse_presets() {
         {"blasst", "exact keys (in the kernel)", "-", "values below a share of the maximum are not read", "every layer",
          "BLASST, 2512.12087"},
         {"hisa", "index keys", "block means of index keys", "top 2048 tokens", "every layer selects", "HISA, 2603.28458"},
-        {"rtpurbo", "index keys", "-", "attention mass 0.9", "every layer selects", "RTPurbo, 2605.16928"},
+        {"rtpurbo", "index keys", "-", "attention mass 0.9", "retrieval heads select, the others window only",
+         "RTPurbo, 2605.16928"},
         {"fasa", "index keys (RoPE pairs)", "-", "top 256 tokens", "first 2 layers dense", "FASA, 2602.03152"},
+        {"duo", "-", "-", "everything, or sink 4 and a window", "retrieval heads dense, the others window only",
+         "DuoAttention, 2410.10819"},
         {"auto", "the best measured one", "", "", "", "-"},
     };
     return presets;
 }
 
-SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides) {
+SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides,
+                         const Calibration* calibration) {
     SparsePolicy p;
-    p.name = name == "auto" ? "exact" : (name == "off" ? "dense" : std::string(name));
+    float recommended_mass = 0;
+    if (name == "auto") {
+        name = "exact";
+        if (calibration != nullptr && !calibration->preset.empty()) {
+            name = calibration->preset;
+            recommended_mass = calibration->mass;
+        }
+    }
+    p.name = name == "off" ? "dense" : std::string(name);
     p.min_ctx = 512;
     if (p.name == "dense") {
         p.layers.assign(windowed.size(), {});
@@ -127,7 +198,8 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         p.levels = {top_k(Scorer::kExact, 1, 128)};
         p.levels[0].budget_share = 0.1f;
         p.pool = HeadPool::kMean;
-        anchors_lend(p, windowed, 1, LayerKind::kSelect, {0.05, 0.25, 0.45, 0.7});
+        if (calibration != nullptr && !calibration->anchors.empty()) found_anchors_lend(p, windowed, *calibration);
+        else anchors_lend(p, windowed, 1, LayerKind::kSelect, {0.05, 0.25, 0.45, 0.7});
     } else if (p.name == "recycled") {
         p.levels = {top_k(Scorer::kExact, 1, 4096)};
         p.refresh = 50;
@@ -151,15 +223,27 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     } else if (p.name == "hisa" || p.name == "rtpurbo" || p.name == "fasa") {
         p.needs_sidecar = true;
         if (p.name == "hisa") p.levels = {top_k(Scorer::kLowdimMean, kBlock, 8192), top_k(Scorer::kLowdim, 1, 2048)};
-        if (p.name == "rtpurbo") p.levels = {top_p(Scorer::kLowdim, 1, 0.9f)};
+        if (p.name == "rtpurbo") {
+            p.levels = {top_p(Scorer::kLowdim, 1, 0.9f)};
+            p.levels[0].budget_min = 256;  // where the index is too sure of itself
+            p.window = 256;
+        }
         if (p.name == "fasa") p.levels = {top_k(Scorer::kLowdim, 1, 256)};
         every_layer_selects(p, windowed, p.name == "fasa" ? 2 : 0);
+        if (calibration != nullptr) use_index(p, *calibration, p.name == "fasa");
+        if (calibration != nullptr && p.name == "rtpurbo") local_heads(p, windowed, *calibration);
+    } else if (p.name == "duo") {
+        p.needs_sidecar = calibration == nullptr;
+        p.layers.assign(windowed.size(), {});
+        if (calibration != nullptr) local_heads(p, windowed, *calibration);
     } else {
         std::vector<std::string_view> names;
         for (const PresetInfo& info : sparse_presets()) names.push_back(info.name);
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("unknown sparse preset '{}'; known are {}", name, fmt::join(names, ", ")));
     }
+    if (recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
+        p.levels.back().mass = recommended_mass;
     if (overrides.mass >= 0 && !p.levels.empty()) {
         p.levels.back().rule = BudgetRule::kTopP;
         p.levels.back().mass = overrides.mass;
@@ -180,7 +264,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
             if (level.budget != 0) level.budget = std::max(level.budget, overrides.budget);
     }
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
-    if (overrides.window >= 0) p.window = static_cast<std::uint32_t>(overrides.window);
+    if (overrides.window >= 0) p.window = p.local_window = static_cast<std::uint32_t>(overrides.window);
     if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);
     return p;
 }
@@ -213,6 +297,8 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         if (block_unit != 0 && block_unit != level.unit) bad("block levels must share one block size");
         block_unit = level.unit;
     }
+    if (!local_heads.empty() && local_heads.size() != std::size_t{n_layers} * n_kv_heads)
+        bad(fmt::format("has roles for {} kv heads, not {}", local_heads.size(), n_layers * n_kv_heads));
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;

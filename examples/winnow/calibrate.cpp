@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "examples/winnow/calibrate_report.h"
+#include "examples/winnow/commands.h"
+#include "examples/winnow/engine.h"
+#include "examples/winnow/file_io.h"
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/progress.h"
+#include "examples/winnow/terminal.h"
+#include "models/sidecar.h"
+#include "models/model_config.h"
+
+namespace winnow::program {
+namespace {
+
+constexpr std::uint32_t kContext = 4096, kQuickContext = 768;
+
+// A bar for each step in turn.
+class Steps {
+public:
+    void update(const std::string& step, std::uint64_t done, std::uint64_t total) {
+        throw_if_interrupted();
+        if (step != step_) {
+            clear();
+            step_ = step;
+            bar_.emplace(step, Progress::Unit::kTokens);
+        }
+        bar_->update(done, total);
+    }
+    void clear() {
+        if (bar_) bar_->clear();
+        bar_.reset();
+        step_.clear();
+    }
+
+private:
+    std::string step_;
+    std::optional<Progress> bar_;
+};
+
+struct Learned {
+    Calibration calibration;
+    CalibrationReport report;
+    ModelShape shape;
+};
+
+Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text,
+              std::uint32_t n_ctx, bool quick) {
+    Options dense = options;
+    dense.sparse = {};
+    dense.audit.clear();
+    dense.cache_type_k = dense.cache_type_v = "f16";
+    CalibrateOptions settings;
+    settings.index_dim = options.calibrate.index_dim;
+    settings.full_share = options.calibrate.retrieval_share;
+    settings.quick = quick;
+    if (!quick) settings.target_ctx = context_size(options, 0);
+    Steps steps;
+    settings.on_progress = [&steps](const std::string& step, std::uint64_t done,
+                                    std::uint64_t total) { steps.update(step, done, total); };
+    n_ctx = std::min(n_ctx, trained_context(vocabulary.file));
+    const std::vector<TokenId> tokens =
+        vocabulary.tokenizer->encode(text, {.add_bos = true, .parse_special = false});
+    const std::uint32_t least = least_calibration_tokens(n_ctx);
+    if (tokens.size() < least)  // before the weights are read
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000",
+                                tokens.size(), least));
+    const std::unique_ptr<Session> session = open_session(dense, vocabulary, n_ctx);
+    Learned learned;
+    learned.shape = session->shape();
+    learned.calibration =
+        calibrate(*session, *vocabulary.tokenizer, tokens, settings, learned.report);
+    steps.clear();
+    return learned;
+}
+
+}  // namespace
+
+int run_calibrate(const Options& options) {
+    const Vocabulary vocabulary = open_vocabulary(options);
+    const std::string text =
+        options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
+    const Learned learned = learn(
+        options, vocabulary, text,
+        options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext,
+        false);
+    const std::filesystem::path path = options.calibrate.output_file.empty()
+                                           ? sidecar_beside(vocabulary.path)
+                                           : std::filesystem::path(options.calibrate.output_file);
+    write_sidecar(path, learned.calibration, model_hash(vocabulary.file));
+    if (!options.calibrate.plot_file.empty()) {
+        OutputFile plot(options.calibrate.plot_file);
+        plot.write(calibration_svg(learned.calibration, learned.report));
+        plot.commit();
+    }
+    write_out(calibration_table(learned.calibration, learned.report, learned.shape));
+    write_out(fmt::format("\nwrote {} in {:.0f} s\n", safe_path(path), learned.report.seconds));
+    return 0;
+}
+
+void calibrate_for_auto(const Options& options) {
+    if (options.model.empty()) return;  // the command itself says what is missing
+    const Vocabulary vocabulary = open_vocabulary(options);
+    if (find_calibration(vocabulary.file, read_model_shape(vocabulary.file))) return;
+    const std::string hash = model_hash(vocabulary.file);
+    const std::filesystem::path path = sidecar_in_cache(hash);
+    if (path.empty()) {
+        log_warning(
+            "no calibration of this model and no cache to keep one: selecting by exact scores");
+        return;
+    }
+    log_warning(
+        "no calibration of this model yet: making a quick one, this once (winnow calibrate makes a "
+        "better one)");
+    try {
+        Options quick = options;
+        quick.calibrate = {};
+        const Learned learned =
+            learn(quick, vocabulary, builtin_calibration_text(), kQuickContext, true);
+        std::filesystem::create_directories(path.parent_path());
+        write_sidecar(path, learned.calibration, hash);
+        log_info(
+            fmt::format("calibrated in {:.0f} s: {}", learned.report.seconds, safe_path(path)));
+    } catch (const Error& error) {
+        if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
+        log_warning(fmt::format("not calibrated ({}): selecting by exact scores", error.what()));
+    } catch (const std::filesystem::filesystem_error&) {
+        log_warning("the calibration cannot be cached: selecting by exact scores");
+    }
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/calibrate_report.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace winnow::program {
+namespace {
+
+constexpr int kCell = 12;
+
+struct HeatMap {
+    std::string title, column, row;
+    const std::vector<float>& values;  // [n_columns, n_rows]
+    std::uint32_t n_columns, n_rows;
+    float low, high;
+};
+
+// White at `low`, blue at `high`, grey where nothing was measured.
+std::string draw(const HeatMap& map, int y) {
+    std::string svg = fmt::format("<text x=\"20\" y=\"{}\">{}</text>\n", y - 6, map.title);
+    for (std::uint32_t c = 0; c < map.n_columns; ++c) {
+        for (std::uint32_t r = 0; r < map.n_rows; ++r) {
+            const float v = map.values[c * map.n_rows + r];
+            const float t = std::clamp((v - map.low) / (map.high - map.low), 0.0f, 1.0f);
+            const int red = static_cast<int>(245 - 215 * t);
+            const std::string color =
+                std::isnan(v) ? "#dddddd"
+                              : fmt::format("#{:02x}{:02x}{:02x}", red,
+                                            static_cast<int>(245 - 150 * t), 245 - red / 8);
+            svg += fmt::format(
+                "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>{} {} {} "
+                "{}: {:.3f}</title></rect>\n",
+                20 + static_cast<int>(c) * kCell, y + static_cast<int>(r) * kCell, kCell - 1,
+                kCell - 1, color, map.column, c, map.row, r, v);
+        }
+    }
+    return svg;
+}
+
+}  // namespace
+
+std::string calibration_table(const Calibration& c, const CalibrationReport& r,
+                              const ModelShape& shape) {
+    std::size_t n_full = 0, n_kv = 0;
+    float temperature = 0;
+    for (std::size_t i = 0; i < c.full_heads.size(); ++i) {
+        if (shape.layers[i / shape.n_kv_heads].window != 0) continue;
+        ++n_kv;
+        n_full += c.full_heads[i];
+        temperature += c.temperatures[i];
+    }
+    std::string out = fmt::format(
+        "moments: {} tokens of text, {} random ones, rotated to {} tokens\n"
+        "retrieval heads: {} of {} kv heads ({:.1f} %)\n"
+        "index: {} dimensions of {}, mean temperature {:.3f}; an estimated mass of 0.9 holds "
+        "{:.3f}\n",
+        r.n_text, r.n_random, c.target_ctx, n_full, n_kv, 100 * c.full_share, c.index_dim,
+        c.head_dim, temperature / static_cast<float>(std::max<std::size_t>(n_kv, 1)), r.captured);
+    if (r.dense_repeat > 0)
+        out += fmt::format(
+            "safety check: perplexity of repeated random tokens {:.2f} with these roles, {:.2f} "
+            "dense{}\n",
+            r.roles_repeat, r.dense_repeat,
+            r.roles_safe ? "" : "; too far apart, so `auto` keeps every head");
+    if (!c.anchors.empty()) out += fmt::format("anchors: layers {}\n", fmt::join(c.anchors, ", "));
+    if (r.indexes.empty())
+        return out + "nothing was held out to measure the index on: give a longer text with -f\n";
+    out += fmt::format(
+        "\nOn {} tokens that no moment has seen; the index chooses 64:\n\n"
+        "| index | dimensions | mass of the best 64 | of them found |\n| --- | ---: | ---: | ---: "
+        "|\n",
+        r.n_held_out);
+    for (const IndexQuality& q : r.indexes)
+        out +=
+            fmt::format("| {} | {} | {:.3f} | {:.3f} |\n", q.name, q.index_dim, q.mass, q.recall);
+    return out;
+}
+
+std::string calibration_svg(const Calibration& c, const CalibrationReport& r) {
+    std::vector<HeatMap> maps;
+    const auto most = [](const std::vector<float>& values) {
+        return std::max(*std::max_element(values.begin(), values.end()), 0.05f);
+    };
+    maps.push_back({"induction by layer (across) and query head", "layer", "head", c.induction,
+                    c.n_layers, c.n_heads, 0, most(c.induction)});
+    maps.push_back({"attention to the needle", "layer", "head", c.retrieval, c.n_layers, c.n_heads,
+                    0, most(c.retrieval)});
+    maps.push_back({"attention beyond sinks and window", "layer", "head", c.far_mass, c.n_layers,
+                    c.n_heads, 0, most(c.far_mass)});
+    if (!r.indexes.empty())
+        maps.push_back({"mass that the index finds of the best 64 tokens", "layer", "head",
+                        r.indexes[0].head_mass, c.n_layers, c.n_heads, 0.5f, 1});
+    maps.push_back({"mass that one layer's best tokens (across) hold of another's", "layer",
+                    "for layer", c.similarity, c.n_layers, c.n_layers, 0, 1});
+    std::string body;
+    int y = 40;
+    for (const HeatMap& map : maps) {
+        body += draw(map, y);
+        y += static_cast<int>(map.n_rows) * kCell + 40;
+    }
+    return fmt::format(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
+        "font-family=\"sans-serif\" font-size=\"12\">\n"
+        "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
+        std::max(560, static_cast<int>(c.n_layers) * kCell + 40), y, body);
+}
+
+}  // namespace winnow::program

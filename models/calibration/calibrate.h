@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "winnow/session.h"
+#include "winnow/sparse.h"
+
+namespace winnow {
+
+struct CalibrateOptions {
+    std::uint32_t index_dim = 0;   ///< 0 = a quarter of head_dim
+    float full_share = -1;         ///< share of kv heads that keep everything; negative = found
+    std::uint32_t target_ctx = 0;  ///< tokens that moments are rotated to; 0 = what the model was trained for, 32768 at most
+    bool quick = false;            ///< shorter texts, nothing held out, no safety check
+    /// What is being done, and how far it is. May throw to stop.
+    std::function<void(const std::string& step, std::uint64_t done, std::uint64_t total)> on_progress;
+};
+
+/// An index measured on text that no moment has seen.
+struct IndexQuality {
+    std::string name;
+    std::uint32_t index_dim = 0;
+    double mass = 0;    ///< of the selected 64 tokens over that of the best 64, mean over rows and query heads
+    double recall = 0;  ///< of the best 64
+    std::vector<float> head_mass;  ///< [n_layers, n_heads]; NaN where nothing was measured
+};
+
+struct CalibrationReport {
+    std::uint32_t n_text = 0, n_random = 0, n_held_out = 0;  ///< tokens
+    std::vector<IndexQuality> indexes;
+    double captured = 0;        ///< true mass at an estimated 0.9, after the temperatures; mean over heads
+    double dense_repeat = 0;    ///< perplexity of repeated random tokens, median of the seeds; 0 = not checked
+    double roles_repeat = 0;    ///< the same with the roles
+    std::uint32_t n_widened = 0;  ///< times that the safety check asked for more retrieval heads
+    bool roles_safe = true;
+    double seconds = 0;
+};
+
+/// Least tokens of a text to calibrate with, in a context of n_ctx.
+std::uint32_t least_calibration_tokens(std::uint32_t n_ctx);
+
+/// Learns from one text, with the session's own prefill: roles of heads, index projections, temperatures, reuse anchors. The first
+/// tokens of the text give the moments, those after them judge. The session's cache is emptied and its sparse attention left off.
+/// @throws Error(kInvalidArgument) for a text that is too short, and whatever on_progress throws.
+Calibration calibrate(Session& session, const Tokenizer& tokenizer, const std::vector<TokenId>& text,
+                      const CalibrateOptions& options, CalibrationReport& report);
+
+/// Some pages of plain English for those who give no text.
+std::string builtin_calibration_text();
+
+}  // namespace winnow

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/calibration/repeat_check.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <random>
+#include <utility>
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kSeeds = 3;
+constexpr std::uint32_t kFirstSeed = 20261124;  // not the one that the scores come from
+constexpr std::uint32_t kLeadTokens = 8;        // of the second copy: they only point at the first
+constexpr std::uint32_t kScoredTokens = 32;
+
+double nll(std::span<const float> logits, TokenId token) {
+    const double most = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
+    return most + std::log(sum) - logits[static_cast<std::size_t>(token)];
+}
+
+}  // namespace
+
+std::vector<TokenId> random_text(const Tokenizer& tokenizer, std::uint32_t n, std::uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<TokenId> ids;
+    while (ids.size() < n) {
+        const auto id = static_cast<TokenId>(random() % tokenizer.n_vocab());
+        if (!tokenizer.is_control(id) && !tokenizer.piece(id).empty()) ids.push_back(id);
+    }
+    return ids;
+}
+
+RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::shared_ptr<const Calibration> calibration,
+                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    const std::uint32_t n_scored = std::min(kScoredTokens, period / 2);
+    SparseOptions off, roles;
+    roles.preset = "duo";
+    roles.calibration = std::move(calibration);
+    roles.overrides.window = static_cast<std::int32_t>(std::max(period / 2, 1u));
+    roles.overrides.min_ctx = 0;
+    std::array<std::vector<double>, 2> perplexities;
+    const std::uint64_t total = std::uint64_t{kSeeds} * (period + kLeadTokens + 2 * n_scored);
+    std::uint64_t done = 0;
+    for (std::uint32_t seed = 0; seed < kSeeds; ++seed) {
+        const std::vector<TokenId> ids = random_text(tokenizer, period, kFirstSeed + seed);
+        std::vector<TokenId> prompt;
+        if (tokenizer.adds_bos()) prompt.push_back(tokenizer.bos());
+        prompt.insert(prompt.end(), ids.begin(), ids.end());
+        prompt.insert(prompt.end(), ids.begin(), ids.begin() + kLeadTokens - 1);  // the last of them is decoded
+        const auto n_prompt = static_cast<std::uint32_t>(prompt.size());
+        session.use_sparse(off);
+        session.truncate(0);
+        session.prefill(prompt, [&](std::uint32_t part, std::uint32_t) {
+            progress(done + part, total);
+            return true;
+        });
+        done += n_prompt;
+        for (std::size_t way = 0; way < 2; ++way) {
+            if (way == 1) session.use_sparse(roles);
+            if (session.truncate(n_prompt) < n_prompt) session.prefill(std::span(prompt).subspan(session.n_cached()));
+            double sum = 0;
+            for (std::uint32_t i = 0; i < n_scored; ++i) {
+                sum += nll(session.decode_logits(ids[kLeadTokens + i - 1]), ids[kLeadTokens + i]);
+                progress(++done, total);
+            }
+            perplexities[way].push_back(std::exp(sum / n_scored));
+        }
+    }
+    session.use_sparse(off);
+    session.truncate(0);
+    for (auto& values : perplexities) std::sort(values.begin(), values.end());
+    return {perplexities[0][kSeeds / 2], perplexities[1][kSeeds / 2]};
+}
+
+}  // namespace winnow

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "winnow/session.h"
+
+namespace winnow {
+
+/// n uniform random tokens without control tokens.
+std::vector<TokenId> random_text(const Tokenizer& tokenizer, std::uint32_t n, std::uint32_t seed);
+
+/// Median over seeds of the perplexity of random tokens at their second appearance, decoded one by one: only heads that look back
+/// a whole period can copy, so this fails where text does not.
+struct RepeatCheck {
+    double dense = 0, roles = 0;
+};
+/// @param calibration whose roles are judged. @param period tokens from a token to its copy, beyond the local window.
+RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::shared_ptr<const Calibration> calibration,
+                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+
+}  // namespace winnow

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/calibration/text_analysis.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kTopTokens = 64;
+constexpr std::uint32_t kRows = 64, kQuickRows = 32;
+constexpr std::uint32_t kFewer = 4;  // temperatures and similarity look at one row of so many
+constexpr float kMass = 0.9f;
+
+std::vector<std::uint32_t> every(const std::vector<std::uint32_t>& values, std::size_t stride) {
+    std::vector<std::uint32_t> out;
+    for (std::size_t i = 0; i < values.size(); i += stride) out.push_back(values[i]);
+    return out;
+}
+
+Rows every_row(const Rows& rows, Eigen::Index n, Eigen::Index stride) {
+    Rows out((n + stride - 1) / stride, rows.cols());
+    for (Eigen::Index i = 0; i < out.rows(); ++i) out.row(i) = rows.row(i * stride);
+    return out;
+}
+
+std::vector<std::uint32_t> judged_rows(std::uint32_t n_tokens, std::uint32_t n_needle, std::uint32_t n_rows) {
+    std::vector<std::uint32_t> rows;
+    const std::uint32_t begin = n_tokens / 2, end = n_tokens - n_needle;
+    for (std::uint32_t i = 0; i < n_rows; ++i) rows.push_back(begin + i * (end - begin) / n_rows);
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    return rows;
+}
+
+std::vector<std::uint32_t> with_needle(std::vector<std::uint32_t> rows, std::uint32_t n_tokens, std::uint32_t n_needle) {
+    for (std::uint32_t i = n_tokens - n_needle; i < n_tokens; ++i) rows.push_back(i);
+    return rows;
+}
+
+}  // namespace
+
+TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens, const std::vector<TokenId>& needle, bool quick)
+    : shape_(shape),
+      tokens_(std::move(tokens)),
+      n_needle_(static_cast<std::uint32_t>(std::min(needle.size(), tokens_.size() / 16))),
+      needle_at_(static_cast<std::uint32_t>(tokens_.size() / 32)),
+      candidates_{4, std::min(256u, static_cast<std::uint32_t>(tokens_.size()) / 8)},
+      rows_(judged_rows(static_cast<std::uint32_t>(tokens_.size()), n_needle_, quick ? kQuickRows : kRows)),
+      few_rows_(every(rows_, kFewer)),
+      sample_(shape, with_needle(rows_, static_cast<std::uint32_t>(tokens_.size()), n_needle_)),
+      similarity_(shape, few_rows_, candidates_, kTopTokens),
+      captured_(std::size_t{shape.n_layers} * shape.n_kv_heads, -1.0f) {
+    std::copy_n(needle.begin(), n_needle_, tokens_.begin() + needle_at_);
+    std::copy_n(needle.begin(), n_needle_, tokens_.end() - n_needle_);
+}
+
+void TextAnalysis::add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8) {
+    Variant v;
+    v.quality.name = name;
+    for (const IndexFit& fit : fits) v.quality.index_dim = std::max(v.quality.index_dim, static_cast<std::uint32_t>(fit.b.rows()));
+    v.quality.head_mass.assign(std::size_t{shape_.n_layers} * shape_.n_heads, NAN);
+    v.recalls.assign(v.quality.head_mass.size(), 0);
+    v.fits = std::move(fits);
+    v.int8 = int8;
+    variants_.push_back(std::move(v));
+}
+
+void TextAnalysis::add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys, const std::vector<IndexFit>& fits,
+                             Calibration& c) {
+    parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
+        const auto kv_head = static_cast<std::uint32_t>(h);
+        add_kv_head(layer, kv_head, head_rows(keys, shape_.n_kv_heads, kv_head, shape_.head_dim),
+                    fits[layer * shape_.n_kv_heads + kv_head], c);
+    });
+}
+
+void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c) {
+    const std::uint32_t n_group = shape_.n_group();
+    const std::size_t at = layer * shape_.n_kv_heads + kv_head;
+    const auto n_rows = static_cast<Eigen::Index>(rows_.size()), few = static_cast<Eigen::Index>(kFewer);
+    std::vector<Rows> few_attention, few_scores;
+    Rows pooled;
+    for (std::uint32_t g = 0; g < n_group; ++g) {
+        const std::size_t head = layer * shape_.n_heads + kv_head * n_group + g;
+        const Rows queries = sample_.queries(layer, kv_head * n_group + g);
+        const Rows p = attention(queries, keys, sample_.positions());
+
+        double far = 0, found = 0;
+        for (std::size_t r = 0; r < rows_.size(); ++r) {
+            const std::uint32_t begin = candidates_.begin(), end = std::max(begin, candidates_.end(rows_[r]));
+            far += p.row(static_cast<Eigen::Index>(r)).segment(begin, end - begin).sum();
+        }
+        // The first token of the needle cannot know that it is one.
+        for (Eigen::Index r = n_rows + 1; r < p.rows(); ++r) found += p.row(r).segment(needle_at_, n_needle_).sum();
+        c.far_mass[head] = static_cast<float>(far / static_cast<double>(rows_.size()));
+        c.retrieval[head] = n_needle_ < 2 ? 0 : static_cast<float>(found / (n_needle_ - 1));
+
+        const Rows judged = p.topRows(n_rows);
+        for (Variant& v : variants_) {
+            const SelectionQuality q =
+                measure_selection(judged, index_scores(queries.topRows(n_rows), keys, v.fits[at], v.int8), rows_, candidates_, kTopTokens);
+            if (q.n_rows == 0) continue;
+            v.quality.head_mass[head] = static_cast<float>(q.mass);
+            v.recalls[head] = q.recall;
+        }
+        const Rows few_p = every_row(p, n_rows, few);
+        if (g == 0) pooled = few_p / static_cast<float>(n_group);
+        else pooled += few_p / static_cast<float>(n_group);
+        few_scores.push_back(index_scores(every_row(queries, n_rows, few), keys, fit));
+        few_attention.push_back(few_p);
+    }
+    similarity_.add(layer, kv_head, pooled);
+    c.temperatures[at] = fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
+}
+
+void TextAnalysis::finish(Calibration& c, std::uint32_t n_anchors, CalibrationReport& report) {
+    similarity_.choose_anchors(c, n_anchors);
+    double captured = 0;
+    std::size_t n_captured = 0;
+    for (const float mass : captured_) {
+        if (mass < 0) continue;
+        captured += mass;
+        ++n_captured;
+    }
+    report.captured = n_captured == 0 ? 0 : captured / static_cast<double>(n_captured);
+    for (Variant& v : variants_) {
+        std::size_t n = 0;
+        for (std::size_t h = 0; h < v.recalls.size(); ++h) {
+            if (std::isnan(v.quality.head_mass[h])) continue;
+            v.quality.mass += v.quality.head_mass[h];
+            v.quality.recall += v.recalls[h];
+            ++n;
+        }
+        if (n == 0) continue;
+        v.quality.mass /= static_cast<double>(n);
+        v.quality.recall /= static_cast<double>(n);
+        report.indexes.push_back(v.quality);
+    }
+}
+
+}  // namespace winnow

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/sidecar.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string_view>
+#include <vector>
+
+#include "models/gguf_writer.h"
+
+namespace winnow {
+namespace {
+
+constexpr std::uint32_t kVersion = 1;
+constexpr const char* kArchitecture = "winnow-calibration";
+constexpr std::size_t kSampleBytes = 4096;
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::kBadFile, what); }
+
+// The plain numbers of a calibration, under the names that the file has for them.
+template <typename C, typename Visit>
+void visit_floats(C& c, Visit&& visit) {
+    visit("index_maps", c.index_maps);
+    visit("temperatures", c.temperatures);
+    visit("induction", c.induction);
+    visit("echo", c.echo);
+    visit("retrieval", c.retrieval);
+    visit("far_mass", c.far_mass);
+    visit("similarity", c.similarity);
+}
+
+template <typename T>
+std::vector<std::int32_t> as_ints(const std::vector<T>& values) {
+    return {values.begin(), values.end()};
+}
+
+template <typename T>
+void read_ints(const GgufFile& file, const char* key, std::vector<T>& to) {
+    const GgufArray* array = file.find_array(std::string("calibration.") + key);
+    if (array == nullptr) return;
+    if (!array->strings.empty() || !array->floats.empty()) refuse(fmt::format("calibration.{} holds no integers", key));
+    for (const std::int64_t value : array->integers) {
+        if (value < 0 || value > 0xffff) refuse(fmt::format("calibration.{} is out of range", key));
+        to.push_back(static_cast<T>(value));
+    }
+}
+
+void add_bytes(XXH3_state_t* state, std::span<const std::byte> bytes) { XXH3_64bits_update(state, bytes.data(), bytes.size()); }
+void add_text(XXH3_state_t* state, std::string_view text) { XXH3_64bits_update(state, text.data(), text.size()); }
+
+}  // namespace
+
+std::string model_hash(const GgufFile& file) {
+    XXH3_state_t* state = XXH3_createState();
+    XXH3_64bits_reset(state);
+    const std::string architecture(file.find_string("general.architecture").value_or(""));
+    add_text(state, architecture);
+    for (const auto& [key, value] : file.metadata()) {  // ordered by key
+        if (!key.starts_with(architecture + ".")) continue;
+        std::string text = key;
+        if (const auto* u = std::get_if<std::uint64_t>(&value)) text += fmt::format("={}", *u);
+        if (const auto* i = std::get_if<std::int64_t>(&value)) text += fmt::format("={}", *i);
+        if (const auto* d = std::get_if<double>(&value)) text += fmt::format("={}", *d);
+        add_text(state, text);
+    }
+    for (const GgufTensor& tensor : file.tensors()) {
+        add_text(state, tensor.name);
+        add_text(state, fmt::format(":{}", static_cast<std::uint32_t>(tensor.type)));
+        add_bytes(state, std::as_bytes(std::span(tensor.dims)));
+        const std::size_t n = std::min(kSampleBytes, tensor.bytes.size());
+        add_bytes(state, tensor.bytes.first(n));
+        add_bytes(state, tensor.bytes.last(n));
+    }
+    const std::string text = fmt::format("{:016x}", XXH3_64bits_digest(state));
+    XXH3_freeState(state);
+    return text;
+}
+
+std::filesystem::path sidecar_beside(const std::filesystem::path& model_path) {
+    std::filesystem::path path = model_path;
+    if (path.extension() == ".gguf") path.replace_extension();
+    path += ".winnow.gguf";
+    return path;
+}
+
+std::filesystem::path sidecar_in_cache(const std::string& hash) {
+    const auto variable = [](const char* name) {
+        const char* value = std::getenv(name);
+        return std::string(value != nullptr ? value : "");
+    };
+    if (const std::string off = variable("WINNOW_NO_CACHE"); !off.empty() && off != "0") return {};
+    std::filesystem::path folder = variable("XDG_CACHE_HOME");
+    if (!folder.is_absolute()) {
+        const std::string home = variable("HOME");
+        if (home.empty()) return {};
+        folder = std::filesystem::path(home) / ".cache";
+    }
+    return folder / "winnow" / (hash + ".winnow.gguf");
+}
+
+void write_sidecar(const std::filesystem::path& path, const Calibration& c, const std::string& hash) {
+    GgufWriter writer;
+    writer.add_string("general.architecture", kArchitecture);
+    writer.add_uint("calibration.version", kVersion);
+    writer.add_string("calibration.model", hash);
+    writer.add_uint("calibration.n_layers", c.n_layers);
+    writer.add_uint("calibration.n_heads", c.n_heads);
+    writer.add_uint("calibration.n_kv_heads", c.n_kv_heads);
+    writer.add_uint("calibration.head_dim", c.head_dim);
+    writer.add_uint("calibration.index_dim", c.index_dim);
+    writer.add_uint("calibration.target_ctx", c.target_ctx);
+    writer.add_string("calibration.preset", c.preset);
+    writer.add_float("calibration.mass", c.mass);
+    writer.add_float("calibration.full_share", c.full_share);
+    writer.add_ints("calibration.index_pairs", as_ints(c.index_pairs));
+    writer.add_ints("calibration.full_heads", as_ints(c.full_heads));
+    writer.add_ints("calibration.anchors", as_ints(c.anchors));
+    writer.add_ints("calibration.head_maps", as_ints(c.head_maps));
+    visit_floats(c, [&](const char* name, const std::vector<float>& values) {
+        if (!values.empty()) writer.add_tensor(name, WeightType::kF32, {values.size()}, std::as_bytes(std::span(values)));
+    });
+    writer.write(path);
+}
+
+Calibration read_sidecar(const std::filesystem::path& path, const std::string& hash, const ModelShape& shape) {
+    const auto advice = [&](const std::string& what) {
+        return fmt::format("the sidecar '{}' {}: make it anew with winnow calibrate, or delete it", safe_path(path), what);
+    };
+    const GgufFile file = GgufFile::open(path);
+    try {
+        if (file.find_string("general.architecture") != kArchitecture) refuse("is no calibration");
+        if (file.get_uint("calibration.version") != kVersion) refuse("is of another version of winnow");
+        if (file.get_string("calibration.model") != hash) refuse("was made for another model");
+        Calibration c;
+        const auto count = [&](const char* key) {
+            const std::uint64_t value = file.get_uint(std::string("calibration.") + key);
+            if (value > (1u << 24)) refuse(fmt::format("has an impossible {}", key));
+            return static_cast<std::uint32_t>(value);
+        };
+        c.n_layers = count("n_layers");
+        c.n_heads = count("n_heads");
+        c.n_kv_heads = count("n_kv_heads");
+        c.head_dim = count("head_dim");
+        c.index_dim = count("index_dim");
+        c.target_ctx = count("target_ctx");
+        c.preset = file.get_string("calibration.preset");
+        c.mass = static_cast<float>(file.get_float("calibration.mass"));
+        c.full_share = static_cast<float>(file.get_float("calibration.full_share"));
+        read_ints(file, "index_pairs", c.index_pairs);
+        read_ints(file, "full_heads", c.full_heads);
+        read_ints(file, "anchors", c.anchors);
+        read_ints(file, "head_maps", c.head_maps);
+        visit_floats(c, [&](const char* name, std::vector<float>& values) {
+            const GgufTensor* tensor = file.find(name);
+            if (tensor == nullptr) return;
+            if (tensor->type != WeightType::kF32) refuse(fmt::format("has a {} that is not F32", name));
+            values.resize(tensor->bytes.size() / sizeof(float));
+            std::memcpy(values.data(), tensor->bytes.data(), values.size() * sizeof(float));
+        });
+        check_calibration(c, shape);
+        return c;
+    } catch (const Error& error) {
+        throw Error(error.code(), advice(error.what()));
+    }
+}
+
+void check_calibration(const Calibration& c, const ModelShape& shape) {
+    if (c.n_layers != shape.n_layers || c.n_heads != shape.n_heads || c.n_kv_heads != shape.n_kv_heads ||
+        c.head_dim != shape.head_dim)
+        refuse("is for a model of another shape");
+    if (c.index_dim < 8 || c.index_dim > 64 || c.index_dim % 8 != 0 || c.index_dim > shape.head_dim)
+        refuse(fmt::format("has an index_dim of {}", c.index_dim));
+    const std::size_t n_kv = std::size_t{c.n_layers} * c.n_kv_heads, n_q = std::size_t{c.n_layers} * c.n_heads;
+    const auto sized = [](std::size_t have, std::size_t want, const char* name) {
+        if (have != want) refuse(fmt::format("has {} values of {}, not {}", have, name, want));
+    };
+    sized(c.index_maps.size(), n_kv * 2 * c.index_dim * c.head_dim, "index_maps");
+    sized(c.index_pairs.size(), n_kv * c.index_dim, "index_pairs");
+    sized(c.temperatures.size(), n_kv, "temperatures");
+    sized(c.full_heads.size(), n_kv, "full_heads");
+    sized(c.head_maps.size(), n_kv, "head_maps");
+    for (const auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) sized(scores->size(), n_q, "head scores");
+    sized(c.similarity.size(), std::size_t{c.n_layers} * c.n_layers, "similarity");
+    visit_floats(c, [&](const char* name, const std::vector<float>& values) {
+        for (const float value : values)
+            if (!(std::fabs(value) < 1e6f)) refuse(fmt::format("has a value of {} that is not finite", name));
+    });
+    if (!(c.mass >= 0 && c.mass <= 1) || !(c.full_share >= 0 && c.full_share <= 1)) refuse("has a share outside 0 to 1");
+    for (const std::uint32_t dim : c.index_pairs)
+        if (dim >= c.head_dim) refuse("names a dimension that the heads do not have");
+    for (const std::uint32_t head : c.head_maps)
+        if (head >= c.n_kv_heads) refuse("maps to a kv head that the model does not have");
+    for (std::size_t i = 0; i < c.anchors.size(); ++i)
+        if (c.anchors[i] >= c.n_layers || (i > 0 && c.anchors[i] <= c.anchors[i - 1]) || shape.layers[c.anchors[i]].window != 0)
+            refuse("has anchors that are no ascending layers without a window");
+    if (c.preset == "auto" || c.preset.size() > 32) refuse("recommends a preset that does not exist");
+}
+
+std::shared_ptr<const Calibration> find_calibration(const GgufFile& file, const ModelShape& shape) {
+    const std::string hash = model_hash(file);
+    std::error_code ignored;
+    for (const std::filesystem::path& path : {sidecar_beside(file.path()), sidecar_in_cache(hash)})
+        if (!path.empty() && std::filesystem::exists(path, ignored))
+            return std::make_shared<Calibration>(read_sidecar(path, hash, shape));
+    return nullptr;
+}
+
+Calibration assume_calibration(const ModelShape& shape) {
+    Calibration c;
+    c.n_layers = shape.n_layers;
+    c.n_heads = shape.n_heads;
+    c.n_kv_heads = shape.n_kv_heads;
+    c.head_dim = shape.head_dim;
+    c.index_dim = std::clamp(shape.head_dim / 4 / 8 * 8, 8u, 64u);
+    c.target_ctx = shape.n_ctx_train;
+    const std::size_t n_kv = std::size_t{c.n_layers} * c.n_kv_heads, n_q = std::size_t{c.n_layers} * c.n_heads;
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal(0, 1 / std::sqrt(static_cast<float>(c.index_dim)));
+    for (std::size_t i = 0; i < n_kv * 2 * c.index_dim * c.head_dim; ++i) c.index_maps.push_back(normal(random));
+    std::size_t n_full = 0, n_seen = 0;
+    for (std::size_t i = 0; i < n_kv; ++i) {
+        for (std::uint32_t r = 0; r < c.index_dim; ++r) c.index_pairs.push_back(r);
+        const bool sees_all = shape.layers[i / c.n_kv_heads].window == 0;
+        c.full_heads.push_back(sees_all && n_seen % 3 == 0 ? 1 : 0);
+        n_full += c.full_heads.back();
+        n_seen += sees_all ? 1 : 0;
+        c.head_maps.push_back(static_cast<std::uint32_t>(i % c.n_kv_heads));
+    }
+    c.full_share = n_seen == 0 ? 1 : static_cast<float>(n_full) / static_cast<float>(n_seen);
+    c.temperatures.assign(n_kv, 1);
+    for (auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) scores->assign(n_q, 0);
+    c.similarity.assign(std::size_t{c.n_layers} * c.n_layers, 0);
+    return c;
+}
+
+}  // namespace winnow

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A folder with a model of its own, and a cache of its own: a sidecar changes what other tests see.
+class Calibrate : public OnDevice {
+protected:
+    void SetUp() override {
+        OnDevice::SetUp();
+        std::string pattern =
+            (std::filesystem::temp_directory_path() / "winnow-calibrate-XXXXXX").string();
+        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+        options_.environment["XDG_CACHE_HOME"] = (folder_ / "cache").string();
+        model_ = copy(Files::shared().tiny(), "model.gguf");
+        std::string text;
+        for (int i = 0; i < 300; ++i) text += "the " + std::to_string(i * 7919 % 1000) + " rivers ";
+        text_ = write("text.txt", text);
+    }
+    void TearDown() override {
+        std::error_code ignored;
+        std::filesystem::remove_all(folder_, ignored);
+    }
+
+    std::string path(const std::string& name) const { return (folder_ / name).string(); }
+    std::string copy(const std::string& from, const std::string& name) const {
+        std::filesystem::copy_file(from, folder_ / name);
+        return path(name);
+    }
+    std::string write(const std::string& name, const std::string& bytes) const {
+        std::ofstream(path(name), std::ios::binary) << bytes;
+        return path(name);
+    }
+    std::string read(const std::string& name) const {
+        std::ifstream file(path(name), std::ios::binary);
+        return {std::istreambuf_iterator<char>(file), {}};
+    }
+    // Of tokens enough for the index to choose from.
+    std::string prompt() const {
+        std::string words;
+        for (int i = 0; i < 24; ++i) words += "the " + std::to_string(i * 37) + " ";
+        return write("prompt.txt", words);
+    }
+    Outcome run(const std::vector<std::string>& arguments) const {
+        return run_program(arguments, "", options_);
+    }
+    Outcome generate(const std::string& preset) const {
+        return run({"generate", "-m", model_, "-f", text_, "-c", "256", "-n", "4", "--temp", "0",
+                    "--sparse", preset, "--sparse-min-ctx", "0"});
+    }
+
+    std::filesystem::path folder_;
+    std::string model_, text_;
+    Program::Options options_;
+};
+
+TEST_F(Calibrate, WritesASidecarThatThePresetsThenUse) {
+    const std::string text = text_;
+    text_ = prompt();
+    expect_error(generate("rtpurbo"), 2, "winnow calibrate");
+
+    const Outcome made = run({"calibrate", "-m", model_, "-f", text, "--plot", path("plot.svg")});
+    ASSERT_EQ(made.status, 0) << made.err;
+    EXPECT_THAT(made.out, HasSubstr("retrieval heads:"));
+    EXPECT_THAT(made.out, HasSubstr("| calibrated | 8 |"));
+    EXPECT_THAT(made.out, HasSubstr("model.winnow.gguf"));
+    EXPECT_TRUE(std::filesystem::exists(path("model.winnow.gguf")));
+    const std::string plot = read("plot.svg");
+    EXPECT_THAT(plot, HasSubstr("</svg>"));
+    EXPECT_EQ(plot.find("nan\" "), std::string::npos);
+    for (const char* preset : {"rtpurbo", "hisa", "fasa", "duo", "kascade", "auto"}) {
+        const Outcome answer = generate(preset);
+        EXPECT_EQ(answer.status, 0) << preset << answer.err;
+    }
+}
+
+TEST_F(Calibrate, ABadSidecarIsOneLineAndDenseStillWorks) {
+    text_ = prompt();
+    const std::string sidecar = path("model.winnow.gguf");
+    const std::string text = write("long.txt", std::string(3000, 'x') + " y z");
+    ASSERT_EQ(run({"calibrate", "-m", model_, "-f", text, "--index-dim", "16"}).status, 0);
+    const std::string good = read("model.winnow.gguf");
+
+    write("model.winnow.gguf", good.substr(0, good.size() / 2));  // truncated
+    expect_error(generate("rtpurbo"), 4, "model.winnow.gguf");
+    EXPECT_EQ(generate("off").status, 0);
+    write("model.winnow.gguf", "no GGUF at all");
+    expect_error(generate("auto"), 4, "model.winnow.gguf");
+    EXPECT_EQ(generate("exact").status, 0);
+    // Of another model: the same weights under another RoPE base would be enough.
+    TinyOptions other;
+    other.seed = 99;
+    const std::vector<std::byte> bytes = make_tiny_gguf(other);
+    write("other.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    write("other.winnow.gguf", good);
+    model_ = path("other.gguf");
+    expect_error(generate("hisa"), 4, "another model");
+    EXPECT_EQ(generate("off").status, 0);
+}
+
+TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
+    text_ = prompt();
+    const Outcome first = generate("auto");
+    EXPECT_EQ(first.status, 0) << first.err;
+    EXPECT_THAT(first.err, HasSubstr("no calibration of this model yet"));
+    EXPECT_TRUE(std::filesystem::exists(folder_ / "cache" / "winnow"));
+    EXPECT_FALSE(std::filesystem::exists(path("model.winnow.gguf")));
+    const Outcome second = generate("auto");
+    EXPECT_EQ(second.status, 0) << second.err;
+    EXPECT_EQ(second.err.find("no calibration"), std::string::npos) << second.err;
+    EXPECT_EQ(first.out, second.out);
+
+    options_.environment["WINNOW_NO_CACHE"] = "1";
+    const Outcome uncached = generate("auto");
+    EXPECT_EQ(uncached.status, 0) << uncached.err;
+    EXPECT_THAT(uncached.err, HasSubstr("exact"));
+}
+
+TEST_F(Calibrate, WindowedModelsAndOddRequests) {
+    const std::string gemma = copy(Files::shared().tiny_gemma(), "gemma.gguf");
+    const Outcome made = run({"calibrate", "-m", gemma, "-f", text_, "-o", path("own.gguf"),
+                              "--retrieval-share", "0.5"});
+    EXPECT_EQ(made.status, 0) << made.err;
+    EXPECT_TRUE(std::filesystem::exists(path("own.gguf")));
+    write("short.txt", "too short");
+    expect_error(run({"calibrate", "-m", model_, "-f", path("short.txt")}), 2, "needs 128 or more");
+    expect_error(run({"calibrate", "-m", model_, "--index-dim", "12"}), 2, "multiple of 8");
+    expect_error(run({"calibrate", "-m", model_, "--index-dim", "48"}), 2, "multiple of 8");
+    expect_error(run({"calibrate", "-m", model_, "-c", "64"}), 2, "too short");
+    expect_error(run({"calibrate", "-m", model_, "--retrieval-share", "2"}), 2, "retrieval-share");
+    expect_error(run({"calibrate", "-m", model_, "-f", path("missing.txt")}), 1, "missing.txt");
+    EXPECT_FALSE(std::filesystem::exists(path("model.winnow.gguf")));
+}
+
+}  // namespace
+}  // namespace winnow::test
