@@ -19,6 +19,6 @@ struct MatvecTuning {
 enum class MatvecKind { kQkv, kMatvecAdd, kGateUp, kLogits };
 
 /// The table of group shapes by device class and matrix shape, with its reasons in the source.
-MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_rows, std::uint32_t n_in);
+MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in);
 
 }  // namespace winnow
