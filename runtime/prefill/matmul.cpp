@@ -3,28 +3,82 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "runtime/vk/device.h"
 #include "runtime/weights/weight_planes.h"
 
 namespace winnow {
+namespace {
 
-Matmul::Matmul(vk::Device& device, const Config& config) : config_(config) {
-    const Config& c = config;
+/// A tile of the cooperative variant, in matrices: parts of a subgroup, and subgroups of a group.
+struct TileShape {
+    std::uint32_t token_parts, row_parts, token_groups, row_groups;
+};
+// With 16x16 matrices: 128x128, 64x64 and 32x64 tokens x rows.
+constexpr std::array<TileShape, 3> kTileShapes{{{2, 4, 4, 2}, {2, 2, 2, 2}, {1, 2, 2, 2}}};
+
+std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Matmul::Matmul(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
+    std::array<std::string_view, 2> names{"matmul", "matmul_coopmat"};
+    if (device.prefers_matrices()) std::swap(names[0], names[1]);
+    const vk::ShaderVariant& shader = vk::best_shader(names, device.features());
+    if (shader.name == "matmul") make_plain(device, shader);
+    else make_cooperative(device, shader);
+}
+
+void Matmul::make_plain(vk::Device& device, const vk::ShaderVariant& shader) {
+    const Config& c = config_;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const std::uint32_t subgroups = device.is_cpu() ? 1 : 2;
     // Software drivers: 8 tokens x 4 rows keep the inner loop in registers and the compile short.
-    tokens_ = 8;
+    const std::uint32_t tokens = 8;
     const std::uint32_t rows = device.is_cpu() ? 4 : 2;
-    rows_per_group_ = subgroup * rows * subgroups;
-    const std::array<std::uint32_t, 7> spec{subgroup * subgroups, subgroup, tokens_, rows, c.n_in / 32,
+    const std::array<std::uint32_t, 7> spec{subgroup * subgroups, subgroup, tokens, rows, c.n_in / 32,
                                             static_cast<std::uint32_t>(c.type), c.add ? 1u : 0u};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader("matmul"), 3, sizeof(MatmulPush), spec, device.limits().subgroup_size);
+    tiles_.push_back({tokens, subgroup * rows * subgroups,
+                      vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
+}
+
+void Matmul::make_cooperative(vk::Device& device, const vk::ShaderVariant& shader) {
+    const Config& c = config_;
+    const vk::MatrixShape& m = device.limits().matrix;
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    for (const TileShape& t : kTileShapes) {
+        const std::uint32_t n_tokens = t.token_parts * t.token_groups * m.m, n_rows = t.row_parts * t.row_groups * m.n;
+        // 40 halves of shared memory for each token and row; two stages where they fit, at one barrier less a step.
+        const std::uint32_t stages = 2 * 80 * (n_tokens + n_rows) <= device.limits().max_shared_memory_bytes ? 2 : 1;
+        const std::array<std::uint32_t, 13> spec{t.token_groups * t.row_groups * subgroup,
+                                                 subgroup,
+                                                 m.m,
+                                                 m.n,
+                                                 m.k,
+                                                 t.token_parts,
+                                                 t.row_parts,
+                                                 t.token_groups,
+                                                 t.row_groups,
+                                                 stages,
+                                                 c.n_in / 32,
+                                                 static_cast<std::uint32_t>(c.type),
+                                                 c.add ? 1u : 0u};
+        tiles_.push_back({n_tokens, n_rows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
+    }
 }
 
 void Matmul::record(vk::Recorder& recorder, const Buffers& b, const MatmulPush& push) const {
-    recorder.dispatch(pipeline_, {b.weights, b.rows, b.out}, push,
-                      (push.w.n_rows + rows_per_group_ - 1) / rows_per_group_, (push.n_tokens + tokens_ - 1) / tokens_);
+    const auto groups = [&](const Tile& t) { return divide_up(push.n_tokens, t.n_tokens) * divide_up(push.w.n_rows, t.n_rows); };
+    // The largest tile that fills the device, or else the one that makes most groups; never one with half its tokens idle.
+    std::size_t i = 0;
+    while (i + 1 < tiles_.size() && (groups(tiles_[i]) < n_busy_ || push.n_tokens * 2 <= tiles_[i].n_tokens)) ++i;
+    const Tile& t = tiles_[i];
+    const std::uint32_t n_token_tiles = divide_up(push.n_tokens, t.n_tokens), n_row_tiles = divide_up(push.w.n_rows, t.n_rows);
+    // The cooperative variant's neighbouring groups share weights, the plain one's share activations.
+    const bool plain = tiles_.size() == 1;
+    recorder.dispatch(t.pipeline, {b.weights, b.rows, b.out}, push, plain ? n_row_tiles : n_token_tiles,
+                      plain ? n_token_tiles : n_row_tiles);
 }
 
 std::uint64_t Matmul::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {

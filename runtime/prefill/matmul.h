@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <string>
+#include <vector>
+
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "shaders/common/interface.h"
@@ -7,7 +10,8 @@
 
 namespace winnow {
 
-/// out[t] (+)= W a[t] for the tokens of a chunk. shaders/prefill/matmul.comp
+/// out[t] (+)= W a[t] for the tokens of a chunk. shaders/prefill/matmul.comp, or matmul.coopmat.comp where the device has matrix
+/// units: there weights round to f16 once.
 class Matmul {
 public:
     struct Config {
@@ -21,16 +25,25 @@ public:
         vk::BufferRange rows;  ///< f16 [.., n_in]
         vk::BufferRange out;   ///< f32 [n_tokens, out_stride]
     };
-    Matmul(vk::Device& device, const Config& config);
+    /// @param n_busy groups that keep the device busy: with fewer, smaller tiles make more of them.
+    Matmul(vk::Device& device, const Config& config, std::uint32_t n_busy = 120);
     void record(vk::Recorder& recorder, const Buffers& buffers, const MatmulPush& push) const;
+    /// Name of the shader variant in use.
+    const std::string& variant() const { return tiles_.front().pipeline.name(); }
     /// @param n_rows rows of the matrix.
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_rows, std::uint64_t n_tokens);
 
 private:
+    struct Tile {
+        std::uint32_t n_tokens = 0, n_rows = 0;  ///< of a group
+        vk::ComputePipeline pipeline;
+    };
+    void make_plain(vk::Device& device, const vk::ShaderVariant& shader);
+    void make_cooperative(vk::Device& device, const vk::ShaderVariant& shader);
+
     Config config_;
-    std::uint32_t tokens_ = 8;
-    std::uint32_t rows_per_group_ = 0;
-    vk::ComputePipeline pipeline_;
+    std::uint32_t n_busy_;
+    std::vector<Tile> tiles_;  ///< largest first
 };
 
 }  // namespace winnow

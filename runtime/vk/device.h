@@ -17,6 +17,12 @@ namespace winnow::vk {
 class Instance;
 class PipelineCache;
 
+/// Rows x columns of the result, and the depth that one multiplication sums over.
+struct MatrixShape {
+    std::uint32_t m = 0, n = 0, k = 0;
+    bool operator==(const MatrixShape&) const = default;
+};
+
 /// Limits that decide layouts, read once.
 struct DeviceLimits {
     std::uint64_t max_storage_buffer_range = 0;
@@ -33,6 +39,7 @@ struct DeviceLimits {
     std::uint32_t min_subgroup_size = 0;
     std::uint32_t max_subgroup_size = 0;
     std::uint32_t max_workgroup_subgroups = 0;
+    MatrixShape matrix;  ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
 };
@@ -59,6 +66,13 @@ public:
     bool is_cpu() const { return info_.type == DeviceType::kCpu; }
     /// Memory is one heap that host and device share (integrated GPU or CPU driver).
     bool unified_memory() const { return unified_memory_; }
+
+    /// Whether cooperative matrices come as the shaders that use them are tuned for: 16x16x16 in subgroups of 32. Others
+    /// (Mesa's software driver: 8x8x8 in 8) run the same shaders when WINNOW_FORCE_VARIANT names them.
+    bool prefers_matrices() const {
+        return features_.has(Feature::kCooperativeMatrix) && limits_.matrix == MatrixShape{16, 16, 16} &&
+               limits_.subgroup_size == 32;
+    }
 
     /// Names an object for validation messages and captures; no-op without debug utils.
     void set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const;

@@ -99,12 +99,20 @@ std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& h
     return {};
 }
 
-/// Whether the one shape that winnow's shaders use is there: f16 16x16x16 with f32 accumulation.
-bool has_matrix_shape(const Instance& instance, VkPhysicalDevice physical) {
+/// Shapes that the shaders can be specialised to: units of 8 halves fill whole rows, and the results' rows whole units of 4 floats.
+bool is_usable(const VkCooperativeMatrixPropertiesKHR& s) {
+    const auto is_side = [](std::uint32_t n) { return n == 8 || n == 16; };
+    return is_side(s.MSize) && is_side(s.NSize) && is_side(s.KSize) && s.AType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
+           s.BType == VK_COMPONENT_TYPE_FLOAT16_KHR && s.CType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
+           s.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR && s.scope == VK_SCOPE_SUBGROUP_KHR;
+}
+
+/// The largest usable shape, zeros when there is none: 16x16x16 on nearly all GPUs.
+MatrixShape find_matrix_shape(const Instance& instance, VkPhysicalDevice physical) {
     const auto query = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
         vkGetInstanceProcAddr(instance.handle(),
                               "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
-    if (query == nullptr) return false;
+    if (query == nullptr) return {};
 
     VkPhysicalDeviceCooperativeMatrixPropertiesKHR stages{
         VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR, nullptr, 0};
@@ -112,7 +120,7 @@ bool has_matrix_shape(const Instance& instance, VkPhysicalDevice physical) {
         make_struct<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
     properties.pNext = &stages;
     vkGetPhysicalDeviceProperties2(physical, &properties);
-    if ((stages.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0) return false;
+    if ((stages.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0) return {};
 
     std::uint32_t n_shapes = 0;
     WINNOW_VK_CHECK(query(physical, &n_shapes, nullptr));
@@ -120,24 +128,26 @@ bool has_matrix_shape(const Instance& instance, VkPhysicalDevice physical) {
     empty.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
     std::vector<VkCooperativeMatrixPropertiesKHR> shapes(n_shapes, empty);
     WINNOW_VK_CHECK(query(physical, &n_shapes, shapes.data()));
-    return std::any_of(shapes.begin(), shapes.end(), [](const VkCooperativeMatrixPropertiesKHR& s) {
-        return s.MSize == 16 && s.NSize == 16 && s.KSize == 16 &&
-               s.AType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
-               s.BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
-               s.CType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
-               s.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR && s.scope == VK_SCOPE_SUBGROUP_KHR;
-    });
+    MatrixShape best;
+    for (const VkCooperativeMatrixPropertiesKHR& s : shapes) {
+        if (is_usable(s) && s.MSize * s.NSize * s.KSize > best.m * best.n * best.k) best = {s.MSize, s.NSize, s.KSize};
+    }
+    return best;
 }
 
-bool has_cooperative_matrix(const Instance& instance, VkPhysicalDevice physical) {
+/// Zeros where cooperative matrices cannot be used.
+MatrixShape find_cooperative_matrix(const Instance& instance, VkPhysicalDevice physical) {
     // A layer from before the extension would report its structures and its SPIR-V as errors.
     constexpr std::uint32_t kFirstLayer = VK_MAKE_API_VERSION(0, 1, 3, 255);
-    if (instance.validation_enabled() && instance.layer_version() < kFirstLayer) return false;
-    if (!has_extension(physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) return false;
+    if (instance.validation_enabled() && instance.layer_version() < kFirstLayer) return {};
+    if (!has_extension(physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME)) return {};
     FeatureChain has(true);
     vkGetPhysicalDeviceFeatures2(physical, &has.core);
-    return has.matrix.cooperativeMatrix != VK_FALSE && has.v12.shaderFloat16 != VK_FALSE &&
-           has.v12.vulkanMemoryModel != VK_FALSE && has_matrix_shape(instance, physical);
+    if (has.matrix.cooperativeMatrix == VK_FALSE || has.v12.shaderFloat16 == VK_FALSE ||
+        has.v12.vulkanMemoryModel == VK_FALSE) {
+        return {};
+    }
+    return find_matrix_shape(instance, physical);
 }
 
 DeviceLimits read_limits(const Properties& properties, std::uint32_t timestamp_bits) {
@@ -224,7 +234,8 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     if (timestamp_bits != 0 && report.limits.timestamp_period_ns > 0) {
         features.add(Feature::kTimestamps);
     }
-    if (has_cooperative_matrix(instance, physical)) features.add(Feature::kCooperativeMatrix);
+    report.limits.matrix = find_cooperative_matrix(instance, physical);
+    if (report.limits.matrix.m != 0) features.add(Feature::kCooperativeMatrix);
     return report;
 }
 

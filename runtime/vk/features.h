@@ -11,7 +11,7 @@ namespace winnow::vk {
 enum class Feature : std::uint32_t {
     kFloat16 = 1u << 0,            ///< shaderFloat16 arithmetic
     kIntegerDot = 1u << 1,         ///< shaderIntegerDotProduct
-    kCooperativeMatrix = 1u << 2,  ///< VK_KHR_cooperative_matrix, f16 x f16 -> f32 16x16x16, subgroup scope
+    kCooperativeMatrix = 1u << 2,  ///< VK_KHR_cooperative_matrix, f16 x f16 -> f32, subgroup scope; shape: DeviceLimits
     kSubgroupSizeControl = 1u << 3,
     kTimestamps = 1u << 4,
 };

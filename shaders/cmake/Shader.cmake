@@ -4,7 +4,8 @@
 #   add_shader(<folder/stem> [VARIANT name] [DEFINES A=1 ...] [FEATURES float16 ...] [IF variable ...]
 #              [OPTIONAL_GLSLANG] [NO_OPT])
 #
-# The variant's name is stem or stem_VARIANT. FEATURES are the members of winnow::vk::Feature that the
+# The variant's name is stem or stem_VARIANT. A variant with a source of its own has a second stem: folder/stem.second.comp
+# becomes stem_second. FEATURES are the members of winnow::vk::Feature that the
 # device must have, in snake case without the k. A variant whose IF variable is false is left out.
 # OPTIONAL_GLSLANG compiles with the newer tools that WINNOW_GLSLANG and WINNOW_SPIRV_TOOLS_PREFIX
 # name, where they are set. NO_OPT leaves spirv-opt out.
@@ -107,6 +108,7 @@ function(add_shader source)
     endforeach()
 
     get_filename_component(name ${source} NAME)
+    string(REPLACE "." "_" name ${name})
     if(arg_VARIANT)
         string(APPEND name "_${arg_VARIANT}")
     endif()
