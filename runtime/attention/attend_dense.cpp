@@ -17,7 +17,7 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
     if (c.quantize && group * c.head_dim % 32 != 0)
         throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits, c.tuning);
     const std::array<std::uint32_t, 11> spec{tuning.group_size,
                                              c.head_dim,
                                              group,

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/attend_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
@@ -16,6 +17,7 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t n_splits = 0;  ///< most workgroups per kv head; see default_splits
         bool quantize = true;        ///< also write the quantised output; needs n_group * head_dim % 32 == 0
+        AttendTuning tuning{};       ///< empty = the table's
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/matvec_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
@@ -14,6 +15,7 @@ public:
         std::uint32_t n_embd = 0, n_ff = 0;
         WeightType type_gate = WeightType::kF32, type_up = WeightType::kF32;
         Activation activation = Activation::kSilu;
+        MatvecTuning tuning{};  ///< empty = the table's
         bool operator==(const Config&) const = default;
     };
     struct Buffers {

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/matvec_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
@@ -13,6 +14,7 @@ public:
     struct Config {
         std::uint32_t n_embd = 0, n_vocab = 0;
         WeightType type = WeightType::kF32;
+        MatvecTuning tuning{};  ///< empty = the table's
     };
     struct Buffers {
         vk::BufferRange weights, act_in, state;

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/matvec_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
@@ -19,6 +20,7 @@ public:
         KvType kv_type = KvType::kF16;
         std::uint32_t block_size = 64;
         std::uint32_t summary_unit = 0;  ///< tokens of a block summary refreshed on append; 0 = none
+        MatvecTuning tuning{};  ///< empty = the table's
         bool operator==(const Config&) const = default;
     };
     struct Buffers {

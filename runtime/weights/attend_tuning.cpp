@@ -6,7 +6,8 @@
 namespace winnow {
 
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
-                           std::uint32_t n_splits) {
+                           std::uint32_t n_splits, const AttendTuning& asked) {
+    if (asked.group_size != 0) return asked;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const auto shared_bytes = [&](std::uint32_t n_subgroups) {
         return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 5 + 64);

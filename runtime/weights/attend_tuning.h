@@ -10,13 +10,13 @@ class Device;
 
 /// Group shape of the decode attention stages; both use the same one, so that their sums run in the same order.
 struct AttendTuning {
-    std::uint32_t group_size = 0;
+    std::uint32_t group_size = 0;  ///< invocations
     std::uint32_t lanes = 8;             ///< per token
     std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once
 };
 
-/// @param n_group query heads per kv head.
+/// @param n_group query heads per kv head. @param asked taken as it is where it is not empty (bench/tune.cpp).
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
-                           std::uint32_t n_splits);
+                           std::uint32_t n_splits, const AttendTuning& asked = {});
 
 }  // namespace winnow

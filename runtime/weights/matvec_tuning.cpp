@@ -7,7 +7,9 @@
 
 namespace winnow {
 
-MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in) {
+MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in,
+                           const MatvecTuning& asked) {
+    if (asked.group_size != 0) return asked;
     MatvecTuning t;
     if (device.is_cpu()) {
         // A software driver runs the subgroups of a group one after another: small groups spread better over few cores.

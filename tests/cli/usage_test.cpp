@@ -30,8 +30,8 @@ TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"-m", "x", "-c", "99999999999"}), 2, "--ctx-size");
     expect_error(run_program({"-m", "x", "--temp", "warm"}), 2, "--temp");
     expect_error(run_program({"-m", "x", "--top-p", "1.5"}), 2, "--top-p");
-    expect_error(run_program({"-m", "x", "-ctk", "q8_0"}), 2, "yet");
-    expect_error(run_program({"-m", "x", "-ctk", "f32"}), 2, "does not mix");
+    expect_error(run_program({"-m", "x", "-ctk", "q5_1"}), 2, "q8_0");
+    expect_error(run_program({"-m", "x", "-ctk", "f32", "-ctv", "f16"}), 2, "does not mix");
     expect_error(run_program({"bench", "-m", "x", "-p", "12,x"}), 2, "-p 12,x");
     expect_error(run_program({"bench", "-m", "x", "-p", "0", "-n", "0"}), 2, "nothing to measure");
 }
