@@ -15,16 +15,16 @@ MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint3
         // A software driver runs the subgroups of a group one after another: small groups spread better over few cores.
         t = {32, kind == MatvecKind::kLogits ? 64u : 32u, 2};
     } else {
-        // Best of sweeps over group size, rows and blocks in flight with Q4_0 on an H100 (135M and 1B shapes; the times of one kind lie
-        // 2 to 6 times apart, the best few within 5 %): two loads under way per lane, and every row of a group with a subgroup at once.
+        // Best of a sweep (winnow_tune) over group size, rows and blocks in flight with Q4_0 on an H100 at the 135M, 1B and 8B shapes; the times
+        // of one kind lie 2 to 6 times apart, the best few within 5 %. Two loads under way per lane, every row of a group with a subgroup.
         switch (kind) {
             // No blocks to quantise: small groups, of which many fit beside each other.
-            case MatvecKind::kQkv: t = n_in < 1024 ? MatvecTuning{128, 8, 2, 2} : MatvecTuning{256, 8, 1, 1}; break;
+            case MatvecKind::kQkv: t = n_in < 1024 ? MatvecTuning{128, 8, 2, 2} : MatvecTuning{256, 8, 1, 2}; break;
             // The output is quantised in whole blocks of 32 rows, so that small matrices have few groups: wide ones.
             case MatvecKind::kMatvecAdd:
             case MatvecKind::kGateUp: t = {512, 32, 2, 2}; break;
-            // So many rows that what the activations cost counts: four rows share each load of them.
-            case MatvecKind::kLogits: t = {256, 64, 4, 1}; break;
+            // Rows enough to fill the device whatever the shape; short ones share the loads of the activations.
+            case MatvecKind::kLogits: t = n_in < 1024 ? MatvecTuning{256, 64, 4, 1} : MatvecTuning{256, 64, 1, 2}; break;
         }
     }
     t.group_size = std::min(t.group_size, device.limits().max_workgroup_invocations);
