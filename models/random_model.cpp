@@ -211,4 +211,25 @@ ModelSource random_model(std::string_view name, WeightType type) { return make_m
 
 ModelSource random_model_outline(std::string_view name, WeightType type) { return make_model(name, type, false); }
 
+std::vector<std::byte> random_kv_blocks(const KvLayout& layout, std::uint64_t n_blocks) {
+    const KvConfig& c = layout.config();
+    const std::uint64_t block_bytes = layout.block_bytes();
+    std::vector<std::byte> blocks(n_blocks * block_bytes);
+    // Floats of either sign from 1/2 to 1; codes of any value with a scale that makes them at most 1.
+    const bool is_f16 = c.type == KvType::kF16, is_f32 = c.type == KvType::kF32;
+    const std::uint64_t kept = is_f16 ? 0x83ff83ff83ff83ffull : is_f32 ? 0x807fffff807fffffull : ~0ull;
+    const std::uint64_t set = is_f16 ? 0x3800380038003800ull : is_f32 ? 0x3f0000003f000000ull : 0;
+    for (std::size_t i = 0; i < blocks.size(); i += 8) {
+        const std::uint64_t word = (mix(i) & kept) | set;
+        std::memcpy(blocks.data() + i, &word, std::min<std::size_t>(8, blocks.size() - i));
+    }
+    if (is_f16 || is_f32) return blocks;
+    // The scales, f16, stand behind the codes of a block: 1/127 and 1/8.
+    const std::uint16_t scale = c.type == KvType::kQ8_0 ? 0x2008 : 0x3000;
+    const std::uint64_t n_scales = std::uint64_t{c.block_size} * ((c.head_dim + 31) / 32);
+    for (std::uint64_t end = block_bytes; end <= blocks.size(); end += block_bytes)
+        for (std::uint64_t k = 1; k <= n_scales; ++k) std::memcpy(blocks.data() + end - 2 * k, &scale, 2);
+    return blocks;
+}
+
 }  // namespace winnow

@@ -2,8 +2,10 @@
 #pragma once
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "models/model.h"
+#include "runtime/kv/kv_layout.h"
 
 namespace winnow {
 
@@ -20,5 +22,8 @@ ModelSource random_model_outline(std::string_view name, WeightType type);
 
 /// Fills whole blocks of `type` with bounded pseudo-random values (standard deviation about 0.02).
 void fill_random_weights(WeightType type, std::uint64_t seed, std::span<std::byte> blocks);
+
+/// Whole blocks of a cache's keys or values: pseudo-random between -1 and 1, in the cache's storage type.
+std::vector<std::byte> random_kv_blocks(const KvLayout& layout, std::uint64_t n_blocks);
 
 }  // namespace winnow

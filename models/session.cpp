@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "models/model.h"
+#include "models/random_model.h"
 #include "models/sidecar.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
@@ -304,10 +305,18 @@ public:
         truncate(0);
         if (n > resolved_.n_ctx)
             throw Error(ErrorCode::kInvalidArgument, fmt::format("{} tokens exceed the context of {}", n, resolved_.n_ctx));
+        // A pattern in the first pool, copied to the rest of it and to all others.
+        const vk::Buffer& first = cache_.keys(0);
+        const std::uint64_t n_blocks = std::min<std::uint64_t>(first.bytes(), 16u << 20) / cache_.layout().block_bytes();
+        const std::vector<std::byte> pattern = random_kv_blocks(cache_.layout(), n_blocks);
+        vk::Uploader(*device_).upload({first, 0, pattern.size()}, pattern);
         for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer) {
             vk::run_once(*device_, [&](vk::Recorder& recorder) {
-                recorder.fill(cache_.keys(layer), 0x20102010);  // small values as f16 and as f32
-                recorder.fill(cache_.values(layer), 0x20102010);
+                for (const vk::Buffer* pool : {&cache_.keys(layer), &cache_.values(layer)})
+                    for (std::uint64_t at = pool == &first ? pattern.size() : 0; at < pool->bytes(); at += pattern.size()) {
+                        const std::uint64_t bytes = std::min<std::uint64_t>(pattern.size(), pool->bytes() - at);
+                        recorder.copy({first, 0, bytes}, {*pool, at, bytes});
+                    }
             });
         }
         tokens_.assign(n, 0);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <string>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/option_table.h"
 #include "winnow/error.h"
@@ -116,6 +116,13 @@ void check_together(const Options& options) {
     if (options.prompt && !options.prompt_file.empty()) fail("give -p or -f, not both");
     if (options.system_prompt && !options.system_file.empty()) fail("give -sys or -sysf, not both");
     if (options.ids && options.pieces) fail("give --ids or --pieces, not both");
+    const auto refuse_penalty = [](const char* flag, double value) {
+        if (value != 0)
+            fail(fmt::format("{} {}: winnow's sampler does not have it; use --repeat-penalty", flag,
+                             value));
+    };
+    refuse_penalty("--presence-penalty", options.sampling.presence_penalty);
+    refuse_penalty("--frequency-penalty", options.sampling.frequency_penalty);
     kv_type(options);
 }
 
@@ -162,9 +169,10 @@ KvType kv_type(const Options& options) {
         if (name == "f32") return KvType::kF32;
         if (name == "q8_0") return KvType::kQ8_0;
         if (name == "q4_0") return KvType::kQ4_0;
-        fail(fmt::format("{} {}: winnow does not store keys and values as that; use f16, f32, q8_0 "
-                         "or q4_0",
-                         flag, name));
+        fail(
+            fmt::format("{} {}: winnow does not store keys and values as that; use f16, f32, q8_0 "
+                        "or q4_0",
+                        flag, name));
     };
     const KvType k = parse(options.cache_type_k, "-ctk");
     const KvType v = options.cache_type_v.empty() ? k : parse(options.cache_type_v, "-ctv");

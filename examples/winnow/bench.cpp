@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -10,13 +12,13 @@
 #include <string_view>
 #include <vector>
 
-#include <fmt/format.h>
-
 #include "examples/winnow/bench_report.h"
+#include "examples/winnow/bench_stages.h"
 #include "examples/winnow/commands.h"
+#include "examples/winnow/copy_speed.h"
 #include "examples/winnow/engine.h"
-#include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
+#include "examples/winnow/model_search.h"
 #include "examples/winnow/terminal.h"
 
 namespace winnow::program {
@@ -98,29 +100,24 @@ public:
         return std::chrono::duration<double>(Clock::now() - begin).count();
     }
 
-    /// Stages of the same name added up, in the order of the step.
-    std::vector<Session::StageTime> stages(std::uint32_t n_depth) {
-        go_to(n_depth);
-        std::vector<Session::StageTime> sums;
-        for (const Session::StageTime& stage : session_.time_stages()) {
-            const auto same = [&stage](const Session::StageTime& sum) {
-                return sum.stage == stage.stage;
-            };
-            const auto found = std::find_if(sums.begin(), sums.end(), same);
-            if (found == sums.end()) sums.push_back(stage);
-            else found->microseconds += stage.microseconds;
-        }
-        return sums;
+    /// Stages of the step in the middle of the test. `report` is of a run of it.
+    std::vector<StageRow> stages(const BenchTest& test, const StageWeights& weights,
+                                 const SparseReport& report, KvType type) {
+        go_to(test.n_depth + test.n_gen / 2);
+        return time_stages(session_, weights, report, type);
     }
 
 private:
     TokenId random_token() { return static_cast<TokenId>(random_() % session_.shape().n_vocab); }
 
-    // What is in the cache does not change the time of dense attention, so a deep one need not be
-    // computed.
+    // A deep cache need not be computed: its content is random, as the weights of a shape are.
     void go_to(std::uint32_t n_depth) {
+        if (n_depth == n_assumed_ && session_.n_cached() >= n_depth &&
+            session_.truncate(n_depth) == n_depth)
+            return;
         session_.truncate(0);
         if (n_depth != 0) session_.assume_cached(n_depth);
+        n_assumed_ = n_depth;
     }
 
     void prefill(std::uint32_t n) {
@@ -145,6 +142,7 @@ private:
     }
 
     Session& session_;
+    std::uint32_t n_assumed_ = 0;  // tokens that assume_cached() put at the start of the cache
     std::mt19937 random_{1};
 };
 
@@ -178,14 +176,17 @@ int run_bench(const Options& options) {
                                 "lower -p, -n or -d",
                                 n_ctx, n_trained));
     }
-    const ModelFacts facts =
-        model.file ? model_facts(*model.file) : model_facts(model, name);
+    const ModelFacts facts = model.file ? model_facts(*model.file) : model_facts(model, name);
     const std::string file = model.file ? model.file->path().string() : name;
+    const StageWeights weights(model);
+    const double copy_speed = options.bench.stages ? measure_copy_speed(options.device) : 0;
     const std::unique_ptr<Session> session =
         open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
+    const bool sparse = !session->sparse_policy().is_dense();
     BenchReport report(options.bench.output,
-                       {file, facts, session->device(), options.n_chunk,
-                        options.cache_type_k, options.cache_type_v});
+                       {file, facts, session->device(), options.n_chunk, options.cache_type_k,
+                        options.cache_type_v, session->sparse_policy(),
+                        sparse_options(options).audit_every != 0, copy_speed});
     Runner runner(*session);
     write_out(report.begin());
     for (std::size_t i = 0; i < tests.size(); ++i) {
@@ -194,15 +195,17 @@ int run_bench(const Options& options) {
         BenchResult result;
         result.test = test;
         result.test_time = utc_now();
-        if (test.n_prompt == 0) {
-            const std::uint64_t middle = test.n_depth + test.n_gen / 2;
-            result.bytes_per_token =
-                facts.step_bytes + kv_step_bytes(session->shape(), kv_type(options), middle);
-        }
         for (std::uint32_t repetition = 0; repetition < options.bench.repetitions; ++repetition) {
             result.seconds.push_back(runner.run(test));
         }
-        if (options.bench.stages && test.n_prompt == 0) result.stages = runner.stages(test.n_depth);
+        const SparseReport read = session->sparse_report();
+        if (sparse && test.n_gen != 0) result.sparse = read;
+        if (test.n_prompt == 0) {
+            result.bytes_per_token =
+                facts.step_bytes + static_cast<std::uint64_t>(read.kv_bytes_per_token);
+        }
+        if (options.bench.stages && test.n_prompt == 0)
+            result.stages = runner.stages(test, weights, read, kv_type(options));
         write_out(report.line(result, i == 0));
     }
     write_out(report.end());

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/bench_report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 namespace winnow::program {
@@ -46,6 +46,48 @@ std::string cpu_name() {
     return "unknown";
 }
 
+// Null where there is nothing to say, so that all rows have the same columns.
+void add_sparse(Fields& object, const BenchSubject& subject, const BenchResult& result) {
+    const SparsePolicy& policy = subject.policy;
+    object["sparse"] = policy.is_dense() ? "off" : policy.name;
+    object["sparse_mass"] = nullptr;
+    object["sparse_budget"] = nullptr;
+    if (!policy.levels.empty()) {
+        const SelectLevel& level = policy.levels.back();
+        // A float's nearest double has digits that nobody gave.
+        if (level.rule == BudgetRule::kTopP)
+            object["sparse_mass"] = std::round(1e6 * static_cast<double>(level.mass)) / 1e6;
+        if (level.budget != 0) object["sparse_budget"] = level.budget;
+    }
+    for (const char* name :
+         {"sparse_kept", "captured_mass", "captured_mass_p5", "captured_mass_min"})
+        object[name] = nullptr;
+    if (!result.sparse) return;
+    const SparseReport& report = *result.sparse;
+    object["sparse_kept"] = report.attended_share;
+    if (report.n_audits == 0) return;
+    object["captured_mass"] = report.mass_mean;
+    object["captured_mass_p5"] = report.mass_p5;
+    object["captured_mass_min"] = report.mass_min;
+}
+
+double share_of_copy(const BenchSubject& subject, const StageRow& row) {
+    return subject.copy_speed > 0 ? row.gbps() * 1e9 / subject.copy_speed : 0;
+}
+
+void add_stages(Fields& object, const BenchSubject& subject, const BenchResult& result) {
+    object["copy_gbps"] = subject.copy_speed / 1e9;
+    for (const StageRow& row : result.stages) {
+        object["stages_us"][row.stage] = row.microseconds;
+        object["stages"].push_back({{"stage", row.stage},
+                                    {"us", row.microseconds},
+                                    {"dispatches", row.n_dispatches},
+                                    {"bytes", row.bytes},
+                                    {"gbps", row.gbps()},
+                                    {"share_of_copy", share_of_copy(subject, row)}});
+    }
+}
+
 // llama-bench's names, so that scripts for it read these too, and some more.
 Fields fields(const BenchSubject& subject, const BenchResult& result) {
     std::vector<double> nanoseconds;
@@ -84,22 +126,9 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
                      {"gbps", static_cast<double>(result.bytes_per_token) * rate.mean / 1e9},
                      {"samples_ns", whole},
                      {"samples_ts", rates}};
-    for (const Session::StageTime& stage : result.stages)
-        object["stages_us"][stage.stage] = stage.microseconds;
+    add_sparse(object, subject, result);
+    if (!result.stages.empty()) add_stages(object, subject, result);
     return object;
-}
-
-std::string stage_lines(const BenchResult& result) {
-    std::string text;
-    double sum = 0;
-    for (const Session::StageTime& stage : result.stages) {
-        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), stage.stage,
-                            stage.microseconds);
-        sum += stage.microseconds;
-    }
-    if (!text.empty())
-        text += fmt::format("| {:>20} | {:<24} | {:>12.1f} |\n", result.test.name(), "all", sum);
-    return text;
 }
 
 std::string dump(const Fields& object, int indent) {
@@ -107,7 +136,9 @@ std::string dump(const Fields& object, int indent) {
 }
 
 std::string csv_cell(const Fields& value) {
-    const std::string text = value.is_string() ? value.get<std::string>() : dump(value, -1);
+    const std::string text = value.is_string() ? value.get<std::string>()
+                             : value.is_null() ? ""
+                                               : dump(value, -1);
     std::string cell = "\"";
     for (const char c : text) {
         if (c == '"') cell += '"';
@@ -117,21 +148,90 @@ std::string csv_cell(const Fields& value) {
 }
 
 bool is_csv_column(const std::string& name) {
-    return !name.starts_with("samples_") && name != "stages_us";
+    return !name.starts_with("samples_") && name != "stages_us" && name != "stages" &&
+           name != "copy_gbps";
 }
 
-constexpr const char* kRow =
-    "| {:<24} | {:>10} | {:>10} | {:<7} | {:>3} | {:>20} | {:>18} | {:>9} | {:>7} |\n";
+// A markdown table whose columns are as wide as their widths say; names that begin with '<' are
+// aligned to the left.
+struct Column {
+    std::string name;
+    int width;
+};
+std::string table_row(const std::vector<Column>& columns, const std::vector<std::string>& cells) {
+    std::string line;
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+        const bool left = columns[i].name.starts_with('<');
+        line += left ? fmt::format("| {:<{}} ", cells[i], columns[i].width)
+                     : fmt::format("| {:>{}} ", cells[i], columns[i].width);
+    }
+    return line + "|\n";
+}
+std::string table_head(const std::vector<Column>& columns) {
+    std::vector<std::string> names;
+    std::string rule;
+    for (const Column& column : columns) {
+        const bool left = column.name.starts_with('<');
+        names.push_back(column.name.substr(left ? 1 : 0));
+        const std::string dashes(static_cast<std::size_t>(column.width - (left ? 0 : 1)), '-');
+        rule += fmt::format("| {}{} ", dashes, left ? "" : ":");
+    }
+    return table_row(columns, names) + rule + "|\n";
+}
+
+std::vector<Column> result_columns(const BenchSubject& subject) {
+    std::vector<Column> columns = {
+        {"<model", 24}, {"size", 10}, {"params", 10}, {"<backend", 7}, {"ngl", 3}};
+    if (!subject.policy.is_dense()) columns.push_back({"<sparse", 11});
+    columns.insert(columns.end(), {{"test", 20}, {"t/s", 18}, {"best t/s", 9}, {"GB/s", 7}});
+    if (!subject.policy.is_dense()) columns.push_back({"attended", 8});
+    if (subject.audited) columns.push_back({"captured", 8});
+    return columns;
+}
 
 std::string markdown_line(const BenchSubject& subject, const BenchResult& result) {
     const std::vector<double> rates = tokens_per_second(result);
     const Spread rate = spread(rates);
     const double gbps = static_cast<double>(result.bytes_per_token) * rate.mean / 1e9;
-    return fmt::format(kRow, subject.facts.type, size_text(subject.facts.tensor_bytes),
-                       params_text(subject.facts.n_params), "Vulkan", "all", result.test.name(),
-                       fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.deviation),
-                       fmt::format("{:.2f}", *std::max_element(rates.begin(), rates.end())),
-                       result.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", gbps));
+    std::vector<std::string> cells = {subject.facts.type, size_text(subject.facts.tensor_bytes),
+                                      params_text(subject.facts.n_params), "Vulkan", "all"};
+    if (!subject.policy.is_dense()) cells.push_back(subject.policy.name);
+    cells.push_back(result.test.name());
+    cells.push_back(fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.deviation));
+    cells.push_back(fmt::format("{:.2f}", *std::max_element(rates.begin(), rates.end())));
+    cells.push_back(result.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", gbps));
+    const bool sparse = result.sparse.has_value();
+    if (!subject.policy.is_dense())
+        cells.push_back(sparse ? fmt::format("{:.4f}", result.sparse->attended_share) : "");
+    if (subject.audited)
+        cells.push_back(sparse && result.sparse->n_audits != 0
+                            ? fmt::format("{:.4f}", result.sparse->mass_mean)
+                            : "");
+    return table_row(result_columns(subject), cells);
+}
+
+const std::vector<Column> kStageColumns = {{"test", 20},       {"<stage of a decode step", 24},
+                                           {"dispatches", 10}, {"us", 12},
+                                           {"MB", 10},         {"GB/s", 8},
+                                           {"of copy", 7}};
+
+std::string stage_lines(const BenchSubject& subject, const BenchResult& result) {
+    if (result.stages.empty()) return "";
+    std::vector<StageRow> rows = result.stages;
+    rows.push_back(total_of(result.stages));
+    std::string text;
+    for (const StageRow& row : rows) {
+        const bool counted = row.bytes != 0;
+        const double share = 100 * share_of_copy(subject, row);
+        text +=
+            table_row(kStageColumns,
+                      {result.test.name(), row.stage, std::to_string(row.n_dispatches),
+                       fmt::format("{:.1f}", row.microseconds),
+                       counted ? fmt::format("{:.2f}", static_cast<double>(row.bytes) / 1e6) : "",
+                       counted ? fmt::format("{:.1f}", row.gbps()) : "",
+                       counted && subject.copy_speed > 0 ? fmt::format("{:.0f} %", share) : ""});
+    }
+    return text;
 }
 
 }  // namespace
@@ -146,17 +246,12 @@ std::string BenchTest::name() const {
 std::string BenchReport::begin() const {
     if (format_ == "json") return "[\n";
     if (format_ != "md") return "";
-    return fmt::format(kRow, "model", "size", "params", "backend", "ngl", "test", "t/s", "best t/s",
-                       "GB/s") +
-           fmt::format(
-               "| {:-<24} | {:->9}: | {:->9}: | {:-<7} | {:->2}: | {:->19}: | {:->17}: | {:->8}: | "
-               "{:->6}: |\n",
-               "", "", "", "", "", "", "", "", "");
+    return table_head(result_columns(subject_));
 }
 
 std::string BenchReport::line(const BenchResult& result, bool is_first) {
     if (format_ == "md") {
-        stage_table_ += stage_lines(result);
+        stage_table_ += stage_lines(subject_, result);
         return markdown_line(subject_, result);
     }
     const Fields object = fields(subject_, result);
@@ -176,12 +271,14 @@ std::string BenchReport::line(const BenchResult& result, bool is_first) {
 std::string BenchReport::end() const {
     if (format_ == "json") return "\n]\n";
     if (format_ == "md") {
-        const std::string head =
-            fmt::format("\n| {:>20} | {:<24} | {:>12} |\n| {:->19}: | {:-<24} | {:->11}: |\n",
-                        "test", "stage of a decode step", "us", "", "", "");
-        return (stage_table_.empty() ? "" : head + stage_table_) +
-               fmt::format("\nwinnow {} on {} ({})\n", WINNOW_VERSION, subject_.device.name,
-                           subject_.device.driver);
+        std::string text;
+        if (!stage_table_.empty())
+            text.append("\n").append(table_head(kStageColumns)).append(stage_table_);
+        text += fmt::format("\nwinnow {} on {} ({})", WINNOW_VERSION, subject_.device.name,
+                            subject_.device.driver);
+        if (subject_.copy_speed > 0)
+            text += fmt::format(", which copies {:.1f} GB/s", subject_.copy_speed / 1e9);
+        return text + "\n";
     }
     return "";
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "examples/winnow/bench_stages.h"
 #include "examples/winnow/model_facts.h"
 #include "examples/winnow/options.h"
 #include "winnow/session.h"
+#include "winnow/sparse.h"
 
 namespace winnow::program {
 
@@ -24,7 +27,8 @@ struct BenchResult {
     std::uint64_t bytes_per_token =
         0;                  ///< read by one decode step in the middle of the test; 0 for prefill
     std::string test_time;  ///< UTC, ISO 8601, when the test began
-    std::vector<Session::StageTime> stages;  ///< of one decode step; empty unless asked for
+    std::vector<StageRow> stages;        ///< of a decode step in the middle; empty unless asked for
+    std::optional<SparseReport> sparse;  ///< of the last run; none for prefill and without --sparse
 };
 
 /// What is the same for all tests.
@@ -35,6 +39,9 @@ struct BenchSubject {
     std::uint32_t n_chunk = 0;
     std::string type_k;
     std::string type_v;
+    SparsePolicy policy;  ///< what --sparse became
+    bool audited = false;
+    double copy_speed = 0;  ///< bytes per second; 0 = not measured
 };
 
 /// Prints results as they come in the format of -o.

@@ -50,13 +50,16 @@ std::vector<TokenId> Chat::tokens() const {
 }
 
 FinishReason Chat::ask(const std::string& question) {
-    const std::string content = attached_.empty() ? question : attached_ + "\n\n" + question;
+    const std::string message = wrapped_input(options_, question);
+    const std::string content = attached_.empty() ? message : attached_ + "\n\n" + message;
     conversation_.turns.push_back({"user", content});
     try {
         const FinishReason reason = answer_last();
         // The text stays attached when the question did not go through.
-        if (conversation_.turns.back().role == "assistant") attached_.clear();
-        else conversation_.turns.pop_back();
+        if (conversation_.turns.back().role == "assistant")
+            attached_.clear();
+        else
+            conversation_.turns.pop_back();
         return reason;
     } catch (...) {
         conversation_.turns.pop_back();

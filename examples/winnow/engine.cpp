@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <limits>
 
-#include <fmt/format.h>
-
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
+#include "examples/winnow/model_search.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/terminal.h"
 #include "models/random_model.h"
@@ -18,10 +19,10 @@
 namespace winnow::program {
 namespace {
 
-constexpr WeightType kWeightTypes[] = {
-    WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ4_0,
-    WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0,
-    WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
+constexpr WeightType kWeightTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
+                                       WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0,
+                                       WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ4_K,
+                                       WeightType::kQ5_K, WeightType::kQ6_K};
 
 // winnow runs a model on one device as a whole; a smaller number would silently do something else
 // than what was asked.
@@ -48,7 +49,8 @@ SparseOptions sparse_options(const Options& options) {
     if (options.audit.empty() || options.audit == "off") return sparse;
     const auto [end, error] = std::from_chars(
         options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
-    if (options.audit == "full") sparse.audit_every = 1;
+    if (options.audit == "full")
+        sparse.audit_every = 1;
     else if (error != std::errc{} || end != options.audit.data() + options.audit.size() ||
              sparse.audit_every == 0)
         throw Error(ErrorCode::kInvalidArgument,
@@ -71,7 +73,8 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
     return open_session(options, open_model(vocabulary.path.string()), n_ctx);
 }
 
-std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
+                                      std::uint32_t n_ctx) {
     check_gpu_layers(options.gpu_layers, model.shape.n_layers);
     if (options.flash_attention == "off" || options.flash_attention == "0") {
         log_info("-fa off has no effect: attention is always fused");
@@ -158,6 +161,13 @@ std::optional<std::string> system_text(const Options& options) {
     }
     if (!options.system_file.empty()) return read_file(options.system_file);
     return std::nullopt;
+}
+
+std::string wrapped_input(const Options& options, const std::string& text) {
+    const auto part = [&options](const std::string& given) {
+        return options.escapes ? resolve_escapes(given) : given;
+    };
+    return part(options.input_prefix) + text + part(options.input_suffix);
 }
 
 std::vector<std::string> reverse_prompts(const Options& options) {

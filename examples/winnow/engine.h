@@ -32,7 +32,8 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
                                       std::uint32_t n_ctx);
 
 /// The same for a model that is open already.
-std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx);
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
+                                      std::uint32_t n_ctx);
 
 /// The random model of --shape and --type; `with_values` false: only sizes, for a plan.
 /// @throws Error(kInvalidArgument) when -m is given too, or for an unknown name.
@@ -57,6 +58,9 @@ ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabu
 /// given.
 std::optional<std::string> prompt_text(const Options& options);
 std::optional<std::string> system_text(const Options& options);
+
+/// A message of the user between --in-prefix and --in-suffix.
+std::string wrapped_input(const Options& options, const std::string& text);
 
 /// -r with escapes resolved; empty ones are dropped.
 std::vector<std::string> reverse_prompts(const Options& options);

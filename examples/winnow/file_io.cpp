@@ -2,16 +2,15 @@
 #include "examples/winnow/file_io.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <system_error>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/interrupt.h"
 #include "winnow/error.h"
@@ -41,20 +40,6 @@ private:
     throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(error)));
 }
 
-std::string data_home() {
-    if (const char* home = std::getenv("XDG_DATA_HOME"); home != nullptr && *home != '\0')
-        return home;
-    if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
-        return std::string(home) + "/.local/share";
-    }
-    return "";
-}
-
-bool is_file(const fs::path& path) {
-    std::error_code ignored;
-    return fs::is_regular_file(path, ignored);
-}
-
 }  // namespace
 
 std::string read_file(const std::string& path) {
@@ -76,27 +61,6 @@ std::string read_file(const std::string& path) {
                         fmt::format("'{}' is larger than 1 GiB: give a shorter text", path));
         }
     }
-}
-
-fs::path find_model(const std::string& name) {
-    const fs::path plain(name);
-    if (is_file(plain) || name.find('/') != std::string::npos) return plain;
-    std::string directories;
-    if (const char* list = std::getenv("WINNOW_MODELS"); list != nullptr) directories = list;
-    if (const std::string home = data_home(); !home.empty())
-        directories += ":" + home + "/winnow/models";
-    for (std::size_t begin = 0; begin <= directories.size();) {
-        std::size_t end = directories.find(':', begin);
-        if (end == std::string::npos) end = directories.size();
-        const std::string directory = directories.substr(begin, end - begin);
-        begin = end + 1;
-        if (directory.empty()) continue;
-        for (const char* suffix : {"", ".gguf"}) {
-            const fs::path candidate = fs::path(directory) / (name + suffix);
-            if (is_file(candidate)) return candidate;
-        }
-    }
-    return plain;
 }
 
 OutputFile::OutputFile(std::string path) : path_(std::move(path)) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,11 +9,6 @@ namespace winnow::program {
 
 /// All bytes of a file; "-" is standard input. @throws Error(kIo), or kInvalidArgument above 1 GiB.
 std::string read_file(const std::string& path);
-
-/// The model file that `-m name` means: a path, or a file name in one of the directories of
-/// WINNOW_MODELS (colon separated) or in $XDG_DATA_HOME/winnow/models, with or without ".gguf".
-/// @returns `name` itself when nothing is found, for the reader to complain about.
-std::filesystem::path find_model(const std::string& name);
 
 /// A file that appears under its name only when it is complete: written beside it, renamed by
 /// commit(), removed otherwise. A destination that exists and is no regular file (a pipe,

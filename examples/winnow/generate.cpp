@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <memory>
-#include <string>
-
 #include <fmt/format.h>
+
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "examples/winnow/answer.h"
 #include "examples/winnow/commands.h"
@@ -39,10 +39,13 @@ Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
         const ChatTemplate chat_template = open_chat_template(options, vocabulary);
         Conversation conversation;
         conversation.system = system_text(options);
-        conversation.turns.push_back({"user", *text});
+        conversation.turns.push_back({"user", wrapped_input(options, *text)});
         prompt.text = chat_template.render(conversation.messages(chat_template), true);
         for (const std::string& stop : chat_template.stop_strings())
             prompt.stop_strings.push_back(stop);
+    } else if (!options.input_prefix.empty() || !options.input_suffix.empty()) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    "--in-prefix and --in-suffix need the chat template: add -cnv");
     } else if (options.system_prompt || !options.system_file.empty()) {
         throw Error(ErrorCode::kInvalidArgument,
                     "a system prompt needs the chat template: add -cnv");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
@@ -40,8 +40,12 @@ struct Subject {
 Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     const std::unique_ptr<Session> session =
         open_session(options, vocabulary, context_size(options, 0));
-    return {session->device(), session->shape(), session->memory(), session->n_ctx(),
-            session->n_dependent_dispatches(), true};
+    return {session->device(),
+            session->shape(),
+            session->memory(),
+            session->n_ctx(),
+            session->n_dependent_dispatches(),
+            true};
 }
 
 // Without a file there are no weights to load: sizes alone.
@@ -147,11 +151,11 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
 
 // The presets as data: what each scores, keeps and reuses, and the paper it follows.
 std::string policies_text() {
-    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer", "filter",
-                                   "budget", "schedule", "paper");
+    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer",
+                                   "filter", "budget", "schedule", "paper");
     for (const PresetInfo& p : sparse_presets())
-        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter, p.budget,
-                            p.schedule, p.paper);
+        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter,
+                            p.budget, p.schedule, p.paper);
     return text;
 }
 
@@ -182,8 +186,10 @@ int list_devices_command() {
 
 int run_info(const Options& options) {
     if (options.policies) {
-        if (options.json) write_json(policies_json());
-        else write_out(policies_text());
+        if (options.json)
+            write_json(policies_json());
+        else
+            write_out(policies_text());
         return 0;
     }
     if (options.model.empty() && options.shape.empty()) {

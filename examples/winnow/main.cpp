@@ -46,6 +46,7 @@ int run(const std::vector<std::string>& arguments) {
         return kOk;
     }
     configure_terminal(parsed.options.color, parsed.options.verbosity);
+    if (!parsed.options.log_file.empty()) open_log_file(parsed.options.log_file);
     return run_command(parsed.options);
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/model_facts.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "runtime/kv/kv_layout.h"
 
@@ -71,7 +71,8 @@ ModelFacts model_facts(const ModelSource& model, const std::string& name) {
     const auto add = [&facts](const GgufTensor* tensor, bool every_step = true) {
         facts.tensor_bytes += tensor->bytes.size();
         facts.n_params += tensor->n_in() * tensor->n_rows();
-        facts.step_bytes += every_step ? tensor->bytes.size() : tensor->bytes.size() / tensor->n_rows();
+        facts.step_bytes +=
+            every_step ? tensor->bytes.size() : tensor->bytes.size() / tensor->n_rows();
     };
     for (const LayerTensors& l : t.layers)
         for (const GgufTensor* tensor : {l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_output,
@@ -82,8 +83,8 @@ ModelFacts model_facts(const ModelSource& model, const std::string& name) {
     if (t.token_embd != t.output) add(t.token_embd, false);
     facts.name = name;
     facts.quantisation = type_name(t.layers.front().attn_q->type);
-    facts.type = fmt::format("{} {} {} random", model.shape.architecture, short_count(facts.n_params),
-                             facts.quantisation);
+    facts.type = fmt::format("{} {} {} random", model.shape.architecture,
+                             short_count(facts.n_params), facts.quantisation);
     return facts;
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/option_table.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
 #include <string_view>
-
-#include <fmt/format.h>
+#include <utility>
 
 namespace winnow::program {
 namespace {
@@ -118,6 +119,9 @@ void add_common(Table& table, Options& o) {
                "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
         ->check(between(0, 4));
     table.set("-v,--verbose", o.verbosity, 4, "the same as -lv 4");
+    table.set("--log-disable", o.verbosity, 0, "the same as -lv 0");
+    table.value("--log-file", o.log_file, "FILE",
+                "also write what is logged, information included, to this file");
 }
 
 void add_session(Table& table, Options& o, bool with_context) {
@@ -131,6 +135,8 @@ void add_session(Table& table, Options& o, bool with_context) {
         .value("--ub,--ubatch-size", o.n_chunk, "N",
                "most tokens of a prefill chunk (default: auto)")
         ->check(between(0, 1 << 20));
+    table.value("-b,--batch-size", o.n_batch, "N", "accepted; -ub decides how a prompt is cut")
+        ->check(between(0, kMostCount));
     table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
     table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
                 "all, auto, or at least the number of layers");
@@ -149,7 +155,7 @@ void add_prompt(Table& table, Options& o, bool with_escapes) {
                 "read the text from a file; - = standard input");
     if (!with_escapes) return;
     table.set("-e,--escape", o.escapes, true,
-              "resolve \\n and the like in -p, -sys and -r (default)");
+              "resolve \\n and the like in -p, -sys, -r, --in-prefix and --in-suffix (default)");
     table.set("--no-escape", o.escapes, false, "take backslashes as they are");
 }
 
@@ -167,6 +173,8 @@ void add_answer(Table& table, Options& o) {
     table.value("--sys,--system-prompt", o.system_prompt, "TEXT", "system prompt");
     table.value("--sysf,--system-prompt-file", o.system_file, "FILE",
                 "read the system prompt from a file");
+    table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
+    table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
     table.value("--chat-template", o.chat_template, "NAME",
                 "chatml, llama3, gemma, mistral, phi3 or zephyr (default: from the model)");
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
@@ -198,6 +206,10 @@ void add_sampling(Table& table, SamplingFlags& s) {
         .value("--repeat-last-n", s.repeat_last_n, "N",
                "tokens that count as repeated; -1 = context (default 64)")
         ->check(between(-1, kMostCount));
+    for (auto [name, target] : {std::pair("--presence-penalty", &s.presence_penalty),
+                                std::pair("--frequency-penalty", &s.frequency_penalty)})
+        table.value(name, *target, "R", "accepted as 0; there is --repeat-penalty in its place")
+            ->check(between(-100.0, 100.0));
     table.value("-s,--seed", s.seed, "N", "seed; -1 = random (default)");
 }
 
@@ -282,7 +294,7 @@ void add_bench(Table& table, Options& o) {
     table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
         ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
     table.set("--stages", o.bench.stages, true,
-              "also the device's time for each stage of a decode step");
+              "also device time, bytes and dispatches of each stage of a decode step");
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");
 }
 
@@ -379,8 +391,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
         case Command::kInfo:
             add_session(table, options, true);
             add_sparse(table, options, true);
-            add_shape(table, options,
-                      "plan for a known shape in place of -m: 135m, 1b or 8b");
+            add_shape(table, options, "plan for a known shape in place of -m: 135m, 1b or 8b");
             table.set("--policies", options.policies, true, "print the sparse attention presets");
             table.set("--json", options.json, true, "print one JSON object");
             break;

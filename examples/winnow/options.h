@@ -22,6 +22,8 @@ struct SamplingFlags {
     std::optional<double> repeat_penalty;
     std::optional<std::int64_t> repeat_last_n;  ///< -1 = the whole context
     std::int64_t seed = -1;                     ///< negative = random
+    double presence_penalty = 0;                ///< refused unless 0: the sampler has none
+    double frequency_penalty = 0;               ///< refused unless 0
 };
 
 /// Flags of `bench`; lists are comma separated and may be given several times.
@@ -66,11 +68,14 @@ struct Options {
     std::string prompt_file;
     std::optional<std::string> system_prompt;
     std::string system_file;
-    bool escapes = true;  ///< \n and the like in -p, -sys and -r
+    std::string input_prefix;  ///< before and after each message of the user
+    std::string input_suffix;
+    bool escapes = true;  ///< \n and the like in -p, -sys, -r, --in-prefix and --in-suffix
 
     std::optional<std::int64_t>
         n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
     std::uint32_t n_chunk = 0;
+    std::uint32_t n_batch = 0;  ///< accepted for scripts written for other runtimes
     std::string gpu_layers = "all";
     std::string flash_attention = "auto";
     std::string cache_type_k = "f16";
@@ -91,6 +96,7 @@ struct Options {
     bool display_prompt = true;
     std::optional<bool> show_timings;
     bool warmup = true;
+    std::string log_file;
     int verbosity = 2;  ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
 
     bool json = false;

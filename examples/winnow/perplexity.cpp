@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
-
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/terminal.h"
+#include "models/model_config.h"
 
 namespace winnow::program {
 namespace {
@@ -126,46 +127,106 @@ bool is_sparse(const Options& options) {
     return options.sparse.preset != "off" && options.sparse.preset != "dense";
 }
 
-// What sparse attention changes: both score the same tokens, decoded one by one after a dense prefill of the first half.
+// What sparse attention changes. Both score the same tokens, decoded one by one after a dense
+// prefill of the first half of the window.
 struct Comparison {
     Score dense, sparse;
-    double divergence = 0;  // sum of KL(dense || sparse)
+    double divergence = 0;       // sum of KL(dense || sparse)
     double share = 0, mass = 0;  // sums over windows
+    double least_mass = 1;
+    std::uint32_t n_windows = 0;
     std::uint64_t n_audits = 0;
+
+    double difference() const { return sparse.mean() - dense.mean(); }
+    double kl() const { return divergence / static_cast<double>(sparse.n()); }
+    double attended() const { return share / n_windows; }
+    double captured() const { return mass / n_windows; }
 };
 
+// Puts the first n tokens of the window into the cache; windowed layers may have to start over.
+void go_to(Session& session, std::span<const TokenId> window, std::size_t n) {
+    session.truncate(static_cast<std::uint32_t>(n));
+    session.prefill(window.first(n).subspan(session.n_cached()),
+                    [](std::uint32_t, std::uint32_t) { return !interrupted(); });
+    throw_if_interrupted();
+}
+
 void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window,
-                    Comparison& c) {
+                    Comparison& sums) {
     const std::size_t n_vocab = session.shape().n_vocab;
     const std::size_t first_scored = window.size() / 2;
-    const auto proceed = [](std::uint32_t, std::uint32_t) { return !interrupted(); };
-    session.use_sparse({});
     session.truncate(0);
-    session.prefill(window.first(first_scored - 1), proceed);
-    throw_if_interrupted();
+    session.use_sparse({});
+    go_to(session, window, first_scored - 1);
     std::vector<float> dense;
-    session.evaluate(
-        window.subspan(first_scored - 1, window.size() - first_scored),
-        [&](std::uint32_t, std::span<const float> logits) { dense.insert(dense.end(), logits.begin(), logits.end()); },
-        proceed);
-    throw_if_interrupted();
-
-    session.use_sparse(sparse);
-    if (session.truncate(static_cast<std::uint32_t>(first_scored - 1)) < first_scored - 1)
-        session.prefill(window.first(first_scored - 1).subspan(session.n_cached()), proceed);
     for (std::size_t i = first_scored; i < window.size(); ++i) {
         throw_if_interrupted();
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
-        const std::span<const float> reference =
-            std::span<const float>(dense).subspan((i - first_scored) * n_vocab, n_vocab);
-        c.dense.add(negative_log_likelihood(reference, window[i]));
-        c.sparse.add(negative_log_likelihood(logits, window[i]));
-        c.divergence += divergence(reference, logits);
+        dense.insert(dense.end(), logits.begin(), logits.end());
+        sums.dense.add(negative_log_likelihood(logits, window[i]));
+    }
+
+    go_to(session, window, first_scored - 1);
+    session.use_sparse(sparse);
+    for (std::size_t i = first_scored; i < window.size(); ++i) {
+        throw_if_interrupted();
+        const std::span<const float> logits = session.decode_logits(window[i - 1]);
+        sums.sparse.add(negative_log_likelihood(logits, window[i]));
+        sums.divergence += divergence(
+            std::span<const float>(dense).subspan((i - first_scored) * n_vocab, n_vocab), logits);
     }
     const SparseReport report = session.sparse_report();
-    c.share += report.attended_share;
-    c.mass += report.mass_mean;
-    c.n_audits += report.n_audits;
+    sums.share += report.attended_share;
+    sums.mass += report.mass_mean;
+    if (report.n_audits != 0) sums.least_mass = std::min(sums.least_mass, report.mass_min);
+    sums.n_audits += report.n_audits;
+    ++sums.n_windows;
+}
+
+std::string comparison_text(const Comparison& c, const std::string& preset) {
+    std::string text = fmt::format(
+        "\nFinal estimate: PPL = {:.4f} +/- {:.5f} with {}, {:.4f} +/- {:.5f} dense\n"
+        "difference {:+.5f} nats, KL(dense || sparse) {:.5f}, {:.1f} % of the tokens attended",
+        c.sparse.perplexity(), c.sparse.error(), preset, c.dense.perplexity(), c.dense.error(),
+        c.difference(), c.kl(), 100 * c.attended());
+    if (c.n_audits != 0)
+        text += fmt::format(", {:.4f} of the attention captured (at least {:.4f})", c.captured(),
+                            c.least_mass);
+    return text + "\n";
+}
+
+void add_comparison(nlohmann::json& root, const Comparison& c, const std::string& preset) {
+    root["preset"] = preset;
+    root["ppl_dense"] = c.dense.perplexity();
+    root["ppl_dense_error"] = c.dense.error();
+    root["nll_delta"] = c.difference();
+    root["kl_mean"] = c.kl();
+    root["attended_share"] = c.attended();
+    if (c.n_audits == 0) return;
+    root["mass_mean"] = c.captured();
+    root["mass_min"] = c.least_mass;
+}
+
+// The policy to compare: sparse from the first token on, unless --sparse-min-ctx says otherwise.
+SparseOptions compared_policy(const Options& options) {
+    SparseOptions sparse = sparse_options(options);
+    if (sparse.overrides.min_ctx < 0) sparse.overrides.min_ctx = 0;
+    return sparse;
+}
+
+// Refuses an unknown preset before the model is loaded.
+void check_preset(const SparseOptions& sparse, const Vocabulary& vocabulary) {
+    const std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
+    make_preset(sparse.preset, windowed, sparse.overrides);
+}
+
+// A cache that keeps everything, which the dense half of a comparison needs.
+std::unique_ptr<Session> open_dense_session(const Options& options, const Vocabulary& vocabulary,
+                                            std::uint32_t n_ctx) {
+    Options dense = options;
+    dense.sparse = {};
+    dense.audit.clear();
+    return open_session(dense, vocabulary, n_ctx);
 }
 
 std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) {
@@ -176,14 +237,20 @@ std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) 
 }  // namespace
 
 int run_perplexity(const Options& options) {
-    if (is_sparse(options) && !options.logits_out.empty())
-        throw Error(ErrorCode::kInvalidArgument, "--logits-out writes dense logits: leave out --sparse");
+    const bool compares = is_sparse(options);
+    if (compares && !options.logits_out.empty())
+        throw Error(ErrorCode::kInvalidArgument,
+                    "--logits-out writes dense logits: leave out --sparse");
     std::unique_ptr<NpyFile> logits;
     if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
 
     const Vocabulary vocabulary = open_vocabulary(options);
+    const SparseOptions sparse = compared_policy(options);
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
-    const std::unique_ptr<Session> session = open_session(options, vocabulary, windows.size);
+    if (compares) check_preset(sparse, vocabulary);
+    const std::unique_ptr<Session> session = open_dense_session(options, vocabulary, windows.size);
+    if (compares)
+        session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
     if (logits)
         logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
 
@@ -192,19 +259,18 @@ int run_perplexity(const Options& options) {
     const auto elapsed = [start] {
         return std::chrono::duration<double>(Clock::now() - start).count();
     };
-    Score score;
+    Score dense;
     Comparison comparison;
+    const Score& score = compares ? comparison.sparse : dense;
     nlohmann::json running = nlohmann::json::array();
     for (std::uint32_t i = 0; i < windows.count; ++i) {
         const std::span<TokenId> window =
             std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
-        if (is_sparse(options)) {
-            compare_window(*session, sparse_options(options), window, comparison);
-            score = comparison.sparse;
-        } else {
-            score_window(*session, window, score, logits.get());
-        }
+        if (compares)
+            compare_window(*session, sparse, window, comparison);
+        else
+            score_window(*session, window, dense, logits.get());
         if (i == 0) {
             write_err(fmt::format("{:.2f} seconds per pass - ETA {:.2f} minutes\n", elapsed(),
                                   elapsed() * (windows.count - 1) / 60));
@@ -215,30 +281,13 @@ int run_perplexity(const Options& options) {
     if (logits) logits->commit();
     if (options.json) {
         nlohmann::json root = {{"ppl", score.perplexity()},  {"ppl_error", score.error()},
-                                     {"n_windows", windows.count}, {"n_ctx", windows.size},
-                                     {"n_scored", score.n()},      {"seconds", elapsed()},
-                                     {"running", running}};
-        if (is_sparse(options)) {
-            const auto n = static_cast<double>(windows.count);
-            root["preset"] = options.sparse.preset;
-            root["ppl_dense"] = comparison.dense.perplexity();
-            root["nll_delta"] = comparison.sparse.mean() - comparison.dense.mean();
-            root["kl_mean"] = comparison.divergence / static_cast<double>(comparison.sparse.n());
-            root["attended_share"] = comparison.share / n;
-            if (comparison.n_audits != 0) root["mass_mean"] = comparison.mass / n;
-        }
+                               {"n_windows", windows.count}, {"n_ctx", windows.size},
+                               {"n_scored", score.n()},      {"seconds", elapsed()},
+                               {"running", running}};
+        if (compares) add_comparison(root, comparison, sparse.preset);
         write_out(root.dump() + "\n");
-    } else if (is_sparse(options)) {
-        const auto n = static_cast<double>(windows.count);
-        const Comparison& c = comparison;
-        std::string text = fmt::format(
-            "\nFinal estimate: PPL = {:.4f} +/- {:.5f} with {}, {:.4f} +/- {:.5f} dense\n"
-            "difference {:+.5f} nats, KL(dense || sparse) {:.5f}, {:.1f} % of the tokens attended",
-            c.sparse.perplexity(), c.sparse.error(), options.sparse.preset, c.dense.perplexity(),
-            c.dense.error(), c.sparse.mean() - c.dense.mean(),
-            c.divergence / static_cast<double>(c.sparse.n()), 100 * c.share / n);
-        if (c.n_audits != 0) text += fmt::format(", {:.4f} of the attention captured", c.mass / n);
-        write_out(text + "\n");
+    } else if (compares) {
+        write_out(comparison_text(comparison, sparse.preset));
     } else {
         write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(),
                               score.error()));

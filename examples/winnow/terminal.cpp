@@ -2,14 +2,14 @@
 #include "examples/winnow/terminal.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "winnow/error.h"
 
@@ -23,6 +23,7 @@ constexpr const char* kPlain = "\x1b[0m";
 bool color_out = false;
 bool color_err = false;
 int verbosity = 2;
+int log_fd = -1;
 
 // Returns 0, or the errno that stopped it.
 int write_all(int fd, std::string_view text) noexcept {
@@ -40,13 +41,19 @@ int write_all(int fd, std::string_view text) noexcept {
     return 0;
 }
 
-void log_line(std::string_view kind, std::string_view message) noexcept {
+// `level` is the verbosity that shows the line.
+void log_line(int level, std::string_view kind, std::string_view message) noexcept {
+    constexpr int kFileLevel = 3;
+    const bool to_file = log_fd >= 0 && level <= std::max(verbosity, kFileLevel);
+    if (verbosity < level && !to_file) return;
     try {
         std::string line = fmt::format("winnow: {}{}", kind, message);
         for (char& c : line) {
             if (c == '\n' || c == '\r') c = ' ';
         }
-        write_err(line + "\n");
+        line += '\n';
+        if (verbosity >= level) write_err(line);
+        if (to_file) write_all(log_fd, line);
     } catch (...) {
         write_err("winnow: error: out of host memory\n");
     }
@@ -69,6 +76,14 @@ void configure_terminal(const std::string& color, int level) {
     const bool allowed = color == "auto" && (no_color == nullptr || *no_color == '\0');
     color_out = color == "on" || (allowed && stdout_is_terminal());
     color_err = color == "on" || (allowed && stderr_is_terminal());
+}
+
+void open_log_file(const std::string& path) {
+    log_fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (log_fd < 0) {
+        throw Error(ErrorCode::kIo,
+                    fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+    }
 }
 
 bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
@@ -105,16 +120,10 @@ std::string input_prompt(std::string_view text) {
 
 std::string input_end() { return color_out ? kPlain : ""; }
 
-void log_error(std::string_view message) noexcept {
-    if (verbosity >= 1) log_line("error: ", message);
-}
+void log_error(std::string_view message) noexcept { log_line(1, "error: ", message); }
 
-void log_warning(std::string_view message) {
-    if (verbosity >= 2) log_line("warning: ", message);
-}
+void log_warning(std::string_view message) { log_line(2, "warning: ", message); }
 
-void log_info(std::string_view message) {
-    if (verbosity >= 3) log_line("", message);
-}
+void log_info(std::string_view message) { log_line(3, "", message); }
 
 }  // namespace winnow::program

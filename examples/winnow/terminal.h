@@ -14,6 +14,10 @@ void secure_standard_streams();
 /// `color` is on, off or auto (a terminal, and no NO_COLOR).
 void configure_terminal(const std::string& color, int verbosity);
 
+/// From now on lines of the log go to this file too, information included whatever the verbosity.
+/// What it held is lost. @throws Error(kIo).
+void open_log_file(const std::string& path);
+
 bool stdin_is_terminal();
 bool stdout_is_terminal();
 bool stderr_is_terminal();

@@ -121,7 +121,7 @@ public:
     /// Keys of a layer after RoPE, f16 [n_cached, n_kv_heads, head_dim]; zeros where a windowed layer holds them no more.
     virtual std::vector<std::uint16_t> cached_keys(std::uint32_t layer) const = 0;
 
-    /// For benches: makes the cache hold n tokens (id 0) with constant keys and values, without computing them.
+    /// For benches: makes the cache hold n tokens (id 0) with pseudo-random keys and values, without computing them.
     virtual void assume_cached(std::uint32_t n) = 0;
     /// For benches: GPU time of each stage of one decode step at the present depth, in the order of the step.
     struct StageTime {

@@ -47,45 +47,45 @@ uint row_rank(uint ranking, uint k, float threshold) {
     return min(uint(max(-pooled, 0.0) * kBinsPerNat * 256.0), 65535u);
 }
 
-// Finds the first bin at which the rule of ranking r is satisfied, and what lies before it. One subgroup, each lane a run of bins.
+// Finds the first bin at which the rule of ranking r is satisfied, and what lies before it. One subgroup; bins in ascending order.
 void find_cut(uint r, HeadPolicy policy) {
     const uint end = kRankings == 1 ? kGroup : r + 1;  // heads that this ranking answers for: [r, end)
-    const uint run = 256 / gl_SubgroupSize;
-    const uint first = gl_SubgroupInvocationID * run;
-    uint own_count = 0, mass[kGroup];
-    for (uint i = 0; i < run; ++i) own_count += select_count[r * 256 + first + i];
-    uint count = select_before_count[r] + subgroupExclusiveAdd(own_count);
-    if (kNeedsMass) {
-        for (uint g = r; g < end; ++g) {
-            uint own_mass = 0;
-            for (uint i = 0; i < run; ++i) own_mass += select_mass[g * 256 + first + i];
-            mass[g] = select_before_mass[g] + subgroupExclusiveAdd(own_mass);
-        }
-    }
-    uint cut = 256;  // everything that is not outside
-    for (uint i = 0; i < run && cut == 256; ++i) {
-        const uint bin = first + i;
+    uint count = select_before_count[r];
+    uint mass[kGroup];
+    for (uint g = r; g < end; ++g) mass[g] = select_before_mass[g];
+    uint cut = 256;
+    for (uint base = 0; base < 256 && cut == 256; base += gl_SubgroupSize) {
+        const uint bin = base + gl_SubgroupInvocationID;
         const uint here = select_count[r * 256 + bin];
+        const uint before = count + subgroupExclusiveAdd(here);
         bool reached = kRule != WINNOW_RULE_THRESHOLD;
-        if (kRule == WINNOW_RULE_TOP_K) reached = count + here >= policy.budget_max;
-        if (kRule == WINNOW_RULE_TOP_P)
-            for (uint g = r; g < end; ++g)
-                reached = reached && float(mass[g] + select_mass[g * 256 + bin]) >= policy.mass * kMassUnit;
-        if ((reached && count + here >= policy.budget_min) || count + here >= policy.budget_max) {
-            cut = bin;
-            continue;
+        if (kRule == WINNOW_RULE_TOP_K) reached = before + here >= policy.budget_max;
+        uint mass_before[kGroup];
+        if (kNeedsMass) {
+            for (uint g = r; g < end; ++g) {
+                const uint mass_here = select_mass[g * 256 + bin];
+                mass_before[g] = mass[g] + subgroupExclusiveAdd(mass_here);
+                mass[g] += subgroupAdd(mass_here);
+                if (kRule == WINNOW_RULE_TOP_P)
+                    reached = reached && float(mass_before[g] + mass_here) >= policy.mass * kMassUnit;
+            }
         }
-        count += here;
-        if (kNeedsMass)
-            for (uint g = r; g < end; ++g) mass[g] += select_mass[g * 256 + bin];
+        reached = (reached && before + here >= policy.budget_min) || before + here >= policy.budget_max;
+        cut = subgroupMin(reached ? bin : 256);
+        if (bin == cut) {
+            select_before_count[r] = before;
+            if (kNeedsMass)
+                for (uint g = r; g < end; ++g) select_before_mass[g] = mass_before[g];
+        }
+        count += subgroupAdd(here);
     }
-    // The first lane that found one speaks; with none, the last lane has seen everything.
-    const uint lowest = subgroupMin(cut);
-    if (cut == lowest && (lowest < 256 || gl_SubgroupInvocationID == gl_SubgroupSize - 1)) {
-        select_cut[r] = lowest;
-        select_before_count[r] = count;
-        if (kNeedsMass)
-            for (uint g = r; g < end; ++g) select_before_mass[g] = mass[g];
+    if (subgroupElect()) {
+        select_cut[r] = cut;  // 256: everything that is not outside
+        if (cut == 256) {
+            select_before_count[r] = count;
+            if (kNeedsMass)
+                for (uint g = r; g < end; ++g) select_before_mass[g] = mass[g];
+        }
     }
 }
 

@@ -44,12 +44,95 @@ TEST_F(Measure, BenchMakesAModelOfAShape) {
     ASSERT_EQ(rows.size(), 2u);
     EXPECT_EQ(rows[0]["model_type"], "llama 135M Q8_0 random");
     EXPECT_EQ(rows[0]["model_n_params"], 134515008u);
+    EXPECT_EQ(rows[0]["sparse"], "off");
     for (const json& row : rows) EXPECT_GT(row["avg_ts"].get<double>(), 0);
+    EXPECT_FALSE(rows[0].contains("stages"));  // of a decode step only
     EXPECT_GT(rows[1]["stages_us"]["qkv"].get<double>(), 0);
+    EXPECT_GT(rows[1]["copy_gbps"].get<double>(), 0);
+    double bytes = 0;
+    for (const json& stage : rows[1]["stages"]) {
+        bytes += stage["bytes"].get<double>();
+        if (stage["stage"] == "attend_dense" || stage["stage"] == "qkv") {
+            EXPECT_EQ(stage["dispatches"], 30);
+        }
+        if (stage["stage"] == "down") {
+            EXPECT_EQ(stage["bytes"], 30 * 576 * 1536 / 32 * 34);
+        }
+    }
+    EXPECT_NEAR(bytes, rows[1]["bytes_per_token"].get<double>(), 0.01 * bytes);
+}
+
+TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
+    const std::vector<std::string> base{"bench", "--shape", "135m", "-p", "0", "-n", "2", "-r", "1",
+                                        "-d", "700", "--no-warmup"};
+    const auto with = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), base.begin(), base.end());
+        return more;
+    };
+    const std::vector<std::string> quest{"--sparse", "quest", "--sparse-budget", "128", "--audit", "full", "-o"};
+    std::vector<std::string> arguments = with(quest);
+    arguments.push_back("json");
+    arguments.push_back("--stages");
+    const json row = parsed(arguments).at(0);
+    EXPECT_EQ(row["sparse"], "quest");
+    EXPECT_EQ(row["sparse_budget"], 128);
+    EXPECT_TRUE(row["sparse_mass"].is_null());
+    EXPECT_GT(row["sparse_kept"].get<double>(), 0.1);
+    EXPECT_LT(row["sparse_kept"].get<double>(), 0.5);
+    EXPECT_GT(row["captured_mass"].get<double>(), 0);
+    EXPECT_LE(row["captured_mass_min"].get<double>(), row["captured_mass"].get<double>());
+    std::vector<std::string> stages;
+    double bytes = 0;
+    for (const json& stage : row["stages"]) {
+        stages.push_back(stage["stage"]);
+        bytes += stage["bytes"].get<double>();
+    }
+    EXPECT_THAT(stages, ::testing::IsSupersetOf({"indexer_score", "attend_sparse", "attend_dense"}));
+    EXPECT_NEAR(bytes, row["bytes_per_token"].get<double>(), 0.02 * bytes);
+
+    const Outcome table = run_program(with({"--sparse", "exact", "--sparse-mass", "0.5"}));
+    EXPECT_EQ(table.status, 0) << table.err;
+    EXPECT_THAT(table.out, HasSubstr("| exact "));
+    EXPECT_THAT(table.out, HasSubstr("attended |"));
+    EXPECT_EQ(table.out.find("captured"), std::string::npos);  // nothing was audited
+    const Outcome csv = run_program(with({"--sparse", "streaming", "--sparse-window", "64", "-o", "csv"}));
+    EXPECT_EQ(csv.status, 0) << csv.err;
+    EXPECT_THAT(csv.out, HasSubstr(",sparse,sparse_mass,sparse_budget,sparse_kept,captured_mass"));
+    EXPECT_THAT(csv.out, HasSubstr("\"streaming\",\"\",\"\",\"0."));
+}
+
+// Windowed layers keep little of a deep cache: it has to be made anew for each run.
+TEST_F(Measure, BenchGoesToADepthWithWindowedLayers) {
+    const json rows = parsed({"bench", "-m", Files::shared().tiny_gemma(), "-p", "8", "-n", "8", "-d", "0,160", "-r", "2",
+                              "--sparse", "exact", "--sparse-min-ctx", "0", "-o", "json"});
+    ASSERT_EQ(rows.size(), 4u);
+    EXPECT_EQ(rows[3]["n_depth"], 160);
+    EXPECT_GT(rows[3]["sparse_kept"].get<double>(), 0);
+    EXPECT_TRUE(rows[2]["sparse_kept"].is_null());
+}
+
+TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
+    const json plan = parsed({"info", "--shape", "8b", "-c", "131072", "--sparse", "rtpurbo", "--json"});
+    EXPECT_EQ(plan["n_ctx"], 131072);
+    EXPECT_GT(plan["weight_bytes"].get<std::uint64_t>(), 4500000000u);
+    EXPECT_GT(plan["index_bytes"].get<std::uint64_t>(), 0u);
+    EXPECT_EQ(plan["model"]["n_params"], 8030261248u);
+    const json small = parsed({"info", "--shape", "135m", "--type", "q8_0", "-c", "512", "--json"});
+    EXPECT_EQ(small["fits"], true);
+    EXPECT_EQ(small["index_bytes"], 0);
+    EXPECT_EQ(small["total_bytes"].get<double>(),
+              small["weight_bytes"].get<double>() + small["kv_bytes"].get<double>() + small["scratch_bytes"].get<double>());
+    const Outcome text = run_program({"info", "--shape", "1b", "-c", "4096"});
+    EXPECT_EQ(text.status, 0) << text.err;
+    EXPECT_THAT(text.out, HasSubstr("1.24 B parameters, not loaded"));
+    expect_error(run_program({"info", "--shape", "8b", "-m", "x.gguf"}), 2, "not both");
+    expect_error(run_program({"info", "--shape", "8b", "-c", "200000"}), 2, "131072");
 }
 
 TEST_F(Measure, BenchRefusesBadShapes) {
     for (const auto& [arguments, needle] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+             {{"bench"}, "--shape 8b"},
+             {{"bench", "--shape", "135m", "--type", "q4_k"}, "use q4_0"},
              {{"bench", "--shape", "9b"}, "135m, 1b, 8b"},
              {{"bench", "--shape", "135m", "--type", "q3"}, "--type q3"},
              {{"bench", "--shape", "135m", "-m", "x.gguf"}, "not both"}}) {
@@ -61,7 +144,7 @@ TEST_F(Measure, BenchRefusesBadShapes) {
 
 TEST_F(Measure, PerplexityComparesSparseWithDense) {
     const std::string model = Files::shared().tiny();
-    const std::vector<std::string> base{"perplexity", "-m", model, "-p", text(), "-c", "192", "--windows", "2", "--json"};
+    const std::vector<std::string> base{"perplexity", "-m", model, "-p", text(), "-c", "128", "--windows", "2", "--json"};
     const auto with = [&](std::vector<std::string> more) {
         more.insert(more.begin(), base.begin(), base.end());
         return parsed(more);
@@ -73,9 +156,21 @@ TEST_F(Measure, PerplexityComparesSparseWithDense) {
     EXPECT_LT(std::abs(whole["kl_mean"].get<double>()), 1e-5);
     EXPECT_NEAR(whole["attended_share"].get<double>(), 1, 1e-6);
     EXPECT_NEAR(whole["mass_mean"].get<double>(), 1, 1e-5);
-    const json few = with({"--sparse", "streaming", "--sparse-window", "64", "--sparse-min-ctx", "0"});
+    EXPECT_NEAR(whole["nll_delta"].get<double>(), 0, 1e-5);
+    // The cache keeps everything for the dense half, though streaming alone would keep a ring.
+    const json few = with({"-c", "192", "--windows", "1", "--sparse", "streaming", "--sparse-window", "64"});
+    const double dense_once = with({"-c", "192", "--windows", "1"})["ppl"].get<double>();
+    EXPECT_NEAR(few["ppl_dense"].get<double>(), dense_once, 1e-4 * dense_once);
     EXPECT_LT(few["attended_share"].get<double>(), 0.95);
     EXPECT_GT(few["kl_mean"].get<double>(), 0);
+    EXPECT_FALSE(few.contains("mass_mean"));
+    const Outcome text_form = run_program({"perplexity", "-m", model, "-p", text(), "-c", "96", "--windows", "1",
+                                           "--sparse", "exact", "--audit", "full"});
+    EXPECT_EQ(text_form.status, 0) << text_form.err;
+    EXPECT_THAT(text_form.out, HasSubstr("KL(dense || sparse)"));
+    EXPECT_THAT(text_form.out, HasSubstr("of the attention captured"));
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "fast"}), 2, "unknown sparse preset");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "-c", "96", "--sparse", "rtpurbo"}), 2, "calibrat");
     const Outcome refused = run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "exact", "--logits-out", "x.npy"});
     EXPECT_EQ(refused.status, 2);
     EXPECT_THAT(refused.err, HasSubstr("--logits-out"));

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags that scripts written for other runtimes use, and where models are found.
+#include <gmock/gmock.h>
+
+#include <chrono>
+
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(Flags, PenaltiesThatTheSamplerLacksAreRefusedByName) {
+    const std::string& model = Files::shared().tiny();
+    for (const char* flag : {"--presence-penalty", "--frequency-penalty"}) {
+        const Outcome refused = run_program({"generate", "-m", model, "-p", "a", flag, "0.5"});
+        expect_error(refused, 2, std::string(flag) + " 0.5");
+        expect_error(refused, 2, "--repeat-penalty");
+    }
+    expect_error(run_program({"-m", "x", "--presence-penalty", "much"}), 2, "--presence-penalty");
+}
+
+TEST(Flags, LogFilesThatCannotBeWrittenAreOneLine) {
+    expect_error(run_program({"tokenize", "-m", Files::shared().vocabulary(), "-p", "a", "--log-file",
+                              "/nonexistent/log"}),
+                 1, "/nonexistent/log");
+}
+
+TEST(Flags, TheLogFileHasErrorsTooAndLogDisableSilencesTheTerminal) {
+    const Files& files = Files::shared();
+    const Outcome failed = run_program(
+        {"tokenize", "-m", files.path("missing.gguf"), "-p", "a", "--log-disable", "--log-file", files.path("error.log")});
+    EXPECT_EQ(failed.status, 4);
+    EXPECT_TRUE(own_lines(failed.err).empty()) << failed.err;
+    EXPECT_THAT(files.read("error.log"), HasSubstr("winnow: error: "));
+    EXPECT_THAT(files.read("error.log"), HasSubstr("missing.gguf"));
+}
+
+class FlagsOnDevice : public OnDevice {};
+
+TEST_F(FlagsOnDevice, BatchSizeAndZeroPenaltiesAreAccepted) {
+    const Outcome outcome =
+        run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "-b", "2048", "--presence-penalty", "0",
+                     "--frequency-penalty", "0.0"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+}
+
+TEST_F(FlagsOnDevice, TheLogFileHasWhatTheTerminalIsSpared) {
+    const Files& files = Files::shared();
+    const Outcome outcome = run_program(
+        {"generate", "-m", files.tiny(), "-p", "a", "-n", "1", "--log-file", files.path("run.log")});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_TRUE(own_lines(outcome.err).empty()) << outcome.err;
+    EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: device "));
+    EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: sampling: "));
+}
+
+// The prefix and suffix belong to the message, inside the chat template: the prompt is as if they had been typed.
+TEST_F(FlagsOnDevice, InputPrefixAndSuffixStandAroundTheMessage) {
+    const auto answer = [](const std::string& message, const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments{"generate", "-m", Files::shared().tiny(), "-cnv", "-p", message,
+                                           "-n", "4", "--temp", "0", "-s", "1", "--chat-template", "chatml", "--json"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return outcome.out.substr(0, outcome.out.find("\"timings\""));
+    };
+    const std::string typed = answer("Q: who\n?", {});
+    EXPECT_EQ(answer("who", {"--in-prefix", "Q: ", "--in-suffix", "\\n?"}), typed);
+    EXPECT_NE(answer("who", {}), typed);
+    expect_error(run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "--in-prefix", "b"}), 2, "-cnv");
+
+    Program chat({"chat", "-m", Files::shared().tiny(), "--in-prefix", "Q: ", "-n", "1", "--chat-template", "chatml"});
+    chat.type("who\n/save " + Files::shared().path("prefixed.json") + "\n");
+    EXPECT_EQ(chat.finish().status, 0);
+    EXPECT_THAT(Files::shared().read("prefixed.json"), HasSubstr("\"Q: who\""));
+}
+
+// A home with nothing in it but what a test puts there.
+class ModelSearch : public ::testing::Test {
+protected:
+    void SetUp() override {
+        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-search-XXXXXX").string();
+        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+        home_ = pattern;
+        for (const char* name : {"WINNOW_MODELS", "XDG_DATA_HOME", "XDG_CACHE_HOME", "LLAMA_CACHE", "HF_HUB_CACHE",
+                                 "HUGGINGFACE_HUB_CACHE", "HF_HOME"})
+            options_.environment[name] = "";
+        options_.environment["HOME"] = home_.string();
+    }
+    void TearDown() override {
+        std::error_code ignored;
+        std::filesystem::remove_all(home_, ignored);
+    }
+
+    std::filesystem::path put(const std::string& path, const std::string& model = Files::shared().vocabulary()) const {
+        std::filesystem::create_directories((home_ / path).parent_path());
+        std::filesystem::copy_file(model, home_ / path);
+        return home_ / path;
+    }
+    Outcome look_for(const std::string& name) const {
+        return run_program({"tokenize", "-m", name, "-p", "a", "-lv", "3"}, "", options_);
+    }
+    void expect_found(const std::string& name, const std::filesystem::path& where) const {
+        const Outcome outcome = look_for(name);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        EXPECT_THAT(outcome.err, HasSubstr(where.string()));
+    }
+
+    std::filesystem::path home_;
+    Program::Options options_;
+};
+
+TEST_F(ModelSearch, LooksIntoTheCachesOfOtherPrograms) {
+    expect_error(look_for("some-model"), 4, "some-model");
+    // The hub's: a link in a snapshot to a blob.
+    put("hub/models--user--repo/blobs/0123abcd");
+    const std::filesystem::path snapshot = home_ / "hub/models--user--repo/snapshots/9f8e";
+    std::filesystem::create_directories(snapshot);
+    std::filesystem::create_symlink("../../blobs/0123abcd", snapshot / "some-model.gguf");
+    expect_error(look_for("some-model"), 4, "some-model");  // no variable names the folder yet
+    for (const char* variable : {"LLAMA_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
+        options_.environment[variable] = (home_ / "hub").string();
+        expect_found("some-model", snapshot / "some-model.gguf");
+        expect_found("some-model.gguf", snapshot / "some-model.gguf");
+        options_.environment[variable] = "";
+    }
+    options_.environment["HF_HOME"] = home_.string();
+    expect_found("some-model", snapshot / "some-model.gguf");
+    expect_error(look_for("0123abcd"), 4, "0123abcd");
+}
+
+TEST_F(ModelSearch, KnowsTheDefaultPlaces) {
+    expect_found("in-hub", put(".cache/huggingface/hub/models--a--b/snapshots/1/q4/in-hub.gguf"));
+    expect_found("downloaded.gguf", put(".cache/llama.cpp/downloaded.gguf"));
+    expect_found("studio", put(".lmstudio/models/user/repo/studio.gguf"));
+    options_.environment["XDG_CACHE_HOME"] = (home_ / "elsewhere").string();
+    expect_error(look_for("in-hub"), 4, "in-hub");
+    expect_found("moved", put("elsewhere/huggingface/hub/models--a--b/snapshots/1/moved.gguf"));
+}
+
+TEST_F(ModelSearch, PrefersItsOwnFoldersAndTheNewestOfACache) {
+    const std::filesystem::path older = put(".lmstudio/models/a/repo/twice.gguf");
+    const std::filesystem::path newer = put(".lmstudio/models/b/repo/twice.gguf");
+    const auto now = std::filesystem::file_time_type::clock::now();
+    std::filesystem::last_write_time(older, now - std::chrono::hours(1));
+    std::filesystem::last_write_time(newer, now);
+    expect_found("twice", newer);
+    std::filesystem::last_write_time(older, now + std::chrono::hours(1));
+    expect_found("twice", older);
+    put("own/twice.gguf");
+    options_.environment["WINNOW_MODELS"] = (home_ / "own").string();
+    const Outcome outcome = look_for("twice");
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_THAT(outcome.err, Not(HasSubstr(".lmstudio")));
+}
+
+}  // namespace
+}  // namespace winnow::test
