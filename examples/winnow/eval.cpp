@@ -14,6 +14,7 @@
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
+#include "examples/winnow/scoring.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
 
@@ -24,13 +25,6 @@ constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
 constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
 constexpr std::uint32_t kProbeSeed = 20261123;
-
-double log_sum_exp(std::span<const float> logits) {
-    const double most = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
-    return most + std::log(sum);
-}
 
 TokenId argmax(std::span<const float> logits) {
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
@@ -113,8 +107,7 @@ private:
         decode_positions([&](std::uint32_t i, std::span<const float> logits) {
             base.logits.emplace_back(logits.begin(), logits.end());
             base.lse.push_back(log_sum_exp(logits));
-            base.nll +=
-                (base.lse.back() - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+            base.nll += negative_log_likelihood(logits, base.lse.back(), target(i)) / n_positions_;
         });
         const double dense_bytes = session_.sparse_report().kv_bytes_per_token;
 
@@ -125,7 +118,7 @@ private:
         session_.use_sparse(window);
         decode_positions([&](std::uint32_t i, std::span<const float> logits) {
             base.window_nll +=
-                (log_sum_exp(logits) - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+                negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
         });
 
         for (EvalRow& row : rows_) {
@@ -135,14 +128,9 @@ private:
             std::uint32_t n_agree = 0;
             decode_positions([&](std::uint32_t i, std::span<const float> logits) {
                 const double lse = log_sum_exp(logits);
-                row.nll += (lse - logits[static_cast<std::size_t>(target(i))]) / n_positions_;
+                row.nll += negative_log_likelihood(logits, lse, target(i)) / n_positions_;
                 const std::vector<float>& dense = base.logits[i];
-                double kl = 0;
-                for (std::size_t t = 0; t < dense.size(); ++t) {
-                    const double log_p = dense[t] - base.lse[i];
-                    if (log_p > -30) kl += std::exp(log_p) * (log_p - (logits[t] - lse));
-                }
-                divergences.push_back(kl);
+                divergences.push_back(divergence(dense, base.lse[i], logits, lse));
                 n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
             });
             row.seconds =
@@ -182,7 +170,7 @@ private:
                 if (i + 1 < question.query.size()) continue;
                 const TokenId wanted = question.answer[i + 1 - question.query.size()];
                 const double n = static_cast<double>(question.answer.size());
-                answer.nll += (log_sum_exp(logits) - logits[static_cast<std::size_t>(wanted)]) / n;
+                answer.nll += negative_log_likelihood(logits, log_sum_exp(logits), wanted) / n;
                 answer.accuracy += (argmax(logits) == wanted ? 1.0 : 0.0) / n;
             }
             list.push_back(answer);

@@ -13,6 +13,7 @@
 #include "examples/winnow/engine.h"
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
+#include "examples/winnow/scoring.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
 
@@ -21,30 +22,6 @@ namespace {
 
 constexpr std::uint32_t kDefaultWindow = 512;
 constexpr std::uint32_t kLeastWindow = 4;
-
-double log_sum_exp(std::span<const float> logits) {
-    const double most = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
-    return std::log(sum) + most;
-}
-
-// -log p of `target` under softmax(logits), in double.
-double negative_log_likelihood(std::span<const float> logits, TokenId target) {
-    return log_sum_exp(logits) - static_cast<double>(logits[static_cast<std::size_t>(target)]);
-}
-
-// KL(softmax(p) || softmax(q)) in nats.
-double divergence(std::span<const float> p, std::span<const float> q) {
-    const double lse_p = log_sum_exp(p);
-    const double lse_q = log_sum_exp(q);
-    double sum = 0;
-    for (std::size_t i = 0; i < p.size(); ++i) {
-        const double log_p = static_cast<double>(p[i]) - lse_p;
-        if (log_p > -30) sum += std::exp(log_p) * (log_p - (static_cast<double>(q[i]) - lse_q));
-    }
-    return sum;
-}
 
 // Mean and spread of the negative log likelihoods seen so far.
 class Score {
@@ -115,8 +92,8 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
         for (std::size_t i = 0; i * n_vocab < logits.size(); ++i) {
             const std::size_t predicted = first_row + first + i + 1;
             if (predicted < first_scored || predicted >= window.size()) continue;
-            score.add(
-                negative_log_likelihood(logits.subspan(i * n_vocab, n_vocab), window[predicted]));
+            const std::span<const float> row = logits.subspan(i * n_vocab, n_vocab);
+            score.add(negative_log_likelihood(row, log_sum_exp(row), window[predicted]));
         }
     };
     session.evaluate(window.subspan(first_row), rows, proceed);
@@ -159,11 +136,13 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
     session.use_sparse({});
     go_to(session, window, first_scored - 1);
     std::vector<float> dense;
+    std::vector<double> dense_lse;
     for (std::size_t i = first_scored; i < window.size(); ++i) {
         throw_if_interrupted();
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
         dense.insert(dense.end(), logits.begin(), logits.end());
-        sums.dense.add(negative_log_likelihood(logits, window[i]));
+        dense_lse.push_back(log_sum_exp(logits));
+        sums.dense.add(negative_log_likelihood(logits, dense_lse.back(), window[i]));
     }
 
     go_to(session, window, first_scored - 1);
@@ -171,9 +150,11 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
     for (std::size_t i = first_scored; i < window.size(); ++i) {
         throw_if_interrupted();
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
-        sums.sparse.add(negative_log_likelihood(logits, window[i]));
-        sums.divergence += divergence(
-            std::span<const float>(dense).subspan((i - first_scored) * n_vocab, n_vocab), logits);
+        const double lse = log_sum_exp(logits);
+        sums.sparse.add(negative_log_likelihood(logits, lse, window[i]));
+        const std::size_t row = i - first_scored;
+        sums.divergence += divergence(std::span<const float>(dense).subspan(row * n_vocab, n_vocab),
+                                      dense_lse[row], logits, lse);
     }
     const SparseReport report = session.sparse_report();
     sums.share += report.attended_share;
