@@ -1,27 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/prefill/matmul.h"
 
+#include <fmt/format.h>
+
+#include "bench/prefill/variants.h"
 #include "bench/support/gpu_bench.h"
 #include "bench/support/registry.h"
 
 namespace winnow::bench {
+namespace {
+
+struct Product {
+    const char* name;
+    std::uint32_t n_rows, n_in;
+};
+
+void register_one(const Shape& s, const Product& p, WeightType type, std::uint32_t n, const std::string& variant) {
+    const std::string name = fmt::format("{}/tokens:{}/{}", label(std::string("matmul_") + p.name, s, type), n, variant);
+    benchmark::RegisterBenchmark(name.c_str(), [p, type, n, variant](benchmark::State& state) {
+        Bench& b = Bench::get();
+        const Matmul::Config c{p.n_in, type, false};
+        const auto stage = make_variant<Matmul>(variant, c);
+        const auto w = b.matrices(type, p.n_rows, p.n_in, b.rotation_bytes() / 4);
+        const vk::Buffer in = b.buffer(std::uint64_t{n} * p.n_in * 2), out = b.buffer(std::uint64_t{n} * p.n_rows * 4);
+        run_flops(state, 2.0 * p.n_in * p.n_rows * n, Matmul::bytes_moved(c, p.n_rows, n), [&](vk::Recorder& r, std::uint32_t i) {
+            stage.record(r, {w[i % w.size()], in, out}, {matrix_ref(type, p.n_rows), 0, n, p.n_rows, 0});
+        });
+    })->UseManualTime()->Iterations(1)->Unit(benchmark::kMicrosecond);
+}
+
+}  // namespace
 
 void register_matmul() {
+    const bool cpu = Bench::get().device().is_cpu();
     for (const Shape& s : shapes()) {
-        for (const WeightType type : matvec_types()) {
-            const std::uint32_t n = Bench::get().device().is_cpu() ? 16 : 512;
-            benchmark::RegisterBenchmark(label("matmul_gate", s, type).c_str(), [s, type, n](benchmark::State& state) {
-                Bench& b = Bench::get();
-                const Matmul::Config c{s.n_embd, type, false};
-                const Matmul stage(b.device(), c);
-                const auto w = b.matrices(type, s.n_ff, s.n_embd, 0);
-                const vk::Buffer in = b.buffer(std::uint64_t{n} * s.n_embd * 2), out = b.buffer(std::uint64_t{n} * s.n_ff * 4);
-                b.run(state, Matmul::bytes_moved(c, s.n_ff, n), [&](vk::Recorder& r, std::uint32_t) {
-                    stage.record(r, {w[0], in, out}, {matrix_ref(type, s.n_ff), 0, n, s.n_ff, 0});
-                });
-                const double flops = 2.0 * s.n_embd * s.n_ff * n * static_cast<double>(state.iterations());
-                state.counters["flops_per_second"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
-            })->UseManualTime();
+        const std::vector<Product> products{
+            {"q", s.q_dim(), s.n_embd}, {"k", s.kv_dim(), s.n_embd}, {"gate", s.n_ff, s.n_embd}, {"down", s.n_embd, s.n_ff}};
+        for (const std::string& variant : available_variants({"matmul", "matmul_coopmat"})) {
+            for (const Product& p : products)
+                for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{16} : std::vector<std::uint32_t>{128, 512, 1024})
+                    register_one(s, p, WeightType::kQ4_0, n, variant);
+            for (const WeightType type : matvec_types())
+                if (type != WeightType::kQ4_0) register_one(s, products[2], type, cpu ? 16 : 512, variant);
         }
     }
 }

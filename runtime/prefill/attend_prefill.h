@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <string>
+#include <vector>
+
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "shaders/common/interface.h"
@@ -7,7 +10,8 @@
 
 namespace winnow {
 
-/// Causal attention of a chunk over the cache. shaders/prefill/attend_prefill.comp
+/// Causal attention of a chunk over the cache. shaders/prefill/attend_prefill.comp, or attend_prefill.coopmat.comp for f16
+/// caches where the device has matrix units: there probabilities round to f16.
 class AttendPrefill {
 public:
     struct Config {
@@ -21,15 +25,24 @@ public:
         vk::BufferRange query;     ///< f16 [n_tokens, n_heads, head_dim], scaled
         vk::BufferRange attended;  ///< f16 [n_tokens, n_heads, head_dim]
     };
-    AttendPrefill(vk::Device& device, const Config& config);
+    /// @param n_busy groups that keep the device busy: with fewer, smaller tiles make more of them.
+    AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy = 100);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPrefillPush& push) const;
+    /// Name of the shader variant in use.
+    const std::string& variant() const { return tiles_.front().pipeline.name(); }
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_cached);
 
 private:
+    struct Tile {
+        std::uint32_t n_items = 0;  ///< (query, head) pairs of a group
+        vk::ComputePipeline pipeline;
+    };
+    void make_plain(vk::Device& device, const vk::ShaderVariant& shader);
+    void make_cooperative(vk::Device& device, const vk::ShaderVariant& shader);
+
     Config config_;
-    std::uint32_t items_ = 8;
-    std::uint32_t subgroups_per_group_ = 1;
-    vk::ComputePipeline pipeline_;
+    std::uint32_t n_busy_;
+    std::vector<Tile> tiles_;  ///< largest first
 };
 
 }  // namespace winnow

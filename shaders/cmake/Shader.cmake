@@ -87,12 +87,17 @@ endfunction()
 
 # With -gVS captures show the source; where that fails, -g keeps at least names and lines.
 set(_debug_flags "")
+set(_newer_debug_flags "")
 if(WINNOW_SHADER_DEBUG)
+    set(_debug_flags -g)
+    set(_newer_debug_flags -g)
     _probe_shader(_passes debug_info _glslang _spirv_val -gVS)
     if(_passes)
         set(_debug_flags -gVS)
-    else()
-        set(_debug_flags -g)
+    endif()
+    _probe_shader(_passes GL_KHR_cooperative_matrix _newer_glslang _newer_spirv_val -gVS)
+    if(_passes)
+        set(_newer_debug_flags -gVS)
     endif()
 endif()
 
@@ -149,7 +154,7 @@ function(add_shader source)
 
     add_custom_command(
         OUTPUT ${raw}
-        COMMAND ${${kind}_glslang} -V --quiet ${_debug_flags} --target-env vulkan1.2
+        COMMAND ${${kind}_glslang} -V --quiet ${${kind}_debug_flags} --target-env vulkan1.2
                 -I${PROJECT_SOURCE_DIR} ${defines} --depfile ${raw}.d -o ${raw} ${file}
         DEPENDS ${file}
         DEPFILE ${raw}.d

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "tests/reference/attend_prefill.h"
@@ -13,6 +15,7 @@
 #include "tests/support/dense_data.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/sparse_data.h"
+#include "winnow/error.h"
 
 namespace winnow::test {
 namespace {
@@ -47,8 +50,22 @@ void make_rings(TestCache& cache, std::uint32_t window, std::uint32_t sinks, std
     }
 }
 
-class AttendPrefillTest : public GpuTest {
+/// Parameter: the shader variant that f16 caches get; the others have the plain one alone.
+class AttendPrefillTest : public GpuTest, public ::testing::WithParamInterface<const char*> {
 protected:
+    void SetUp() override {
+        GpuTest::SetUp();
+        if (IsSkipped()) return;
+        forced_.emplace("WINNOW_FORCE_VARIANT", GetParam());
+        try {
+            const AttendPrefill stage(device(), config(shape_of(64, 3, KvType::kF16, {0, 1})));
+            if (stage.variant() != GetParam()) GTEST_SKIP() << "no cooperative matrices of a fitting shape";
+        } catch (const Error& error) {
+            GTEST_SKIP() << error.what();
+        }
+    }
+    static bool is_cooperative() { return GetParam() == std::string("attend_prefill_coopmat"); }
+
     static AttendPrefill::Config config(const CacheShape& s) {
         return {s.n_heads(), s.n_kv_heads, s.head_dim, s.kv_type, kBlock};
     }
@@ -96,7 +113,10 @@ protected:
             reference::attend_prefill(query_values, s.n_heads(), cache.view(), chunk.position);
         // Scores add head_dim products and sums add all tokens one after another: random rounding gives square roots (Higham
         // and Mary 2019). Terms carry their condition. Then the result is rounded to f16.
-        std::vector<double> allowance = allowances(ref.terms, 8 + 2 * std::sqrt(s.n_tokens + s.head_dim));
+        double n_roundings = 8 + 2 * std::sqrt(s.n_tokens + s.head_dim);
+        // Probabilities of f16, over their unrounded sum; matrix units may cut off where the plain variant rounds.
+        if (is_cooperative() && s.kv_type == KvType::kF16) n_roundings = 2 * n_roundings + 0x1p13;
+        std::vector<double> allowance = allowances(ref.terms, n_roundings);
         for (std::size_t i = 0; i < allowance.size(); ++i) allowance[i] += 0x1p-11 * std::abs(ref.output[i]) + 0x1p-25;
         expect_close(got, ref.output, allowance, "attended");
     }
@@ -104,9 +124,12 @@ protected:
     static void check(const AttendPrefill& stage, const TestCache& cache, const Chunk& chunk) {
         check(stage, cache, chunk, random_queries(cache.shape, chunk.n_tokens));
     }
+
+private:
+    std::optional<ScopedEnv> forced_;
 };
 
-TEST_F(AttendPrefillTest, MatchesReferenceAtEveryHeadShape) {
+TEST_P(AttendPrefillTest, MatchesReferenceAtEveryHeadShape) {
     const Chunk chunk{190, 9};
     for (const auto& [head_dim, n_group] :
          {std::pair{64u, 1u}, {64u, 3u}, {64u, 4u}, {64u, 7u}, {64u, 8u}, {80u, 1u}, {96u, 3u}, {128u, 4u}, {256u, 4u}}) {
@@ -119,7 +142,7 @@ TEST_F(AttendPrefillTest, MatchesReferenceAtEveryHeadShape) {
     }
 }
 
-TEST_F(AttendPrefillTest, MatchesReferenceForEveryChunk) {
+TEST_P(AttendPrefillTest, MatchesReferenceForEveryChunk) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         const AttendPrefill stage(device(), config(shape_of(64, 3, type, {0, 1})));
         for (const std::uint32_t position : {0u, 1u, 63u, 64u, 500u}) {
@@ -131,7 +154,7 @@ TEST_F(AttendPrefillTest, MatchesReferenceForEveryChunk) {
     }
 }
 
-TEST_F(AttendPrefillTest, SeesWindowAndSinksOnly) {
+TEST_P(AttendPrefillTest, SeesWindowAndSinksOnly) {
     const AttendPrefill stage(device(), config(shape_of(64, 4, KvType::kF16, {0, 1})));
     for (const auto& [window, sinks] : {std::pair{1u, 0u}, {16u, 0u}, {64u, 4u}, {100u, 70u}}) {
         for (const std::uint32_t max_chunk : {1u, 8u, 64u}) {
@@ -145,14 +168,22 @@ TEST_F(AttendPrefillTest, SeesWindowAndSinksOnly) {
     }
 }
 
-TEST_F(AttendPrefillTest, HeadsOfALayerMayDiffer) {
+TEST_P(AttendPrefillTest, EveryTile) {
+    for (const std::uint32_t head_dim : {128u, 256u}) {
+        const Chunk chunk{150, 70};
+        const TestCache cache(shape_of(head_dim, 4, KvType::kF16, chunk));
+        for (const std::uint32_t n_busy : {0u, 1000u}) check(AttendPrefill(device(), config(cache.shape), n_busy), cache, chunk);
+    }
+}
+
+TEST_P(AttendPrefillTest, HeadsOfALayerMayDiffer) {
     const Chunk chunk{500, 30};
     TestCache cache(shape_of(64, 4, KvType::kF16, chunk));
     cache.set_window(1, 40, 4);
     check(AttendPrefill(device(), config(cache.shape)), cache, chunk);
 }
 
-TEST_F(AttendPrefillTest, ExtremeScores) {
+TEST_P(AttendPrefillTest, ExtremeScores) {
     const Chunk chunk{190, 9};
     TestCache cache(shape_of(64, 3, KvType::kF16, chunk));
     const AttendPrefill stage(device(), config(cache.shape));
@@ -180,13 +211,16 @@ TEST_F(AttendPrefillTest, ExtremeScores) {
     }
 }
 
-TEST_F(AttendPrefillTest, GivesTheSameBitsTwice) {
+TEST_P(AttendPrefillTest, GivesTheSameBitsTwice) {
     const Chunk chunk{500, 64};
     const TestCache cache(shape_of(64, 3, KvType::kF16, chunk));
     const AttendPrefill stage(device(), config(cache.shape));
     const std::vector<std::uint16_t> queries = random_queries(cache.shape, chunk.n_tokens);
     EXPECT_EQ(run(stage, cache, chunk, queries), run(stage, cache, chunk, queries));
 }
+
+INSTANTIATE_TEST_SUITE_P(Variants, AttendPrefillTest, ::testing::Values("attend_prefill_f16", "attend_prefill_coopmat"),
+                         [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace
 }  // namespace winnow::test

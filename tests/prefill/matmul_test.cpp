@@ -40,16 +40,17 @@ protected:
     }
     static bool is_cooperative() { return GetParam() == std::string("matmul_coopmat"); }
 
-    /// The matrix in two row ranges of one buffer, as a large tensor is bound: rows [0, cut) and [cut, kRows).
+    /// The matrix in two row ranges of one buffer, as a large tensor is bound: rows [0, cut) and the others.
     static void check(const Matmul& stage, const Matmul::Config& config, const TestMatrix& w, std::uint32_t n_tokens,
                       std::size_t cut, const Place& place = {}) {
         const auto [first_column, out_stride] = place;
+        const std::size_t n_rows = w.ref.n_rows;
         SCOPED_TRACE(fmt::format("{} n_in {} tokens {} cut {}{}", type_name(w.type), config.n_in, n_tokens, cut,
                                  config.add ? " add" : ""));
         ReplicableRng rng(n_tokens);
         std::vector<std::byte> planes;
         const MatrixRef first = append_planes(planes, w, 0, cut);
-        const MatrixRef second = append_planes(planes, w, cut, kRows);
+        const MatrixRef second = append_planes(planes, w, cut, n_rows);
         std::vector<std::uint16_t> rows(kFirstToken * config.n_in, 0x7fff);  // NaN: not asked for
         std::vector<float> row_values;
         for (std::size_t i = 0; i < std::size_t{n_tokens} * config.n_in; ++i) {
@@ -73,7 +74,7 @@ protected:
         std::vector<double> expected = to_doubles(before);
         std::vector<double> terms(expected.size());
         for (std::size_t i = 0; i < product.values.size(); ++i) {
-            const std::size_t at = i / kRows * out_stride + first_column + i % kRows;
+            const std::size_t at = i / n_rows * out_stride + first_column + i % n_rows;
             const double base = config.add ? expected[at] : 0;
             expected[at] = base + product.values[i];
             terms[at] = std::abs(base) + product.terms[i];
@@ -116,12 +117,12 @@ TEST_P(MatmulTest, EveryTileAndPlace) {
     for (const auto& [type, add] : {std::pair{WeightType::kQ4_0, false}, {WeightType::kQ8_0, true}, {WeightType::kF16, false}}) {
         const Matmul::Config config{96, type, add};
         ReplicableRng rng(5);
-        const TestMatrix w(type, kRows, config.n_in, rng);
+        const TestMatrix w(type, 150, config.n_in, rng);
         const Matmul stage(device(), config, 1);  // so that the number of tokens alone decides
         for (const std::uint32_t n_tokens : {1u, 16u, 20u, 33u, 64u, 70u, 130u}) {
-            check(stage, config, w, n_tokens, 32);
-            check(stage, config, w, n_tokens, 64, {8, 96});
-            check(stage, config, w, n_tokens, 64, {8, 90});
+            check(stage, config, w, n_tokens, 128, {8, 160});  // 128 rows: the largest tile
+            check(stage, config, w, n_tokens, 128, {8, 162});
+            check(stage, config, w, n_tokens, 32, {5, 160});
         }
     }
 }
