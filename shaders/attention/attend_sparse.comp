@@ -38,7 +38,6 @@ layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a spli
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
-#define ACT_OUT_MAX_BLOCKS (kGroup * kHeadDim / 32 + 1)
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -57,13 +56,14 @@ float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
 
 void main() {
-    if (state.stopped != 0) return;
     const uint split = gl_WorkGroupID.x;
     const uint kv_head = gl_WorkGroupID.y;
     const uint position = state.position;
     const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
     const uint list_head = head_maps[push.head_map + kv_head];
     const uint list_at = push.list_offset + list_head * push.list_stride;
+
+    attend_init(kv_head);  // beside the state and the table, not after them
 
     // What is attended: n_first sinks, n_list listed tokens, then everything from `recent` on.
     uint n_first, n_list, recent;
@@ -83,9 +83,7 @@ void main() {
     }
     const uint n = n_first + n_list + position + 1 - recent;
     const uint n_active = clamp(n / kMinTokens, 1, kMaxSplits);
-    if (split >= n_active) return;
-
-    attend_init(kv_head);
+    if (state.stopped != 0 || split >= n_active) return;
     const uint begin = split * n / n_active;
     const uint end = (split + 1) * n / n_active;
     for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {

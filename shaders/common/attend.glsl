@@ -26,7 +26,8 @@ const uint kParts = kGroupSize >= 4 * kMergeQuads ? 4 : (kGroupSize >= 2 * kMerg
 const float kEmpty = -3.0e38;
 
 shared float merge_states[kSubgroups * kGroup * kStateSize];
-shared float merge_weights[kMaxSplits * kGroup];
+shared float merge_weights[(kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups) * kGroup];
+shared float merge_sums[kGroup];
 shared float merge_output[kGroup * kHeadDim];
 shared float merge_parts[kParts * kGroup * kHeadDim];
 shared uint merge_arrived;
@@ -110,7 +111,8 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     }
 }
 
-// Merges the states of the whole workgroup into merge_states[0 .. kGroup * kStateSize): not normalised.
+// Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g also into
+// attend_m[0] and attend_d[0] of invocation g.
 void attend_merge_workgroup() {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) {
@@ -143,29 +145,27 @@ void attend_merge_workgroup() {
         }
     }
     barrier();
-    for (uint g = 0; g < kGroup; ++g) {
+    for (uint i = gl_LocalInvocationIndex; i < kSubgroups * kGroup; i += kGroupSize) {
         float largest = kEmpty;
-        for (uint s = 0; s < kSubgroups; ++s)
-            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
-        for (uint i = gl_LocalInvocationIndex; i < kHeadDim + 1; i += kGroupSize) {
-            const uint place = i < kHeadDim ? i : kHeadDim + 1;
-            float sum = 0.0;
-            for (uint s = 0; s < kSubgroups; ++s) {
-                const uint at = (s * kGroup + g) * kStateSize;
-                sum += exp(merge_states[at + kHeadDim] - largest) * merge_states[at + place];
-            }
-            if (i < kHeadDim) merge_output[g * kHeadDim + i] = sum;
-            else merge_weights[g] = sum;
-        }
+        for (uint s = 0; s < kSubgroups; ++s) largest = max(largest, merge_states[(s * kGroup + i % kGroup) * kStateSize + kHeadDim]);
+        merge_weights[i] = exp(merge_states[i * kStateSize + kHeadDim] - largest);
+        if (i < kGroup) attend_m[0] = largest;
     }
     barrier();
-    if (gl_LocalInvocationIndex < kGroup) {
-        const uint g = gl_LocalInvocationIndex;
-        float largest = kEmpty;
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
+        const uint g = i / kHeadDim;
+        float sum = 0.0;
         for (uint s = 0; s < kSubgroups; ++s)
-            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
-        attend_m[0] = largest;
-        attend_d[0] = merge_weights[g];
+            sum += merge_weights[s * kGroup + g] * merge_states[(s * kGroup + g) * kStateSize + i % kHeadDim];
+        merge_output[i] = sum;
+    }
+    if (gl_LocalInvocationIndex < kGroup) {
+        attend_d[0] = 0.0;
+        for (uint s = 0; s < kSubgroups; ++s) {
+            const uint state_of = s * kGroup + gl_LocalInvocationIndex;
+            attend_d[0] += merge_weights[state_of] * merge_states[state_of * kStateSize + kHeadDim + 1];
+        }
+        merge_sums[gl_LocalInvocationIndex] = attend_d[0];
     }
     barrier();
 }
@@ -234,13 +234,8 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         return true;
     }
-    if (gl_LocalInvocationIndex < kGroup) {
-        merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
-        merge_states[kGroup + gl_LocalInvocationIndex] = 1.0 / attend_d[0];
-    }
-    barrier();
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-        merge_output[i] *= merge_states[kGroup + i / kHeadDim];
+    if (gl_LocalInvocationIndex < kGroup) merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) merge_output[i] *= 1.0 / merge_sums[i / kHeadDim];
     barrier();
     return true;
 }
