@@ -34,7 +34,7 @@ void register_attend_sparse() {
                 std::vector<std::uint32_t> lists, controls, maps;
                 for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) {
                     for (std::uint32_t i = 0; i < listed; ++i) lists.push_back(i * 20 + h);
-                    controls.insert(controls.end(), {listed, n - 64, n});
+                    controls.insert(controls.end(), {listed, listed, n - 64, n});
                     maps.push_back(h);
                 }
                 const vk::Buffer list_buffer = b.words(lists), control = b.words(controls), head_maps = b.words(maps);

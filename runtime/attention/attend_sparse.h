@@ -16,6 +16,7 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t n_splits = 0;
         bool quantize = true;
+        std::uint32_t unit = 1;  ///< tokens of a list entry
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
