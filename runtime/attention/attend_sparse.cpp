@@ -14,7 +14,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
-    const std::array<std::uint32_t, 12> spec{tuning.group_size,
+    const std::array<std::uint32_t, 13> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -25,7 +25,8 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.block_size,
                                              c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
                                              64,
-                                             c.unit};
+                                             c.unit,
+                                             c.skip_values ? 1u : 0u};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("attend_sparse", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);

@@ -202,6 +202,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     sparse.block_size = kv.block_size;
     sparse.n_splits = n_splits;
     sparse.quantize = quantize;
+    sparse.skip_values = policy_.value_skip > 0;
     sparse.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
     attend_sparse_ = std::make_unique<AttendSparse>(device, sparse);
     audit_ = std::make_unique<AuditMass>(device, AuditMass::Config{shape.n_heads, shape.n_kv_heads, shape.head_dim, kv.type,

@@ -27,6 +27,8 @@ layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;    // also write the quantised form
 layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split worth its merge
 
+const bool kSkipValues = false;
+
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
 #define KEY_BINDING 2

@@ -29,6 +29,7 @@ layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;
 layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a split worth its merge
 layout(constant_id = 11) const uint kUnit = 1;        // tokens of a list entry
+layout(constant_id = 12) const bool kSkipValues = false;
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1

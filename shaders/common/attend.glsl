@@ -58,15 +58,16 @@ void attend_init(uint kv_head) {
 }
 
 // Takes kTokensInFlight tokens at once: their loads overlap and the running maximum is raised once.
-// Every lane of a lane group passes the same rows; an invisible token is not read.
-// `skip` > 0: a value row whose weight is below that share of the running maximum for every head is neither read nor counted.
+// Every lane of a lane group passes the same rows. An invisible token's row is read all the same, since a load without a branch around
+// it can start early; it must lie inside the pool, what it holds does not matter.
+// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
 void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], float skip) {
     vec4 k[kTokensInFlight * kQuadsPerLane];
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = attend_lane() + u * kLanes;
-            vec4 a = vec4(0.0), b = vec4(0.0);
-            if (visible[t] && unit < kUnits) KV_LOAD(key_pool, rows[t], unit, a, b)
+            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
+            vec4 a, b;
+            KV_LOAD(key_pool, rows[t], unit, a, b)
             k[t * kQuadsPerLane + 2 * u] = a;
             k[t * kQuadsPerLane + 2 * u + 1] = b;
         }
@@ -92,7 +93,7 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         float heaviest = 0.0;
         [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, p[t * kGroup + g]);
-        visible[t] = visible[t] && heaviest >= skip;
+        if (kSkipValues) visible[t] = visible[t] && heaviest >= skip;
         [[unroll]] for (uint g = 0; g < kGroup; ++g) {
             if (!visible[t]) p[t * kGroup + g] = 0.0;
             attend_d[g] += p[t * kGroup + g];
@@ -100,9 +101,10 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     }
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = attend_lane() + u * kLanes;
+            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);
             vec4 a = vec4(0.0), b = vec4(0.0);
-            if (visible[t] && unit < kUnits) KV_LOAD(value_pool, rows[t], unit, a, b)
+            if (!kSkipValues || visible[t]) KV_LOAD(value_pool, rows[t], unit, a, b)
+            if (!visible[t]) a = b = vec4(0.0);  // zero times what stands there might be no number
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 attend_o[g * kQuadsPerLane + 2 * u] += p[t * kGroup + g] * a;
                 attend_o[g * kQuadsPerLane + 2 * u + 1] += p[t * kGroup + g] * b;

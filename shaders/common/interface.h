@@ -90,6 +90,7 @@ struct AttendPush {
 struct SamplePush {
     uint n_vocab;
     uint n_maxima;
+    uint rows_per_maximum;  // logits whose largest one maximum is, in order
 };
 
 // Prefill: a chunk of n_tokens starting at `position`; activations between matmuls are f16 rows.

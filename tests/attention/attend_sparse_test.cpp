@@ -41,7 +41,7 @@ struct SparseCase {
         return std::min(beyond, shape.position()) / kBlock * kBlock;
     }
     AttendSparse::Config config() const {
-        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock, n_splits, quantize(), unit};
+        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock, n_splits, quantize(), unit, skip > 0};
     }
     bool quantize() const { return shape.n_group * shape.head_dim % 32 == 0; }
 };
@@ -150,7 +150,7 @@ protected:
     static const AttendSparse& stage(const SparseCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<AttendSparse>& result =
-            stages_[fmt::format("{} {} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads, static_cast<int>(s.kv_type), c.n_splits, c.unit)];
+            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads, static_cast<int>(s.kv_type), c.n_splits, c.unit, c.skip > 0)];
         if (!result) result = std::make_unique<AttendSparse>(device(), c.config());
         return *result;
     }
