@@ -36,7 +36,7 @@ layout(constant_id = 11) const uint kPool = 0;
 layout(constant_id = 12) const uint kFinal = 1;       // the last level; its list is attended
 layout(constant_id = 13) const uint kIndexDim = 16;
 layout(constant_id = 14) const uint kLanes = 8;       // lanes per row
-layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 8
+layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 16
 layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends the newest index key
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums
@@ -232,17 +232,17 @@ uint unit_tokens(uint unit_id) {
     return to > from ? to - from : 0;
 }
 
-void load_rows(uint first, uint n_rows) {
-    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-        [[unroll]] for (uint j = 0; j < kHeld / 4; ++j) {
-            vec4 s = vec4(0.0);
-            if (first + 4 * j < n_rows) s = score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j];
-            [[unroll]] for (uint e = 0; e < 4; ++e)
-                held_weight[(4 * j + e) * kGroup + g] = min(s[e] - shared_lse[g], 0.0);
-        }
+void load_rows(uint first, uint n_rows, float threshold) {
+    vec4 loaded[kGroup * kHeld / 4];
+    [[unroll]] for (uint j = 0; j < kHeld / 4; ++j)
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            loaded[j * kGroup + g] =
+                first + 4 * j < n_rows ? score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j] : vec4(0.0);
+    [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+        float weight[kGroup];
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
+        hold_row(k, first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0, weight, threshold);
     }
-    [[unroll]] for (uint k = 0; k < kHeld; ++k)
-        held_tokens[k] = first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0;
 }
 
 void merge_state(inout vec2 state_md, vec2 other) {
@@ -347,7 +347,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     uint place = 0;
     for (uint base = 0; base < n_rows; base += kTile) {
         const uint first = base + gl_LocalInvocationIndex * kHeld;
-        hold_rows(false, base, n_rows);
+        hold_rows(false, base, n_rows, policy.threshold);
         bool keep[kHeld];
         uint counted[kHeld];  // bits: rankings whose mass has the row, before their cut
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
@@ -358,7 +358,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
             uint at_cut[kHeld];  // tokens
             uint own = 0;
             [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-                const uint rank = row_rank(r, k, policy.threshold);
+                const uint rank = held_rank[k * kRankings + r];
                 const bool before = rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank));
                 at_cut[k] = rank == cuts[r].rank && !cuts[r].open ? held_tokens[k] : 0;
                 own += at_cut[k];

@@ -19,37 +19,53 @@ shared uint select_cut[kRankings];           // bin of the cut in this round
 shared uint select_before_count[kRankings];  // tokens in the bins before it
 shared uint select_before_mass[kGroup];
 
-// Consecutive rows that an invocation holds at once, so that their loads overlap.
-const uint kHeld = 8;
-const uint kTile = kGroupSize * kHeld;
-// Of rows first .. first + kHeld: tokens (0 past the end) and the weight per token for each head as natural logarithm (<= about 0).
-uint held_tokens[kHeld];
-float held_weight[kHeld * kGroup];
-void load_rows(uint first, uint n_rows);
-// Rows of this invocation in the tile at `base`: loaded once where there is one tile, else each time.
-void hold_rows(bool first_time, uint base, uint n_rows) {
-    if (first_time || n_rows > kTile) load_rows(base + gl_LocalInvocationIndex * kHeld, n_rows);
-}
-
 // Nobody asks how much is kept: a budget of tokens at the last level.
 const bool kNeedsMass = kRule == WINNOW_RULE_TOP_P || kFinal == 0;
 
-uint mass_of(float log_weight, uint n_tokens) { return uint(min(exp(log_weight) * float(n_tokens), 1.0) * kMassUnit + 0.5); }
+// Consecutive rows that an invocation holds at once, so that their loads overlap and the rounds after the first need none.
+const uint kHeld = kNeedsMass ? 8 : 16;
+const uint kTile = kGroupSize * kHeld;
+// Of rows first .. first + kHeld: tokens (0 past the end), ranks, and where mass counts the weight per token for each head as natural
+// logarithm (<= about 0).
+uint held_tokens[kHeld];
+uint held_rank[kHeld * kRankings];
+float held_weight[kNeedsMass ? kHeld * kGroup : 1];
 
-// Rank of held row k: smaller is better, kOutside when it may not be kept at all. 16 bits: bin * 256 + bin of the second round.
-uint row_rank(uint ranking, uint k, float threshold) {
-    if (held_tokens[k] == 0) return kOutside;
-    float pooled = held_weight[k * kGroup + (kPool == WINNOW_POOL_EACH ? ranking : 0)];
-    if (kPool == WINNOW_POOL_MEAN) {
-        float sum = 0.0;
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) sum += exp(held_weight[k * kGroup + g]);
-        pooled = log(max(sum / float(kGroup), 1.0e-30));
-    } else if (kPool == WINNOW_POOL_MAX) {
-        [[unroll]] for (uint g = 1; g < kGroup; ++g) pooled = max(pooled, held_weight[k * kGroup + g]);
-    }
+// Rank by pooled weight, a logarithm: smaller is better, kOutside when it may not be kept at all. 16 bits: bin * 256 + bin of the
+// second round.
+uint rank_of(float pooled, float threshold) {
     if (threshold > 0.0 && pooled < log(threshold)) return kOutside;
     return min(uint(max(-pooled, 0.0) * kBinsPerNat * 256.0), 65535u);
 }
+
+// Takes row k with its tokens and the weights of all heads.
+void hold_row(uint k, uint n_tokens, float weight[kGroup], float threshold) {
+    held_tokens[k] = n_tokens;
+    if (kNeedsMass)
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) held_weight[k * kGroup + g] = weight[g];
+    if (kPool == WINNOW_POOL_EACH) {
+        [[unroll]] for (uint r = 0; r < kRankings; ++r) held_rank[k * kRankings + r] = n_tokens == 0 ? kOutside : rank_of(weight[r], threshold);
+        return;
+    }
+    float pooled = weight[0];
+    if (kPool == WINNOW_POOL_MEAN) {
+        float sum = 0.0;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) sum += exp(weight[g]);
+        pooled = log(max(sum / float(kGroup), 1.0e-30));
+    } else {
+        [[unroll]] for (uint g = 1; g < kGroup; ++g) pooled = max(pooled, weight[g]);
+    }
+    held_rank[k * kRankings] = n_tokens == 0 ? kOutside : rank_of(pooled, threshold);
+}
+
+// Holds rows first .. first + kHeld; the includer defines it.
+void load_rows(uint first, uint n_rows, float threshold);
+// Rows of this invocation in the tile at `base`: loaded once where there is one tile, else each time.
+void hold_rows(bool first_time, uint base, uint n_rows, float threshold) {
+    if (first_time || n_rows > kTile) load_rows(base + gl_LocalInvocationIndex * kHeld, n_rows, threshold);
+}
+
+uint mass_of(float log_weight, uint n_tokens) { return uint(min(exp(log_weight) * float(n_tokens), 1.0) * kMassUnit + 0.5); }
 
 // Sums before each bin, over the rankings' tokens and then, where anybody asks, each head's mass.
 const uint kScans = kRankings + (kNeedsMass ? kGroup : 0);
@@ -132,10 +148,10 @@ void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy po
     }
     barrier();
     for (uint base = 0; base < n_rows; base += kTile) {
-        hold_rows(round == 0, base, n_rows);
+        hold_rows(round == 0, base, n_rows, policy.threshold);
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
             [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-                const uint rank = row_rank(r, k, policy.threshold);
+                const uint rank = held_rank[k * kRankings + r];
                 if (rank == kOutside || (round == 1 && rank / 256 != coarse[r])) continue;
                 const uint bin = round == 0 ? rank / 256 : rank % 256;
                 atomicAdd(select_count[r * 256 + bin], held_tokens[k]);
