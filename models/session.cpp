@@ -88,7 +88,7 @@ struct SparseEngine {
           plan(device, shape, weights, cache, b, attention),
           loop(device, plan, b,
                {options.sparse.audit_every == 0 ? options.steps_in_flight : 1, !policy.is_dense(), policy.min_ctx,
-                options.sparse.audit_every}) {}
+                options.sparse.audit_every, options.replay_steps}) {}
     AttentionPipeline attention;
     DecodePlan plan;
     DecodeLoop loop;

@@ -22,6 +22,7 @@ void register_matmul();
 void register_rope_append();
 void register_attend_prefill();
 void register_gate_rows();
+void register_decode_loop();
 
 inline void register_all() {
     register_embed();
@@ -42,6 +43,7 @@ inline void register_all() {
     register_rope_append();
     register_attend_prefill();
     register_gate_rows();
+    register_decode_loop();
 }
 
 }  // namespace winnow::bench

@@ -237,6 +237,8 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(0, kMostCount));
     table.value("--sparse-window", s.window, "N", "last tokens that are always attended")
         ->check(between(0, kMostCount));
+    table.value("--sparse-block", s.block, "N", "tokens of a block in presets that score blocks: 16, 32 or 64")
+        ->check(between(16, 64));
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
     if (with_preset)

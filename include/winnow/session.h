@@ -49,6 +49,7 @@ struct SessionOptions {
     std::uint32_t n_ctx = 0;            ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
     std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk; 0 = the device's default
     std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead
+    bool replay_steps = true;           ///< record a step once; false records each anew, which benches compare
     KvType kv_type = KvType::kF16;
     SparseOptions sparse;
     /// Called while weights are uploaded: done and total bytes.

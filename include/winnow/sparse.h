@@ -109,6 +109,7 @@ struct SparseOverrides {
     std::int32_t sink = -1;
     std::int32_t window = -1;
     std::int32_t min_ctx = -1;
+    std::uint32_t block = 0;  ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
 };
 
 /// A row of `winnow info --policies`.

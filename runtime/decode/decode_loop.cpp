@@ -74,8 +74,16 @@ void DecodeLoop::submit() {
     InFlight step;
     step.sparse = runs_sparse(position_);
     if (step.sparse) step.phase = n_phase_++ % static_cast<std::uint32_t>(sparse_steps_.size());
-    step.ticket = timeline_.submit(step.sparse ? sparse_steps_[step.phase] : dense_step_);
-    in_flight_.push_back(step);
+    if (options_.replay) {
+        step.ticket = timeline_.submit(step.sparse ? sparse_steps_[step.phase] : dense_step_);
+    } else {
+        step.own = std::make_unique<vk::Recorder>(device_, "decode_step");
+        step.own->begin();
+        plan_.record(*step.own, {step.sparse, step.sparse ? options_.audit_every : 0, step.phase});
+        step.own->end();
+        step.ticket = timeline_.submit(*step.own);
+    }
+    in_flight_.push_back(std::move(step));
     ++n_submitted_;
     ++position_;
 }
@@ -84,9 +92,9 @@ std::optional<std::int32_t> DecodeLoop::next() {
     if (!running_) return std::nullopt;
     while (in_flight_.size() < options_.steps_in_flight && n_submitted_ < n_limit_) submit();
     if (in_flight_.empty()) return std::nullopt;
-    const InFlight step = in_flight_.front();
-    timeline_.wait(step.ticket);
+    const InFlight step = std::move(in_flight_.front());
     in_flight_.pop_front();
+    timeline_.wait(step.ticket);
     const auto* ring = buffers_.ring.mapped_as<const volatile std::uint32_t>();
     if (ring[0] <= n_read_) {  // the step did nothing: an earlier one had stopped
         running_ = false;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -20,6 +21,7 @@ public:
         bool sparse = false;                ///< the plan has sparse layers
         std::uint32_t min_ctx = 0;          ///< steps with fewer tokens in the cache run dense
         std::uint32_t audit_every = 0;      ///< audit one of so many (layer, step) pairs, round robin; 1 = all, 0 = none
+        bool replay = true;                 ///< submit what was recorded once; else record each step anew, for comparison
     };
     DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers, const Options& options);
     ~DecodeLoop();
@@ -67,6 +69,7 @@ private:
         vk::Ticket ticket = 0;
         bool sparse = false;
         std::uint32_t phase = 0;
+        std::unique_ptr<vk::Recorder> own;  ///< what is not replayed
     };
     std::deque<InFlight> in_flight_;
     std::uint32_t n_read_ = 0;

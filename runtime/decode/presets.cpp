@@ -263,6 +263,15 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         for (SelectLevel& level : p.levels)  // a coarse level lets through what the last one may keep
             if (level.budget != 0) level.budget = std::max(level.budget, overrides.budget);
     }
+    if (overrides.block != 0) {
+        if (overrides.block != 16 && overrides.block != 32 && overrides.block != 64)
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("blocks of {} tokens; use 16, 32 or 64", overrides.block));
+        for (SelectLevel& level : p.levels)
+            if (level.scorer == Scorer::kBox || level.scorer == Scorer::kMean) level.unit = overrides.block;
+    }
+    // With fewer tokens than its budget a preset would select them all.
+    if (!p.levels.empty() && p.levels.back().rule == BudgetRule::kTopK && p.levels.back().budget_share == 0)
+        p.min_ctx = std::max(p.min_ctx, p.levels.back().budget);
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
     if (overrides.window >= 0) p.window = p.local_window = static_cast<std::uint32_t>(overrides.window);
     if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);

@@ -90,32 +90,25 @@ void main() {
     if (state.stopped != 0 || split >= n_active) return;
     const uint begin = split * n_items / n_active;
     const uint end = (split + 1) * n_items / n_active;
-    uint rows[kTokensInFlight];
-    bool visible[kTokensInFlight];
-    for (uint i = begin; i < end + kSlots * kTokensInFlight; i += kSlots * kTokensInFlight) {
-        // Rows of the next tokens are looked up, list and table, while the keys and values of the present ones are under way.
-        uint next_rows[kTokensInFlight];
-        bool next_visible[kTokensInFlight];
+    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
+        uint rows[kTokensInFlight];
+        bool visible[kTokensInFlight];
         [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
             const uint item = min(i + t * kSlots + attend_slot(), end - 1);
-            next_visible[t] = i + t * kSlots + attend_slot() < end;
+            visible[t] = i + t * kSlots + attend_slot() < end;
             uint token;
             if (item < n_first) {
                 token = item;
             } else if (item < n_first + n_list) {
                 token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
-                next_visible[t] = next_visible[t] && token >= n_first && token < recent;
+                visible[t] = visible[t] && token >= n_first && token < recent;
                 token = min(token, position);
             } else {
                 token = recent + item - n_first - n_list;
             }
-            next_rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
         }
-        if (i != begin) attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            rows[t] = next_rows[t];
-            visible[t] = next_visible[t];
-        }
+        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
     }
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;

@@ -149,15 +149,32 @@ void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy po
     barrier();
     for (uint base = 0; base < n_rows; base += kTile) {
         hold_rows(round == 0, base, n_rows, policy.threshold);
-        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-            [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-                const uint rank = held_rank[k * kRankings + r];
-                if (rank == kOutside || (round == 1 && rank / 256 != coarse[r])) continue;
-                const uint bin = round == 0 ? rank / 256 : rank % 256;
-                atomicAdd(select_count[r * 256 + bin], held_tokens[k]);
+        [[unroll]] for (uint r = 0; r < kRankings; ++r) {
+            // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the same few bins.
+            uint run_bin = 256, run_tokens = 0;
+            uint run_mass[kGroup];
+            [[unroll]] for (uint k = 0; k <= kHeld; ++k) {
+                uint bin = 256;
+                if (k < kHeld) {
+                    const uint rank = held_rank[k * kRankings + r];
+                    if (rank != kOutside && (round == 0 || rank / 256 == coarse[r])) bin = round == 0 ? rank / 256 : rank % 256;
+                }
+                if (bin != run_bin) {
+                    if (run_bin < 256) {
+                        atomicAdd(select_count[r * 256 + run_bin], run_tokens);
+                        if (kNeedsMass)
+                            [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
+                                atomicAdd(select_mass[g * 256 + run_bin], run_mass[g]);
+                    }
+                    run_bin = bin;
+                    run_tokens = 0;
+                    [[unroll]] for (uint g = 0; g < kGroup; ++g) run_mass[g] = 0;
+                }
+                if (bin == 256) continue;
+                run_tokens += held_tokens[k];
                 if (kNeedsMass)
                     [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
-                        atomicAdd(select_mass[g * 256 + bin], mass_of(held_weight[k * kGroup + g], held_tokens[k]));
+                        run_mass[g] += mass_of(held_weight[k * kGroup + g], held_tokens[k]);
             }
         }
     }
