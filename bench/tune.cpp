@@ -20,8 +20,6 @@
 #include "runtime/dense/matvec_add.h"
 #include "runtime/dense/qkv.h"
 #include "runtime/kv/step_buffers.h"
-#include "runtime/vk/timeline.h"
-#include "runtime/vk/timer.h"
 #include "runtime/weights/weight_planes.h"
 #include "winnow/error.h"
 
@@ -163,7 +161,7 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
     const auto cache = std::make_shared<KvCache>(device, kv_config(s, n_tokens, n_layers));
     for (std::uint32_t l = 0; l < n_layers; ++l)
         for (const vk::Buffer* pool : {&cache->keys(l), &cache->values(l)})
-            vk::run_once(device, [&](vk::Recorder& r) { r.fill(*pool, 0x20102010); });
+            vk::run_once(device, [&](vk::Recorder& r) { r.fill(*pool, kSmallValues); });
     const auto state = std::make_shared<vk::Buffer>(b.state(n_tokens - 1));
     const std::uint32_t n_group = s.n_heads / s.n_kv_heads;
     std::vector<std::uint32_t> seen;
@@ -220,25 +218,12 @@ void compile(std::vector<Candidate>& list) {
 // Two rounds over all, three runs each: the first round also raises the clocks.
 void time_all(std::vector<Candidate>& list) {
     vk::Device& device = Bench::get().device();
-    vk::Timeline timeline(device);
     for (int round = 0; round < 2; ++round)
         for (Candidate& c : list) {
             if (!c.record) continue;
-            vk::Recorder recorder(device, "tune");
-            vk::GpuTimer timer(device, 2);
-            recorder.begin();
-            recorder.full_barrier();
-            recorder.timestamp(&timer, "begin");
-            for (std::uint32_t i = 0; i < c.n_dispatches; ++i) {
-                c.record(recorder, i);
-                recorder.barrier();
-            }
-            recorder.timestamp(&timer, "end");
-            recorder.end();
-            for (int run = 0; run < 3; ++run) {
-                timeline.wait(timeline.submit(recorder));
-                c.microseconds = std::min(c.microseconds, timer.total_microseconds() / c.n_dispatches);
-            }
+            vk::TimedWork work = dispatches_in_a_row(device, c.n_dispatches, c.record);
+            for (int run = 0; run < 3; ++run)
+                c.microseconds = std::min(c.microseconds, work.run() / c.n_dispatches);
         }
 }
 

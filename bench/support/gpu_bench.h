@@ -10,10 +10,13 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/vk/timed_work.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
 namespace winnow::bench {
+
+constexpr std::uint32_t kSmallValues = 0x20102010;  ///< f16 values of 0.0078, harmless as f32 and as int8 planes too
 
 /// A line of bench/shapes.
 struct Shape {
@@ -33,7 +36,7 @@ public:
     vk::Device& device() { return *device_; }
     double copy_bytes_per_second() const { return copy_bytes_per_second_; }
 
-    /// A buffer of small f16 values (0.0078), which are harmless as f32 and as int8 planes too.
+    /// A buffer of kSmallValues.
     vk::Buffer buffer(std::uint64_t bytes) const;
     vk::Buffer zeros(std::uint64_t bytes) const;
     vk::Buffer words(const std::vector<std::uint32_t>& words) const;
@@ -51,13 +54,13 @@ public:
 
 private:
     Bench();
-    /// Runs n dispatches until the clocks are up, then calls sample(microseconds of one) after each run until it says no.
-    template <typename Sample>
-    void run_warm(std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record, Sample sample);
     std::unique_ptr<vk::Device> device_;
-    double copy_bytes_per_second_ = 0;
+    double copy_bytes_per_second_;
 };
 
+/// Dispatches 0 to n - 1, each with the barrier after it.
+vk::TimedWork dispatches_in_a_row(vk::Device& device, std::uint32_t n,
+                                  const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 MatrixRef matrix_ref(WeightType type, std::uint32_t n_rows);
 KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_layers);
 /// The types that a matvec bench goes through.

@@ -14,12 +14,14 @@
 
 #include "examples/winnow/bench_report.h"
 #include "examples/winnow/bench_stages.h"
+#include "examples/winnow/comma_list.h"
 #include "examples/winnow/commands.h"
-#include "examples/winnow/copy_speed.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/model_search.h"
 #include "examples/winnow/terminal.h"
+#include "runtime/vk/device.h"
+#include "runtime/vk/timed_work.h"
 
 namespace winnow::program {
 namespace {
@@ -31,19 +33,17 @@ constexpr std::uint32_t kMostTokens = 1u << 24;
 std::vector<std::uint32_t> parse_list(const std::vector<std::string>& texts, const char* flag) {
     std::vector<std::uint32_t> values;
     for (const std::string& text : texts) {
-        for (std::size_t begin = 0; begin <= text.size();) {
-            const std::size_t end = std::min(text.find(',', begin), text.size());
+        for (const std::string& part : split_commas(text)) {
             std::uint32_t value = 0;
-            const auto [stop, error] =
-                std::from_chars(text.data() + begin, text.data() + end, value);
-            if (error != std::errc{} || stop != text.data() + end || value > kMostTokens) {
+            const char* end = part.data() + part.size();
+            const auto [stop, error] = std::from_chars(part.data(), end, value);
+            if (error != std::errc{} || stop != end || value > kMostTokens) {
                 throw Error(
                     ErrorCode::kInvalidArgument,
                     fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag,
                                 text, kMostTokens));
             }
             values.push_back(value);
-            begin = end + 1;
         }
     }
     return values;
@@ -155,6 +155,13 @@ ModelSource open_subject(const Options& options) {
     return open_model(find_model(options.model).string());
 }
 
+// Measured before the model is loaded, with the device closed again, so that its buffers take no room from it.
+double measure_copy(const Options& options) {
+    DeviceOptions device;
+    device.select = options.device;
+    return vk::measure_copy_bandwidth(*vk::Device::open(device));
+}
+
 // A shorter test of the same kind: enough to compile pipelines and wake the device.
 BenchTest warmup_of(const BenchTest& test) {
     return {test.n_prompt, std::min(test.n_gen, 4u), test.n_depth};
@@ -179,7 +186,7 @@ int run_bench(const Options& options) {
     const ModelFacts facts = model.file ? model_facts(*model.file) : model_facts(model, name);
     const std::string file = model.file ? model.file->path().string() : name;
     const StageWeights weights(model);
-    const double copy_speed = options.bench.stages ? measure_copy_speed(options.device) : 0;
+    const double copy_speed = options.bench.stages ? measure_copy(options) : 0;
     const std::unique_ptr<Session> session =
         open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
     const bool sparse = !session->sparse_policy().is_dense();

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "examples/winnow/comma_list.h"
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/eval_probes.h"
@@ -214,17 +215,6 @@ private:
     std::vector<EvalRow> rows_;
 };
 
-std::vector<std::string> split_commas(const std::string& text) {
-    std::vector<std::string> parts;
-    std::size_t begin = 0;
-    while (begin <= text.size()) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
-        if (end > begin) parts.push_back(text.substr(begin, end - begin));
-        begin = end + 1;
-    }
-    return parts;
-}
-
 }  // namespace
 
 int run_eval(const Options& options) {
@@ -246,7 +236,8 @@ int run_eval(const Options& options) {
                                 "longer text or a smaller -c",
                                 tokens.size(), n_ctx));
     tokens.resize(n_ctx + 1);
-    const std::vector<std::string> presets = split_commas(options.eval.presets);
+    std::vector<std::string> presets = split_commas(options.eval.presets);
+    std::erase(presets, "");
     std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
     for (const std::string& preset : presets)
         make_preset(preset, windowed);  // refuse a bad name before minutes of work
