@@ -18,12 +18,13 @@ struct DeviceInfo {
     std::uint32_t vendor_id = 0;
     std::uint32_t subgroup_size = 0;
     std::uint64_t memory_bytes = 0;    ///< size of the largest device-local heap
+    std::string uuid;                  ///< deviceUUID as 8-4-4-4-12 hexadecimal digits; empty when unknown
     std::string unusable_reason;       ///< empty, or the requirement that is missing
 };
 
 struct DeviceOptions {
-    /// Empty: best by rank discrete > integrated > virtual > CPU, then memory. Otherwise an index
-    /// or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
+    /// Empty: best by rank discrete > integrated > virtual > CPU, then memory. Otherwise an index,
+    /// a UUID or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
     std::string select;
     bool validation = false;   ///< Khronos layer with synchronisation validation, if installed
 };

@@ -77,6 +77,15 @@ TEST(ChooseDevice, TakesPartOfANameInAnyCase) {
     EXPECT_EQ(choose_device(make_devices(), "s 770").index, 1u);
 }
 
+TEST(ChooseDevice, TakesAUuidInAnyCase) {
+    std::vector<DeviceInfo> devices = make_devices();
+    devices[1].uuid = "6c6c766d-7069-7065-5555-494400000000";
+    devices[2].uuid = "12345678-9abc-def0-1234-56789abcdef0";
+    EXPECT_EQ(choose_device(devices, "12345678-9ABC-def0-1234-56789abcdef0").index, 2u);
+    EXPECT_THAT(refusal(devices, "12345678"), HasSubstr("there is no Vulkan device 12345678"));
+    EXPECT_THAT(refusal(devices, "12345678-9abc"), HasSubstr("UUID"));  // all of it or nothing
+}
+
 TEST(ChooseDevice, GivesAnUnusableDeviceOnlyWhenNamed) {
     std::vector<DeviceInfo> devices = make_devices();
     devices[3].unusable_reason = "lacks 16-bit storage";
