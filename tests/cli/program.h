@@ -182,31 +182,52 @@ inline bool has_device() {
     return found;
 }
 
-/// A folder that lives as long as the test program, with models made for it.
-class Files {
+/// A folder of files that is removed with everything in it.
+class TemporaryFolder {
 public:
-    static Files& shared() {
-        static Files files;
-        return files;
+    TemporaryFolder() {
+        std::string pattern =
+            (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
+        if (mkdtemp(pattern.data()) == nullptr) std::abort();
+        folder_ = pattern;
     }
-    ~Files() {
+    ~TemporaryFolder() {
         std::error_code ignored;
         std::filesystem::remove_all(folder_, ignored);
     }
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
     std::string path(const std::string& name) const { return (folder_ / name).string(); }
     std::string write(const std::string& name, const std::string& bytes) const {
         std::ofstream(path(name), std::ios::binary) << bytes;
         return path(name);
     }
+    std::string copy(const std::string& from, const std::string& name) const {
+        std::filesystem::copy_file(from, folder_ / name);
+        return path(name);
+    }
     std::string read(const std::string& name) const {
         std::ifstream file(path(name), std::ios::binary);
         return {std::istreambuf_iterator<char>(file), {}};
     }
+    bool has(const std::string& name) const { return std::filesystem::exists(path(name)); }
     std::size_t count() const {
         std::size_t n = 0;
         for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_)) ++n;
         return n;
+    }
+
+private:
+    std::filesystem::path folder_;
+};
+
+/// The folder of the test program, with models made for it.
+class Files : public TemporaryFolder {
+public:
+    static Files& shared() {
+        static Files files;
+        return files;
     }
 
     const std::string& tiny() const { return tiny_; }              ///< llama, context 256
@@ -216,10 +237,6 @@ public:
 
 private:
     Files() {
-        std::string pattern =
-            (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
-        if (mkdtemp(pattern.data()) == nullptr) std::abort();
-        folder_ = pattern;
         const auto make = [this](const char* name, const TinyOptions& options) {
             const std::vector<std::byte> bytes = make_tiny_gguf(options);
             return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
@@ -234,7 +251,6 @@ private:
         tiny_bytes_ = read("tiny.gguf");
     }
 
-    std::filesystem::path folder_;
     std::string tiny_;
     std::string tiny_gemma_;
     std::string vocabulary_;

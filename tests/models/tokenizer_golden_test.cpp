@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "models/gguf.h"
 #include "models/pre_tokenizer.h"
 #include "models/tokenizer.h"
+#include "tests/support/cpu_time.h"
 
 namespace winnow::test {
 namespace {
@@ -28,19 +28,6 @@ json read_golden(const std::string& name) {
     std::ifstream in(std::filesystem::path(WINNOW_TEST_DATA) / "golden" / name);
     return json::parse(in);
 }
-
-// Of this thread: other programs may keep the machine busy.
-double cpu_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-#ifdef NDEBUG
-constexpr double kMostSeconds = 2;
-#else
-constexpr double kMostSeconds = 60;  // not quadratic, at least
-#endif
 
 std::string utf8(unsigned code_point) {
     if (code_point >= 0xD800 && code_point < 0xE000) return "";  // a surrogate is none

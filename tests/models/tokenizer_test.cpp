@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <ctime>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -22,6 +21,7 @@
 #include "models/gguf.h"
 #include "models/gguf_writer.h"
 #include "models/pre_tokenizer.h"
+#include "tests/support/cpu_time.h"
 #include "winnow/error.h"
 
 namespace winnow::test {
@@ -419,19 +419,6 @@ TEST(TokenizerFile, RefusesIdsOutOfRange) {
     EXPECT_THROW(t->decode({end}), Error);
     EXPECT_EQ(t->find("no such token"), -1);
 }
-
-// Of this thread: other programs may keep the machine busy.
-double cpu_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-#ifdef NDEBUG
-constexpr double kMostSeconds = 2;
-#else
-constexpr double kMostSeconds = 60;  // not quadratic, at least
-#endif
 
 TEST(TokenizerSpeed, EncodesAMegabyteInTwoSeconds) {
     for (const auto& draft :
