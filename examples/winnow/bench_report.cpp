@@ -113,6 +113,7 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
                      {"n_gpu_layers", -1},
                      {"driver", driver.name},
                      {"driver_version", driver.version},
+                     {"device_uuid", subject.device.uuid},
                      {"n_prompt", result.test.n_prompt},
                      {"n_gen", result.test.n_gen},
                      {"n_depth", result.test.n_depth},

@@ -40,7 +40,7 @@ std::string trim(std::string_view text) {
 }
 
 // Answers to commands are for the person at the terminal, not part of the model's text.
-void tell(const std::string& line) { write_err(line + "\n"); }
+void tell(const std::string& line) { write_err(without_controls(line) + "\n"); }
 
 const std::string& need_file(const std::string& argument, const char* command) {
     // "-" would be standard input, where the chat itself reads.

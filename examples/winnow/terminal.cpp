@@ -49,9 +49,10 @@ void log_line(int level, std::string_view kind, std::string_view message) noexce
     try {
         std::string line = fmt::format("winnow: {}{}", kind, message);
         for (char& c : line) {
-            if (c == '\n' || c == '\r') c = ' ';
+            if (c == '\n' || c == '\r' || c == '\t') c = ' ';
         }
-        line += '\n';
+        // Names and values out of a file, and texts of a model, stand in messages.
+        line = without_controls(line) + '\n';
         if (verbosity >= level) write_err(line);
         if (to_file) write_all(log_fd, line);
     } catch (...) {
@@ -100,18 +101,27 @@ void write_out(std::string_view text) {
 
 void write_err(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }
 
-std::string printable(std::string_view text) {
-    if (!stdout_is_terminal()) return std::string(text);
+std::string without_controls(std::string_view text) {
     std::string out;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        if ((byte >= 0x20 && byte != 0x7f) || c == '\n' || c == '\t') out += c;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(text[i]);
+        const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+        if (byte == 0xc2 && next >= 0x80 && next < 0xa0) {
+            ++i;  // C1, as UTF-8 spells it
+        } else if ((byte >= 0x20 && byte != 0x7f) || byte == '\n' || byte == '\t') {
+            out += text[i];
+        }
     }
     return out;
 }
 
+std::string printable(std::string_view text) {
+    return stdout_is_terminal() ? without_controls(text) : std::string(text);
+}
+
 std::string dim_err(std::string_view text) {
-    return color_err ? fmt::format("{}{}{}", kDim, text, kPlain) : std::string(text);
+    const std::string shown = without_controls(text);
+    return color_err ? fmt::format("{}{}{}", kDim, shown, kPlain) : shown;
 }
 
 std::string input_prompt(std::string_view text) {

@@ -38,6 +38,18 @@ TEST(Flags, TheLogFileHasErrorsTooAndLogDisableSilencesTheTerminal) {
     EXPECT_THAT(files.read("error.log"), HasSubstr("missing.gguf"));
 }
 
+TEST(Flags, ControlCharactersReachNeitherTheTerminalNorTheLog) {
+    const Files& files = Files::shared();
+    const Outcome failed = run_program({"tokenize", "-m", files.vocabulary(), "-f", files.path("a\x1b[2Jb\xc2\x9b" "31mc\x07\n.txt"),
+                                        "--log-file", files.path("control.log")});
+    expect_error(failed, 1, "a[2Jb31mc .txt");
+    for (const std::string& text : {failed.err, files.read("control.log")}) {
+        EXPECT_EQ(text.find('\x1b'), text.npos) << text;
+        EXPECT_EQ(text.find("\xc2\x9b"), text.npos) << text;
+        EXPECT_EQ(text.find('\x07'), text.npos) << text;
+    }
+}
+
 class FlagsOnDevice : public OnDevice {};
 
 TEST_F(FlagsOnDevice, BatchSizeAndZeroPenaltiesAreAccepted) {
