@@ -33,8 +33,9 @@ const Architecture& architecture_of(const GgufFile& file) {
     const std::string_view name = file.get_string("general.architecture");
     for (const Architecture& a : kArchitectures)
         if (a.name == name) return a;
-    bad(file, fmt::format("architecture '{}' is not supported, known are {}", safe_excerpt(name),
-                          fmt::join(known_architectures(), ", ")));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}': architecture '{}' is not supported, known are {}; choose another model",
+                            safe_path(file.path()), safe_excerpt(name), fmt::join(known_architectures(), ", ")));
 }
 
 // Sets head_dim, n_rot and attention_scale.

@@ -61,7 +61,7 @@ int run(const char* preset, float mass) {
         n_found += found ? 1 : 0;
     }
     float least = 1;
-    for (const float mass : attention.audit()) least = mass < least ? mass : least;
+    for (const float captured : attention.audit()) least = captured < least ? captured : least;
     std::printf("%-10s found %u of %zu needles, attended %5.1f %% of %u tokens, captured mass >= %.4f (%s)\n", preset, n_found,
                 needles.size(), 100.0 * attention.attended()[0] / kTokens, kTokens, least, attention.device().name.c_str());
     return n_found == needles.size() ? 0 : 1;

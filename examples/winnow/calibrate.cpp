@@ -86,13 +86,15 @@ int run_calibrate(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::string text =
         options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
+    const std::filesystem::path path = options.calibrate.output_file.empty()
+                                           ? sidecar_beside(vocabulary.path)
+                                           : std::filesystem::path(options.calibrate.output_file);
+    check_writable(path.string());
+    check_writable(options.calibrate.plot_file);
     const Learned learned = learn(
         options, vocabulary, text,
         options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext,
         false);
-    const std::filesystem::path path = options.calibrate.output_file.empty()
-                                           ? sidecar_beside(vocabulary.path)
-                                           : std::filesystem::path(options.calibrate.output_file);
     write_sidecar(path, learned.calibration, model_hash(vocabulary.file));
     if (!options.calibrate.plot_file.empty()) {
         OutputFile plot(options.calibrate.plot_file);

@@ -73,10 +73,11 @@ FinishReason Chat::answer_last() {
     request.prompt = tokens();
     if (request.prompt.size() > session_->n_ctx()) {
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the conversation has {} tokens but the context holds {}: /clear "
-                                "it, /undo the last turn, or "
-                                "start with a larger -c",
-                                request.prompt.size(), session_->n_ctx()));
+                    fmt::format("the conversation has {} tokens but the context holds {}: {}",
+                                request.prompt.size(), session_->n_ctx(),
+                                conversation_.turns.size() == 1
+                                    ? "give a shorter message, or start with a larger -c"
+                                    : "/clear it, /undo the last turn, or start with a larger -c"));
     }
     request.sampling = sampling_;
     request.stop_strings = stop_strings_;

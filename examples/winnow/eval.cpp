@@ -241,6 +241,8 @@ int run_eval(const Options& options) {
     std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
     for (const std::string& preset : presets)
         make_preset(preset, windowed);  // refuse a bad name before minutes of work
+    check_writable(options.eval.json_file);
+    check_writable(options.eval.plot_file);
     const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
     Evaluation evaluation(
         *session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,

@@ -122,6 +122,14 @@ void OutputFile::commit() {
     set_unfinished_file(nullptr);
 }
 
+void check_writable(const std::string& path) {
+    struct stat status = {};
+    const bool exists = stat(path.c_str(), &status) == 0;
+    // Who reads a pipe would take the end of the probe for the end of all.
+    if (path.empty() || (exists && S_ISFIFO(status.st_mode))) return;
+    const OutputFile probe(path);
+}
+
 void NpyFile::begin(std::uint64_t n_rows, std::uint64_t n_columns) {
     static_assert(std::endian::native == std::endian::little, "the header says little-endian");
     n_missing_ = n_rows * n_columns;

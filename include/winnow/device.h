@@ -20,6 +20,7 @@ struct DeviceInfo {
     std::uint64_t memory_bytes = 0;    ///< size of the largest device-local heap
     std::string uuid;                  ///< deviceUUID as 8-4-4-4-12 hexadecimal digits; empty when unknown
     std::string unusable_reason;       ///< empty, or the requirement that is missing
+    std::string cache_problem;         ///< of an open device: empty, or why compiled shaders cannot be kept
 };
 
 struct DeviceOptions {

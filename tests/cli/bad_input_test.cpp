@@ -94,6 +94,38 @@ TEST_F(BadRequest, LogitsThatCannotBeWritten) {
     EXPECT_EQ(files.read("old.npy"), "old");
 }
 
+// Not an error: the answer comes, and a line says why the next start will be slow too.
+TEST_F(BadRequest, ACacheFolderThatCannotBeWrittenIsOneWarning) {
+    Program::Options options;
+    options.environment["XDG_CACHE_HOME"] = Files::shared().write("no-folder", "");
+    const Outcome outcome =
+        run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1"}, "", options);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const std::vector<std::string> lines = own_lines(outcome.err);
+    ASSERT_EQ(lines.size(), 1u) << outcome.err;
+    EXPECT_NE(lines[0].find("no-folder/winnow"), std::string::npos) << lines[0];
+    EXPECT_NE(lines[0].find("XDG_CACHE_HOME"), std::string::npos) << lines[0];
+}
+
+TEST_F(BadRequest, ResultsThatCannotBeWrittenAreRefusedBeforeTheWork) {
+    const std::string& model = Files::shared().tiny();
+    expect_error(run_program({"calibrate", "-m", model, "-o", "/nonexistent/x.gguf"}), 1, "/nonexistent/x.gguf");
+    expect_error(run_program({"calibrate", "-m", model, "--plot", "/nonexistent/x.svg"}), 1, "/nonexistent/x.svg");
+}
+
+TEST_F(BadRequest, SparsePoliciesThatCannotBe) {
+    const std::string& model = Files::shared().tiny();
+    const auto generate = [&](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments{"generate", "-m", model, "-p", "a", "-n", "1"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        return run_program(arguments);
+    };
+    for (const char* mass : {"0", "-0.5", "1.01", "nan"})
+        expect_error(generate({"--sparse-mass", mass}), 2, "--sparse-mass");
+    expect_error(generate({"--sparse", "exact", "--sparse-budget", "67"}), 2, "below sink + window (4 + 64)");
+    expect_error(generate({"--sparse", "no-such"}), 2, "twilight");
+}
+
 TEST_F(BadRequest, TextsThatCannotBeUsed) {
     const Files& files = Files::shared();
     expect_error(run_program({"perplexity", "-m", files.tiny(), "-p", "too short", "-c", "64"}), 2,

@@ -18,7 +18,7 @@ namespace {
 // then 2^-6 or 2^-2.
 float quantized_value(KvType type, std::size_t dim, ReplicableRng& rng) {
     if (type == KvType::kQ4_0) return dim % 32 == 0 ? -2.0f : static_cast<float>(rng.integer(-7, 7)) / 4;
-    const int code = dim % 32 == 0 ? 127 : rng.integer(16, 126);
+    const auto code = dim % 32 == 0 ? 127 : static_cast<int>(rng.integer(16, 126));
     return static_cast<float>((rng.bits() & 1) != 0 ? -code : code) / 64;
 }
 
