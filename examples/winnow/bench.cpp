@@ -14,11 +14,11 @@
 
 #include "examples/winnow/bench_report.h"
 #include "examples/winnow/bench_stages.h"
-#include "examples/winnow/comma_list.h"
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/model_search.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/timed_work.h"
@@ -33,7 +33,7 @@ constexpr std::uint32_t kMostTokens = 1u << 24;
 std::vector<std::uint32_t> parse_list(const std::vector<std::string>& texts, const char* flag) {
     std::vector<std::uint32_t> values;
     for (const std::string& text : texts) {
-        for (const std::string& part : split_commas(text)) {
+        for (const std::string& part : split(text, ',')) {
             std::uint32_t value = 0;
             const char* end = part.data() + part.size();
             const auto [stop, error] = std::from_chars(part.data(), end, value);

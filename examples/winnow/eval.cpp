@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "examples/winnow/comma_list.h"
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/eval_probes.h"
@@ -16,6 +15,7 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/scoring.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
 
@@ -236,7 +236,7 @@ int run_eval(const Options& options) {
                                 "longer text or a smaller -c",
                                 tokens.size(), n_ctx));
     tokens.resize(n_ctx + 1);
-    std::vector<std::string> presets = split_commas(options.eval.presets);
+    std::vector<std::string> presets = split(options.eval.presets, ',');
     std::erase(presets, "");
     std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
     for (const std::string& preset : presets)

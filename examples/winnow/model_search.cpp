@@ -9,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "winnow/error.h"
 
@@ -37,19 +38,10 @@ std::string home_folder(const char* name, const char* in_home) {
     return home.empty() ? "" : fmt::format("{}/{}", home, in_home);
 }
 
-std::vector<std::string> split_colons(const std::string& text) {
-    std::vector<std::string> parts;
-    for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(':', begin), text.size());
-        if (end > begin) parts.push_back(text.substr(begin, end - begin));
-        begin = end + 1;
-    }
-    return parts;
-}
-
 // winnow's own: files lie in them directly.
 std::vector<std::string> model_folders() {
-    std::vector<std::string> folders = split_colons(variable("WINNOW_MODELS"));
+    std::vector<std::string> folders = split(variable("WINNOW_MODELS"), ':');
+    std::erase(folders, "");
     if (const std::string data = home_folder("XDG_DATA_HOME", ".local/share"); !data.empty())
         folders.push_back(data + "/winnow/models");
     return folders;

@@ -7,11 +7,11 @@
 
 namespace winnow::program {
 
-/// The parts between the commas, empty ones included: at least one.
-inline std::vector<std::string> split_commas(std::string_view text) {
+/// The parts between the separators, empty ones included: at least one.
+inline std::vector<std::string> split(std::string_view text, char separator) {
     std::vector<std::string> parts;
     for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
+        const std::size_t end = std::min(text.find(separator, begin), text.size());
         parts.emplace_back(text.substr(begin, end - begin));
         begin = end + 1;
     }
