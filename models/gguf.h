@@ -50,6 +50,7 @@ public:
     GgufFile(GgufFile&& other) noexcept;
     GgufFile& operator=(GgufFile&& other) noexcept;
     GgufFile(const GgufFile&) = delete;
+    GgufFile& operator=(const GgufFile&) = delete;
 
     const std::filesystem::path& path() const { return path_; }
     std::uint64_t file_bytes() const { return size_; }

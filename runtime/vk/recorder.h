@@ -23,6 +23,8 @@ public:
     ~Recorder();
     Recorder(Recorder&& other) noexcept;
     Recorder& operator=(Recorder&&) = delete;
+    Recorder(const Recorder&) = delete;
+    Recorder& operator=(const Recorder&) = delete;
 
     void begin();
     void end();
