@@ -18,7 +18,7 @@ void register_attend_sparse() {
         std::vector<std::uint32_t> list_words, control_words, map_words;
         for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) {
             for (std::uint32_t i = 0; i < listed; ++i) list_words.push_back(i * 20 + h);
-            control_words.insert(control_words.end(), {listed, n - 64, n});
+            control_words.insert(control_words.end(), {listed, listed, n - 64, n});
             map_words.push_back(h);
         }
         const vk::Buffer lists = b.words(list_words), controls = b.words(control_words), head_maps = b.words(map_words);

@@ -26,7 +26,7 @@ void run(benchmark::State& state, const Shape& s, std::uint32_t n, Scorer scorer
     const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * n * 4);
     const vk::Buffer scores = b.buffer(std::uint64_t{s.n_heads} * IndexerScore::score_stride(c.max_rows) * 4);
     const vk::Buffer partials = b.buffer((c.n_splits + 1) * s.n_heads * 8ull);
-    const vk::Buffer controls = b.zeros(s.n_kv_heads * 12), dropped = b.zeros(s.n_heads * 4);
+    const vk::Buffer controls = b.zeros(s.n_kv_heads * sizeof(SelectControl)), dropped = b.zeros(s.n_heads * 4);
     std::vector<std::uint32_t> policy_words;
     for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) policy_words.insert(policy_words.end(), {0, 0, n / 20, 0, 0});
     const vk::Buffer policies = b.words(policy_words), last = b.buffer(s.q_dim() * 4);

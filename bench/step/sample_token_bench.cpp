@@ -22,7 +22,7 @@ void register_sample_token() {
             const vk::Buffer candidates = b.buffer((s.n_vocab + 4096) * 8), counts = b.zeros(4096), counter = b.zeros(16);
             const vk::Buffer ring = b.zeros((1 + WINNOW_TOKEN_RING) * 4);
             b.run(state, SampleToken::bytes_moved(s.n_vocab), [&](vk::Recorder& r, std::uint32_t) {
-                stage.record(r, {st, logits, maxima, candidates, counts, counter, ring}, {s.n_vocab, s.n_vocab / 32});
+                stage.record(r, {st, logits, maxima, candidates, counts, counter, ring}, {s.n_vocab, s.n_vocab / 32, 32});
             });
         })->UseManualTime();
     }

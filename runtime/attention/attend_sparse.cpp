@@ -14,7 +14,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
-    const std::array<std::uint32_t, 11> spec{tuning.group_size,
+    const std::array<std::uint32_t, 13> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -24,7 +24,9 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              tuning.tokens_in_flight,
                                              c.block_size,
                                              c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
-                                             64};
+                                             64,
+                                             c.unit,
+                                             c.skip_values ? 1u : 0u};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("attend_sparse", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
@@ -38,7 +40,7 @@ void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const Attend
 }
 
 std::uint64_t AttendSparse::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_kv_heads * (2 * kv_row_bytes(c.kv_type, c.head_dim) + 4) +
+    return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + n_tokens / c.unit * c.n_kv_heads * 4 +
            8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 

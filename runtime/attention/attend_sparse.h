@@ -16,6 +16,8 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t n_splits = 0;
         bool quantize = true;
+        std::uint32_t unit = 1;  ///< tokens of a list entry
+        bool skip_values = false;  ///< whether AttendSparsePush::skip is heeded
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;

@@ -23,7 +23,7 @@ std::uint32_t lanes_per_row(std::uint32_t dim, std::uint32_t subgroup) {
 
 }  // namespace
 
-std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_rows + 7) / 8 * 8; }
+std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_rows + 15) / 16 * 16; }
 
 IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;

@@ -74,12 +74,11 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     for (std::size_t i = 0; i < policy.levels.size(); ++i) {
         const SelectLevel& level = policy.levels[i];
         const std::uint32_t rows = n_scored / level.unit + 1;
-        std::uint32_t stride = i + 1 == policy.levels.size() ? kv.capacity : rows;
-        // Units come whole and may pass the budget by one; with kEach every head has a budget of its own.
+        std::uint32_t stride = rows;
+        // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head has its own budget.
         const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
-        const std::uint64_t entries = i + 1 == policy.levels.size() ? level.budget : level.budget / level.unit;
         if (level.budget != 0 && level.budget_share == 0)
-            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (entries + level.unit)));
+            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
         z.strides.push_back(stride);
         z.max_rows = std::max(z.max_rows, rows);
         list_words += std::uint64_t{stride} * s.n_kv_heads;
@@ -203,6 +202,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     sparse.block_size = kv.block_size;
     sparse.n_splits = n_splits;
     sparse.quantize = quantize;
+    sparse.skip_values = policy_.value_skip > 0;
+    sparse.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
     attend_sparse_ = std::make_unique<AttendSparse>(device, sparse);
     audit_ = std::make_unique<AuditMass>(device, AuditMass::Config{shape.n_heads, shape.n_kv_heads, shape.head_dim, kv.type,
                                                                    kv.block_size, kAuditSplits});
@@ -422,10 +423,15 @@ std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std
     if (levels_.empty() || !selects(layer)) return {};
     const std::size_t last = levels_.size() - 1;
     const auto controls = vk::read_back_as<SelectControl>(device_, controls_);
-    const std::uint32_t n = controls[control(layer, last) + kv_head].n_list;
+    const SelectControl& c = controls[control(layer, last) + kv_head];
     const auto words = vk::read_back_as<std::uint32_t>(device_, lists_);
     const auto begin = words.begin() + list_offset(layer, last) + kv_head * level_strides_[last];
-    return {begin, begin + n};
+    std::vector<std::uint32_t> tokens;
+    const std::uint32_t unit = policy_.levels.back().unit;
+    for (auto entry = begin; entry != begin + c.n_list; ++entry)
+        for (std::uint32_t token = *entry * unit; token < (*entry + 1) * unit; ++token)
+            if (token >= policy_.sink && token < c.middle_end) tokens.push_back(token);
+    return tokens;
 }
 
 HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head) {

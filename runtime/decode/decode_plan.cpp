@@ -130,7 +130,7 @@ void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) co
     }
     recorder.barrier();
     recorder.timestamp(timer, "logits");
-    const SamplePush push{shape_.n_vocab, logits_.n_maxima()};
+    const SamplePush push{shape_.n_vocab, logits_.n_maxima(), logits_.rows_per_group()};
     const vk::BufferRange counter(b.counters, 0, b.counters.bytes());
     sample_token_.record(recorder, {b.state, b.logits, b.maxima, b.candidates, b.counts, counter, b.ring}, push);
     recorder.barrier();

@@ -27,6 +27,8 @@ layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;    // also write the quantised form
 layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split worth its merge
 
+const bool kSkipValues = false;
+
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
 #define KEY_BINDING 2
@@ -36,7 +38,6 @@ layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
-#define ACT_OUT_MAX_BLOCKS (kGroup * kHeadDim / 32 + 1)
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -50,16 +51,14 @@ float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
 
 void main() {
-    if (state.stopped != 0) return;
     const uint split = gl_WorkGroupID.x;
     const uint kv_head = gl_WorkGroupID.y;
     const uint position = state.position;
     const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    attend_init(kv_head);  // beside the state and the table, not after them
     const VisibleBlocks blocks = visible_blocks(table, position);
     const uint n_active = clamp(blocks.n / kMinBlocks, 1, kMaxSplits);
-    if (split >= n_active) return;
-
-    attend_init(kv_head);
+    if (state.stopped != 0 || split >= n_active) return;
     const uint begin = split * blocks.n / n_active * kBlockSize;
     const uint end = (split + 1) * blocks.n / n_active * kBlockSize;
     for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {

@@ -28,6 +28,8 @@ layout(constant_id = 7) const uint kTokensInFlight = 2;
 layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;
 layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a split worth its merge
+layout(constant_id = 11) const uint kUnit = 1;        // tokens of a list entry
+layout(constant_id = 12) const bool kSkipValues = false;
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -38,7 +40,6 @@ layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a spli
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
-#define ACT_OUT_MAX_BLOCKS (kGroup * kHeadDim / 32 + 1)
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -57,7 +58,6 @@ float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
 
 void main() {
-    if (state.stopped != 0) return;
     const uint split = gl_WorkGroupID.x;
     const uint kv_head = gl_WorkGroupID.y;
     const uint position = state.position;
@@ -65,8 +65,10 @@ void main() {
     const uint list_head = head_maps[push.head_map + kv_head];
     const uint list_at = push.list_offset + list_head * push.list_stride;
 
-    // What is attended: n_first sinks, n_list listed tokens, then everything from `recent` on.
-    uint n_first, n_list, recent;
+    attend_init(kv_head);  // beside the state and the table, not after them
+
+    // What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from `recent` on.
+    uint n_first, n_list, recent, n_middle = 0;
     if (table.window != 0) {
         recent = position + 1 > table.window ? position + 1 - table.window : 0;
         n_first = min(table.sink_tokens, recent);
@@ -79,28 +81,41 @@ void main() {
     } else {
         recent = min(controls[push.control + list_head].middle_end, position + 1);
         n_first = min(push.sink_tokens, recent);
-        n_list = controls[push.control + list_head].n_list;
+        n_list = controls[push.control + list_head].n_list * kUnit;
+        n_middle = controls[push.control + list_head].n_tokens;
     }
-    const uint n = n_first + n_list + position + 1 - recent;
-    const uint n_active = clamp(n / kMinTokens, 1, kMaxSplits);
-    if (split >= n_active) return;
-
-    attend_init(kv_head);
-    const uint begin = split * n / n_active;
-    const uint end = (split + 1) * n / n_active;
-    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
-        uint rows[kTokensInFlight];
-        bool visible[kTokensInFlight];
+    const uint n = n_first + n_middle + position + 1 - recent;
+    const uint n_items = n_first + n_list + position + 1 - recent;
+    const uint n_active = clamp(n_items / kMinTokens, 1, kMaxSplits);
+    if (state.stopped != 0 || split >= n_active) return;
+    const uint begin = split * n_items / n_active;
+    const uint end = (split + 1) * n_items / n_active;
+    uint rows[kTokensInFlight];
+    bool visible[kTokensInFlight];
+    for (uint i = begin; i < end + kSlots * kTokensInFlight; i += kSlots * kTokensInFlight) {
+        // Rows of the next tokens are looked up, list and table, while the keys and values of the present ones are under way.
+        uint next_rows[kTokensInFlight];
+        bool next_visible[kTokensInFlight];
         [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
             const uint item = min(i + t * kSlots + attend_slot(), end - 1);
+            next_visible[t] = i + t * kSlots + attend_slot() < end;
             uint token;
-            if (item < n_first) token = item;
-            else if (item < n_first + n_list) token = lists[list_at + item - n_first];
-            else token = recent + item - n_first - n_list;
-            visible[t] = i + t * kSlots + attend_slot() < end;
-            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+            if (item < n_first) {
+                token = item;
+            } else if (item < n_first + n_list) {
+                token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
+                next_visible[t] = next_visible[t] && token >= n_first && token < recent;
+                token = min(token, position);
+            } else {
+                token = recent + item - n_first - n_list;
+            }
+            next_rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
         }
-        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
+        if (i != begin) attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            rows[t] = next_rows[t];
+            visible[t] = next_visible[t];
+        }
     }
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;

@@ -33,10 +33,10 @@ layout(constant_id = 8) const uint kUnit = 1;         // tokens of a row
 layout(constant_id = 9) const uint kParentUnit = 0;   // tokens of a row of the level above; 0 = no level above
 layout(constant_id = 10) const uint kRule = 1;
 layout(constant_id = 11) const uint kPool = 0;
-layout(constant_id = 12) const uint kFinal = 1;       // writes tokens; else units
+layout(constant_id = 12) const uint kFinal = 1;       // the last level; its list is attended
 layout(constant_id = 13) const uint kIndexDim = 16;
 layout(constant_id = 14) const uint kLanes = 8;       // lanes per row
-layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 8
+layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 16
 layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends the newest index key
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums
@@ -232,17 +232,17 @@ uint unit_tokens(uint unit_id) {
     return to > from ? to - from : 0;
 }
 
-void load_rows(uint first, uint n_rows) {
-    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-        [[unroll]] for (uint j = 0; j < kHeld / 4; ++j) {
-            vec4 s = vec4(0.0);
-            if (first + 4 * j < n_rows) s = score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j];
-            [[unroll]] for (uint e = 0; e < 4; ++e)
-                held_weight[(4 * j + e) * kGroup + g] = min(s[e] - shared_lse[g], 0.0);
-        }
+void load_rows(uint first, uint n_rows, float threshold) {
+    vec4 loaded[kGroup * kHeld / 4];
+    [[unroll]] for (uint j = 0; j < kHeld / 4; ++j)
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            loaded[j * kGroup + g] =
+                first + 4 * j < n_rows ? score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j] : vec4(0.0);
+    [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+        float weight[kGroup];
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
+        hold_row(k, first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0, weight, threshold);
     }
-    [[unroll]] for (uint k = 0; k < kHeld; ++k)
-        held_tokens[k] = first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0;
 }
 
 void merge_state(inout vec2 state_md, vec2 other) {
@@ -318,13 +318,12 @@ struct Cut {
     uint room;  // tokens that still fit at the cut
 };
 
-// Sum of x over the invocations before this one, and over all.
+// Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one barrier is enough.
 uint scan_before(uint x, uint place, out uint total) {
-    uint before = subgroupExclusiveAdd(x);
-    const uint sum = subgroupAdd(x);
+    const uint through = subgroupInclusiveAdd(x);
+    if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) shared_counts[place * kSubgroups + gl_SubgroupID] = through;
     barrier();
-    if (subgroupElect()) shared_counts[place * kSubgroups + gl_SubgroupID] = sum;
-    barrier();
+    uint before = through - x;
     total = 0;
     for (uint s = 0; s < kSubgroups; ++s) {
         const uint here = shared_counts[place * kSubgroups + s];
@@ -334,7 +333,7 @@ uint scan_before(uint x, uint place, out uint total) {
     return before;
 }
 
-// Rows that the rule keeps, in ascending order, as units or as tokens.
+// Rows that the rule keeps, in ascending order, as units.
 void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fine[kRankings]) {
     Cut cuts[kRankings];
     for (uint r = 0; r < kRankings; ++r) {
@@ -344,9 +343,11 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     }
     const uint list_at = push.list_offset + kv_head * push.list_stride;
     uint written = 0;
+    uint n_tokens = 0;  // of this invocation's rows
+    uint place = 0;
     for (uint base = 0; base < n_rows; base += kTile) {
         const uint first = base + gl_LocalInvocationIndex * kHeld;
-        load_rows(first, n_rows);
+        hold_rows(false, base, n_rows, policy.threshold);
         bool keep[kHeld];
         uint counted[kHeld];  // bits: rankings whose mass has the row, before their cut
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
@@ -357,7 +358,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
             uint at_cut[kHeld];  // tokens
             uint own = 0;
             [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-                const uint rank = row_rank(r, k, policy.threshold);
+                const uint rank = held_rank[k * kRankings + r];
                 const bool before = rank != kOutside && (rank < cuts[r].rank || (cuts[r].open && rank <= cuts[r].rank));
                 at_cut[k] = rank == cuts[r].rank && !cuts[r].open ? held_tokens[k] : 0;
                 own += at_cut[k];
@@ -365,7 +366,8 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
                 if (before) counted[k] |= 1u << r;
             }
             uint cut_total;
-            uint cut_before = scan_before(own, 0, cut_total);
+            uint cut_before = scan_before(own, place, cut_total);
+            place ^= 1;
             [[unroll]] for (uint k = 0; k < kHeld; ++k) {
                 keep[k] = keep[k] || (at_cut[k] != 0 && cut_before < cuts[r].room);
                 cut_before += at_cut[k];
@@ -373,28 +375,27 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
             cuts[r].room -= min(cuts[r].room, cut_total);
         }
         uint size = 0;
-        [[unroll]] for (uint k = 0; k < kHeld; ++k) size += keep[k] ? (kFinal != 0 ? held_tokens[k] : 1) : 0;
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) size += keep[k] ? 1 : 0;
         uint tile;
-        uint place = list_at + written + scan_before(size, 1, tile);
+        uint at = list_at + written + scan_before(size, place, tile);
+        place ^= 1;
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
             if (!keep[k]) continue;
-            const uint unit_id = row_unit(first + k);
-            if (kFinal != 0) {
-                const uint from = max(unit_id * kUnit, sinks);
-                for (uint t = 0; t < held_tokens[k]; ++t) lists[place + t] = from + t;
-                place += held_tokens[k];
-            } else {
-                lists[place++] = unit_id;
-                // At the cut, or kept for another head's sake: not yet in the mass that this head keeps.
-                for (uint g = 0; g < kGroup; ++g)
-                    if ((counted[k] >> (kRankings == 1 ? 0 : g) & 1) == 0)
-                        atomicAdd(select_before_mass[g], mass_of(held_weight[k * kGroup + g], held_tokens[k]));
-            }
+            lists[at++] = row_unit(first + k);
+            n_tokens += held_tokens[k];
+            if (kFinal != 0) continue;
+            // At the cut, or kept for another head's sake: not yet in the mass that this head keeps.
+            for (uint g = 0; g < kGroup; ++g)
+                if ((counted[k] >> (kRankings == 1 ? 0 : g) & 1) == 0)
+                    atomicAdd(select_before_mass[g], mass_of(held_weight[k * kGroup + g], held_tokens[k]));
         }
         written += tile;
     }
+    uint all_tokens;
+    scan_before(n_tokens, place, all_tokens);
     if (gl_LocalInvocationIndex == 0) {
         controls[push.control + kv_head].n_list = written;
+        controls[push.control + kv_head].n_tokens = all_tokens;
         controls[push.control + kv_head].middle_end = middle_end;
         controls[push.control + kv_head].n_selected_at = position + 1;
     }
@@ -416,7 +417,7 @@ void main() {
     middle_end = max(min(beyond, position) / kBlockSize * kBlockSize, sinks);
     n_parents = kParentUnit == 0 ? 0 : controls[push.parent_control + kv_head].n_list;
     const uint n_rows = n_level_rows();
-    const uint n_active = clamp(n_rows / (4 * kSlots), 1, kSplits);
+    const uint n_active = clamp(n_rows / (kInFlight * kSlots), 1, kSplits);
     if (!always && gl_WorkGroupID.x >= n_active) return;
 
     load_query();
@@ -459,7 +460,6 @@ void main() {
     for (uint r = 0; r < kRankings; ++r) coarse[r] = fine[r] = 256;
     select_round(0, coarse, n_rows, rule);
     for (uint r = 0; r < kRankings; ++r) coarse[r] = select_cut[r];
-    barrier();
     select_round(1, coarse, n_rows, rule);
     for (uint r = 0; r < kRankings; ++r)
         if (coarse[r] < 256) fine[r] = select_cut[r];

@@ -46,47 +46,44 @@ layout(set = 0, binding = ACT_OUT_BINDING, scalar) restrict writeonly buffer Act
 float act_value(uint e);
 float act_square(uint e);
 
-shared int act_sums[ACT_OUT_MAX_BLOCKS * 8];
-
 // Writes blocks first_block .. first_block + n_blocks of a vector of nb blocks. Called by the whole workgroup,
-// after a barrier that made the values visible. 8 invocations share a block.
+// after a barrier that made the values visible. 8 neighbouring invocations share a block.
 void store_act(uint nb, uint first_block, uint n_blocks) {
     for (uint item = gl_LocalInvocationIndex; item < n_blocks * 8; item += gl_WorkGroupSize.x) {
         const uint block = item / 8;
         const uint word = item % 8;
+        float values[4];
         float largest = 0.0;
-        for (uint e = 0; e < 32; ++e) largest = max(largest, abs(act_value(block * 32 + e)));
+        float squares = 0.0;
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
+            values[j] = act_value(item * 4 + j);
+            largest = max(largest, abs(values[j]));
+            squares += act_square(item * 4 + j);
+        }
+        [[unroll]] for (uint d = 1; d < 8; d <<= 1) {
+            largest = max(largest, subgroupShuffleXor(largest, d));
+            squares += subgroupShuffleXor(squares, d);
+        }
         const float inverse = largest > 1.0e-30 ? 16256.0 / largest : 0.0;
         uint hi = 0;
         uint lo = 0;
         int sum = 0;
-        for (uint j = 0; j < 4; ++j) {
-            const int q = int(roundEven(act_value(block * 32 + word * 4 + j) * inverse));
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
+            const int q = int(roundEven(values[j] * inverse));
             const int h = (q + 64) >> 7;
             hi |= (uint(h) & 0xffu) << (8 * j);
             lo |= (uint(q - 128 * h) & 0xffu) << (8 * j);
             sum += q;
         }
+        [[unroll]] for (uint d = 1; d < 4; d <<= 1) sum += subgroupShuffleXor(sum, d);
         const uint part = word / 4;
         act_out[(part * nb + first_block + block) * 4 + word % 4] = hi;
         act_out[((part + 2) * nb + first_block + block) * 4 + word % 4] = lo;
-        act_sums[item] = sum;
-    }
-    barrier();
-    for (uint block = gl_LocalInvocationIndex; block < n_blocks; block += gl_WorkGroupSize.x) {
-        float largest = 0.0;
-        float squares = 0.0;
-        for (uint e = 0; e < 32; ++e) {
-            largest = max(largest, abs(act_value(block * 32 + e)));
-            squares += act_square(block * 32 + e);
-        }
-        const float scale = largest / 16256.0;
-        const uint s = block * 8;
         const uint at = (4 * nb + first_block + block) * 4;
-        act_out[at] = floatBitsToUint(scale);
-        act_out[at + 1] = floatBitsToUint(scale * float(act_sums[s] + act_sums[s + 1] + act_sums[s + 2] + act_sums[s + 3]));
-        act_out[at + 2] = floatBitsToUint(scale * float(act_sums[s + 4] + act_sums[s + 5] + act_sums[s + 6] + act_sums[s + 7]));
-        act_out[at + 3] = floatBitsToUint(squares);
+        const float scale = largest / 16256.0;
+        if (word % 4 == 0) act_out[at + 1 + part] = floatBitsToUint(scale * float(sum));
+        if (word == 0) act_out[at] = floatBitsToUint(scale);
+        if (word == 7) act_out[at + 3] = floatBitsToUint(squares);
     }
 }
 #endif

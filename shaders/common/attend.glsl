@@ -26,7 +26,8 @@ const uint kParts = kGroupSize >= 4 * kMergeQuads ? 4 : (kGroupSize >= 2 * kMerg
 const float kEmpty = -3.0e38;
 
 shared float merge_states[kSubgroups * kGroup * kStateSize];
-shared float merge_weights[kMaxSplits * kGroup];
+shared float merge_weights[(kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups) * kGroup];
+shared float merge_sums[kGroup];
 shared float merge_output[kGroup * kHeadDim];
 shared float merge_parts[kParts * kGroup * kHeadDim];
 shared uint merge_arrived;
@@ -57,15 +58,16 @@ void attend_init(uint kv_head) {
 }
 
 // Takes kTokensInFlight tokens at once: their loads overlap and the running maximum is raised once.
-// Every lane of a lane group passes the same rows; an invisible token is not read.
-// `skip` > 0: a value row whose weight is below that share of the running maximum for every head is neither read nor counted.
+// Every lane of a lane group passes the same rows. An invisible token's row is read all the same, since a load without a branch around
+// it can start early; it must lie inside the pool, what it holds does not matter.
+// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
 void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], float skip) {
     vec4 k[kTokensInFlight * kQuadsPerLane];
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = attend_lane() + u * kLanes;
-            vec4 a = vec4(0.0), b = vec4(0.0);
-            if (visible[t] && unit < kUnits) KV_LOAD(key_pool, rows[t], unit, a, b)
+            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
+            vec4 a, b;
+            KV_LOAD(key_pool, rows[t], unit, a, b)
             k[t * kQuadsPerLane + 2 * u] = a;
             k[t * kQuadsPerLane + 2 * u + 1] = b;
         }
@@ -91,7 +93,7 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         float heaviest = 0.0;
         [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, p[t * kGroup + g]);
-        visible[t] = visible[t] && heaviest >= skip;
+        if (kSkipValues) visible[t] = visible[t] && heaviest >= skip;
         [[unroll]] for (uint g = 0; g < kGroup; ++g) {
             if (!visible[t]) p[t * kGroup + g] = 0.0;
             attend_d[g] += p[t * kGroup + g];
@@ -99,9 +101,10 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     }
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = attend_lane() + u * kLanes;
+            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);
             vec4 a = vec4(0.0), b = vec4(0.0);
-            if (visible[t] && unit < kUnits) KV_LOAD(value_pool, rows[t], unit, a, b)
+            if (!kSkipValues || visible[t]) KV_LOAD(value_pool, rows[t], unit, a, b)
+            if (!visible[t]) a = b = vec4(0.0);  // zero times what stands there might be no number
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 attend_o[g * kQuadsPerLane + 2 * u] += p[t * kGroup + g] * a;
                 attend_o[g * kQuadsPerLane + 2 * u + 1] += p[t * kGroup + g] * b;
@@ -110,7 +113,8 @@ void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], fl
     }
 }
 
-// Merges the states of the whole workgroup into merge_states[0 .. kGroup * kStateSize): not normalised.
+// Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g also into
+// attend_m[0] and attend_d[0] of invocation g.
 void attend_merge_workgroup() {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) {
@@ -143,29 +147,27 @@ void attend_merge_workgroup() {
         }
     }
     barrier();
-    for (uint g = 0; g < kGroup; ++g) {
+    for (uint i = gl_LocalInvocationIndex; i < kSubgroups * kGroup; i += kGroupSize) {
         float largest = kEmpty;
-        for (uint s = 0; s < kSubgroups; ++s)
-            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
-        for (uint i = gl_LocalInvocationIndex; i < kHeadDim + 1; i += kGroupSize) {
-            const uint place = i < kHeadDim ? i : kHeadDim + 1;
-            float sum = 0.0;
-            for (uint s = 0; s < kSubgroups; ++s) {
-                const uint at = (s * kGroup + g) * kStateSize;
-                sum += exp(merge_states[at + kHeadDim] - largest) * merge_states[at + place];
-            }
-            if (i < kHeadDim) merge_output[g * kHeadDim + i] = sum;
-            else merge_weights[g] = sum;
-        }
+        for (uint s = 0; s < kSubgroups; ++s) largest = max(largest, merge_states[(s * kGroup + i % kGroup) * kStateSize + kHeadDim]);
+        merge_weights[i] = exp(merge_states[i * kStateSize + kHeadDim] - largest);
+        if (i < kGroup) attend_m[0] = largest;
     }
     barrier();
-    if (gl_LocalInvocationIndex < kGroup) {
-        const uint g = gl_LocalInvocationIndex;
-        float largest = kEmpty;
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
+        const uint g = i / kHeadDim;
+        float sum = 0.0;
         for (uint s = 0; s < kSubgroups; ++s)
-            largest = max(largest, merge_states[(s * kGroup + g) * kStateSize + kHeadDim]);
-        attend_m[0] = largest;
-        attend_d[0] = merge_weights[g];
+            sum += merge_weights[s * kGroup + g] * merge_states[(s * kGroup + g) * kStateSize + i % kHeadDim];
+        merge_output[i] = sum;
+    }
+    if (gl_LocalInvocationIndex < kGroup) {
+        attend_d[0] = 0.0;
+        for (uint s = 0; s < kSubgroups; ++s) {
+            const uint state_of = s * kGroup + gl_LocalInvocationIndex;
+            attend_d[0] += merge_weights[state_of] * merge_states[state_of * kStateSize + kHeadDim + 1];
+        }
+        merge_sums[gl_LocalInvocationIndex] = attend_d[0];
     }
     barrier();
 }
@@ -234,13 +236,8 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         return true;
     }
-    if (gl_LocalInvocationIndex < kGroup) {
-        merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
-        merge_states[kGroup + gl_LocalInvocationIndex] = 1.0 / attend_d[0];
-    }
-    barrier();
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-        merge_output[i] *= merge_states[kGroup + i / kHeadDim];
+    if (gl_LocalInvocationIndex < kGroup) merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) merge_output[i] *= 1.0 / merge_sums[i / kHeadDim];
     barrier();
     return true;
 }

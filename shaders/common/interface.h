@@ -90,6 +90,7 @@ struct AttendPush {
 struct SamplePush {
     uint n_vocab;
     uint n_maxima;
+    uint rows_per_maximum;  // logits whose largest one maximum is, in order
 };
 
 // Prefill: a chunk of n_tokens starting at `position`; activations between matmuls are f16 rows.
@@ -143,10 +144,11 @@ struct HeadPolicy {
     float threshold;    // estimated probability below which a token is never kept
 };
 
-// State of the selection of one (layer, kv head). A list holds tokens of the middle region [sinks, middle_end);
-// sinks and everything from middle_end on are attended besides, so that a list stays right while tokens are appended.
+// State of the selection of one (layer, kv head). A list holds units of tokens; of those at its ends only the tokens inside the
+// middle region [sinks, middle_end) count; sinks and everything from middle_end on are attended besides, so that a list stays right while tokens are appended.
 struct SelectControl {
     uint n_list;         // entries of the list
+    uint n_tokens;       // in the middle region
     uint middle_end;     // a multiple of the block size
     uint n_selected_at;  // tokens in the cache when the list was made; 0 = never
 };

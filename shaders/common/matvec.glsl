@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner product of a few weight rows with the quantised activation vector: one subgroup per kRowsPerPass rows, one
-// lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. Results go to
+// lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. A lane loads its next blocks before it
+// multiplies the present ones, across rows and passes, so that the memory never waits for arithmetic. Results go to
 // row_values[] in shared memory, where the including shader's epilogue finds them.
 // The includer defines kRowsPerPass and kBlocksInFlight (specialisation constants), MATVEC_MAX_ROWS, and includes weights and activations.
 #ifndef WINNOW_MATVEC_GLSL
@@ -9,14 +10,15 @@
 
 shared float row_values[MATVEC_MAX_ROWS];
 
-float dot_block(uint type, uint base, uint n_blocks, uint i, ActBlock a) {
+float dot_block(uint type, RawBlock raw, ActBlock a) {
     if (!is_quantized(type)) {
         float sum = 0.0;
-        for (uint k = 0; k < 8; ++k) sum += dot(load_floats(type, base, n_blocks, i, k), act_values(a, k));
+        [[unroll]] for (uint k = 0; k < 8; ++k)
+            sum += dot(floats_of(type, raw.quads[type == TYPE_F32 ? k : k / 2], k), act_values(a, k));
         return sum;
     }
-    const Codes c = load_codes(type, base, n_blocks, i);
-    const vec4 s = load_scales(type, base, n_blocks, i);
+    const Codes c = codes_of(type, raw);
+    const vec4 s = scales_of(type, raw);
     const int high_a = dot16(c.low, a.high_a);
     const int high_b = dot16(c.high, a.high_b);
     const int low_a = dot16(c.low, a.low_a);
@@ -28,45 +30,70 @@ float dot_block(uint type, uint base, uint n_blocks, uint i, ActBlock a) {
     return a.meta.x * s.x * float(128 * (high_a + high_b) + low_a + low_b) + s.z * (a.meta.y + a.meta.z);
 }
 
-// Stored row of the matrix for local row r; the includer defines it.
-uint stored_row(uint r);
+// Where the group's local row r lies; the includer defines it.
+struct MatvecRow {
+    uint base;      // first 16-byte word of its matrix
+    uint n_blocks;  // of the whole matrix
+    uint first;     // block of the row
+};
+MatvecRow matvec_row(uint r);
+MatvecRow matvec_row_of(MatrixRef m, uint nb, uint row) { return MatvecRow(m.base_quads, m.n_rows * nb, row * nb); }
 
-// Fills row_values[at .. at + n_rows) with W[stored_row(r)] . a for r in [0, n_rows). Returns the sum of squares that the
-// producer of the vector left in its blocks (the RMS norm's statistic), the same value in every invocation.
-// `type` must be a constant after specialisation. No barrier at the end.
-float matvec_rows(uint type, MatrixRef m, uint nb, uint n_rows, uint at) {
-    const uint n_blocks = m.n_rows * nb;
-    float squares = 0.0;
-    for (uint r0 = gl_SubgroupID * kRowsPerPass; r0 < n_rows; r0 += gl_NumSubgroups * kRowsPerPass) {
-        float sums[kRowsPerPass];
-        uint first[kRowsPerPass];
+RawBlock matvec_raw[kRowsPerPass * kBlocksInFlight];
+ActBlock matvec_act[kBlocksInFlight];
+
+void matvec_fetch(uint type, uint nb, uint r0, uint end, uint chunk) {
+    [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
+        const uint b = min((chunk * kBlocksInFlight + j) * gl_SubgroupSize + gl_SubgroupInvocationID, nb - 1);
+        matvec_act[j] = load_act(nb, b);
         [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
-            sums[k] = 0.0;
-            first[k] = stored_row(min(r0 + k, n_rows - 1)) * nb;
-        }
-        squares = 0.0;
-        uint b = gl_SubgroupInvocationID;
-        for (; b + (kBlocksInFlight - 1) * gl_SubgroupSize < nb; b += kBlocksInFlight * gl_SubgroupSize) {
-            [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
-                const ActBlock a = load_act(nb, b + j * gl_SubgroupSize);
-                squares += a.meta.w;
-                [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k)
-                    sums[k] += dot_block(type, m.base_quads, n_blocks, first[k] + b + j * gl_SubgroupSize, a);
-            }
-        }
-        for (; b < nb; b += gl_SubgroupSize) {
-            const ActBlock a = load_act(nb, b);
-            squares += a.meta.w;
-            [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k)
-                sums[k] += dot_block(type, m.base_quads, n_blocks, first[k] + b, a);
-        }
-        [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
-            const float total = subgroupAdd(sums[k]);
-            if (subgroupElect() && r0 + k < n_rows) row_values[at + r0 + k] = total;
+            const MatvecRow row = matvec_row(min(r0 + k, end - 1));
+            matvec_raw[j * kRowsPerPass + k] = load_raw(type, row.base, row.n_blocks, row.first + b);
         }
     }
+}
+
+// Sends for the first blocks of rows [first, end), so that what the caller reads next does not delay them.
+void matvec_begin(uint type, uint nb, uint first, uint end) {
+    matvec_fetch(type, nb, first + gl_SubgroupID * kRowsPerPass, end, 0);
+}
+
+// After matvec_begin with the same arguments: row_values[r] = W[r] . a for r in [first, end). Returns the sum of squares that the
+// producer of the vector left in its blocks (the RMS norm's statistic), the same value in every invocation.
+// `type` must be a constant after specialisation. No barrier at the end.
+float matvec_rows(uint type, uint nb, uint first, uint end) {
+    const uint n_chunks = (nb + kBlocksInFlight * gl_SubgroupSize - 1) / (kBlocksInFlight * gl_SubgroupSize);
+    const uint start = first + gl_SubgroupID * kRowsPerPass;
+    float squares = 0.0;
+    float sums[kRowsPerPass];
+    [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) sums[k] = 0.0;
+    uint chunk = 0;
+    for (uint r0 = start; r0 < end;) {
+        RawBlock raw[kRowsPerPass * kBlocksInFlight];
+        ActBlock act[kBlocksInFlight];
+        [[unroll]] for (uint i = 0; i < kRowsPerPass * kBlocksInFlight; ++i) raw[i] = matvec_raw[i];
+        [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) act[j] = matvec_act[j];
+        const bool last = chunk + 1 == n_chunks;
+        const uint next_r0 = last ? r0 + gl_NumSubgroups * kRowsPerPass : r0;
+        const uint next_chunk = last ? 0 : chunk + 1;
+        if (next_r0 < end) matvec_fetch(type, nb, next_r0, end, next_chunk);
+        [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
+            if ((chunk * kBlocksInFlight + j) * gl_SubgroupSize + gl_SubgroupInvocationID >= nb) continue;
+            if (r0 == start) squares += act[j].meta.w;
+            [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) sums[k] += dot_block(type, raw[j * kRowsPerPass + k], act[j]);
+        }
+        if (last) {
+            [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
+                const float total = subgroupAdd(sums[k]);
+                if (subgroupElect() && r0 + k < end) row_values[r0 + k] = total;
+                sums[k] = 0.0;
+            }
+        }
+        r0 = next_r0;
+        chunk = next_chunk;
+    }
     // A subgroup without a row of its own needs the statistic too.
-    if (gl_SubgroupID * kRowsPerPass >= n_rows)
+    if (start >= end)
         for (uint b = gl_SubgroupInvocationID; b < nb; b += gl_SubgroupSize)
             squares += uintBitsToFloat(act_in[4 * nb + b].w);
     return subgroupAdd(squares);

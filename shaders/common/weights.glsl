@@ -39,12 +39,11 @@ bool has_half_scales(uint type) { return type == TYPE_Q6_K; }
 
 uint align_quads(uint n_bytes) { return (n_bytes + 15) / 16; }
 
-// 16-byte words of the quants, before the planes that follow them.
-uint quant_quads(uint type, uint n_blocks) {
-    if (type == TYPE_Q8_0) return 2 * n_blocks;
-    if (type == TYPE_F16 || type == TYPE_BF16) return 4 * n_blocks;
-    if (type == TYPE_F32) return 8 * n_blocks;
-    return n_blocks;
+// Planes of 16-byte words, before the planes that follow them.
+uint quad_planes(uint type) {
+    if (type == TYPE_Q8_0) return 2;
+    if (type == TYPE_F16 || type == TYPE_BF16) return 4;
+    return type == TYPE_F32 ? 8 : 1;
 }
 
 uint high_bytes(uint type) {
@@ -56,12 +55,37 @@ uint high_bytes(uint type) {
 uint scale_bytes(uint type) { return type == TYPE_Q4_1 || type == TYPE_Q5_1 ? 4 : 2; }
 
 // First word of each plane; n_blocks = rows x blocks per row of the stored matrix.
-uint high_quad(uint type, uint base, uint n_blocks) { return base + quant_quads(type, n_blocks); }
+uint high_quad(uint type, uint base, uint n_blocks) { return base + quad_planes(type) * n_blocks; }
 uint scale_quad(uint type, uint base, uint n_blocks) {
     return high_quad(type, base, n_blocks) + align_quads(n_blocks * high_bytes(type));
 }
 uint super_quad(uint type, uint base, uint n_blocks) {
     return scale_quad(type, base, n_blocks) + align_quads(n_blocks * scale_bytes(type));
+}
+
+// A block as it lies in memory: what a lane holds while it waits. A type fills only the members that it has.
+struct RawBlock {
+    uvec4 quads[8];
+    uvec2 high;
+    uint scale;
+    uint super_scale;
+};
+
+RawBlock load_raw(uint type, uint base, uint n_blocks, uint i) {
+    RawBlock raw;
+    [[unroll]] for (uint k = 0; k < 8; ++k)
+        if (k < quad_planes(type)) raw.quads[k] = w_quads[base + k * n_blocks + i];
+    if (!is_quantized(type)) return raw;
+    if (high_bytes(type) == 4) raw.high.x = w_words[4 * high_quad(type, base, n_blocks) + i];
+    if (high_bytes(type) == 8) {
+        const uint at = 4 * high_quad(type, base, n_blocks) + 2 * i;
+        raw.high = uvec2(w_words[at], w_words[at + 1]);
+    }
+    const uint plane = scale_quad(type, base, n_blocks);
+    raw.scale = scale_bytes(type) == 4 ? w_words[4 * plane + i] : uint(w_halves[8 * plane + i]);
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) raw.super_scale = w_words[4 * super_quad(type, base, n_blocks) + i / 8];
+    if (type == TYPE_Q6_K) raw.super_scale = uint(w_halves[8 * super_quad(type, base, n_blocks) + i / 8]);
+    return raw;
 }
 
 // 32 codes as packed signed bytes: words 0-3 hold weights 0-15, words 4-7 weights 16-31.
@@ -70,63 +94,55 @@ struct Codes {
     uvec4 high;
 };
 
-Codes load_codes(uint type, uint base, uint n_blocks, uint i) {
+Codes codes_of(uint type, RawBlock raw) {
     Codes c;
-    const uvec4 quad = w_quads[base + i];
     if (type == TYPE_Q8_0) {
-        c.low = quad;
-        c.high = w_quads[base + n_blocks + i];
+        c.low = raw.quads[0];
+        c.high = raw.quads[1];
         return c;
     }
-    c.low = quad & 0x0f0f0f0fu;
-    c.high = (quad >> 4) & 0x0f0f0f0fu;
+    c.low = raw.quads[0] & 0x0f0f0f0fu;
+    c.high = (raw.quads[0] >> 4) & 0x0f0f0f0fu;
     if (high_bytes(type) == 4) {
-        const uint h = w_words[4 * high_quad(type, base, n_blocks) + i];
-        c.low |= ((uvec4(h) >> uvec4(0, 1, 2, 3)) & 0x01010101u) << 4;
-        c.high |= ((uvec4(h) >> uvec4(4, 5, 6, 7)) & 0x01010101u) << 4;
+        c.low |= ((uvec4(raw.high.x) >> uvec4(0, 1, 2, 3)) & 0x01010101u) << 4;
+        c.high |= ((uvec4(raw.high.x) >> uvec4(4, 5, 6, 7)) & 0x01010101u) << 4;
     }
     if (type == TYPE_Q6_K) {
-        const uint at = 4 * high_quad(type, base, n_blocks) + 2 * i;
-        c.low |= ((uvec4(w_words[at]) >> uvec4(0, 2, 4, 6)) & 0x03030303u) << 4;
-        c.high |= ((uvec4(w_words[at + 1]) >> uvec4(0, 2, 4, 6)) & 0x03030303u) << 4;
+        c.low |= ((uvec4(raw.high.x) >> uvec4(0, 2, 4, 6)) & 0x03030303u) << 4;
+        c.high |= ((uvec4(raw.high.y) >> uvec4(0, 2, 4, 6)) & 0x03030303u) << 4;
     }
     return c;
 }
 
-float half_at(uint index) { return unpackHalf2x16(uint(w_halves[index])).x; }
-
 // Scale and offset of the two halves of a block: (scale low, scale high, offset low, offset high).
-vec4 load_scales(uint type, uint base, uint n_blocks, uint i) {
-    const uint plane = scale_quad(type, base, n_blocks);
-    if (type == TYPE_Q4_1 || type == TYPE_Q5_1) {
-        const vec2 dm = unpackHalf2x16(w_words[4 * plane + i]);
-        return dm.xxyy;
-    }
+vec4 scales_of(uint type, RawBlock raw) {
+    if (type == TYPE_Q4_1 || type == TYPE_Q5_1) return unpackHalf2x16(raw.scale).xxyy;
     if (type == TYPE_Q4_K || type == TYPE_Q5_K) {
-        const uint sm = uint(w_halves[8 * plane + i]);
-        const vec2 d = unpackHalf2x16(w_words[4 * super_quad(type, base, n_blocks) + i / 8]);
-        const float scale = d.x * float(sm & 0xffu);
-        const float offset = -d.y * float(sm >> 8);
+        const vec2 d = unpackHalf2x16(raw.super_scale);
+        const float scale = d.x * float(raw.scale & 0xffu);
+        const float offset = -d.y * float(raw.scale >> 8);
         return vec4(scale, scale, offset, offset);
     }
     if (type == TYPE_Q6_K) {
-        const int ss = int(uint(w_halves[8 * plane + i]));
-        const float d = half_at(8 * super_quad(type, base, n_blocks) + i / 8);
-        const vec2 scale = d * vec2(float(bitfieldExtract(ss, 0, 8)), float(bitfieldExtract(ss, 8, 8)));
+        const int ss = int(raw.scale);
+        const vec2 scale = unpackHalf2x16(raw.super_scale).x * vec2(float(bitfieldExtract(ss, 0, 8)), float(bitfieldExtract(ss, 8, 8)));
         return vec4(scale, -32.0 * scale);
     }
-    const float d = half_at(8 * plane + i);
+    const float d = unpackHalf2x16(raw.scale).x;
     const float offset = type == TYPE_Q4_0 ? -8.0 * d : (type == TYPE_Q5_0 ? -16.0 * d : 0.0);
     return vec4(d, d, offset, offset);
 }
 
-// Four values of an unquantised block: weights 4*k .. 4*k+3, k in 0..7.
-vec4 load_floats(uint type, uint base, uint n_blocks, uint i, uint k) {
-    if (type == TYPE_F32) return uintBitsToFloat(w_quads[base + k * n_blocks + i]);
-    const uvec4 quad = w_quads[base + (k / 2) * n_blocks + i];
+// Four values of an unquantised block, from the word that holds them: weights 4*k .. 4*k+3, k in 0..7.
+vec4 floats_of(uint type, uvec4 quad, uint k) {
+    if (type == TYPE_F32) return uintBitsToFloat(quad);
     const uvec2 pair = (k & 1) == 0 ? quad.xy : quad.zw;
     if (type == TYPE_F16) return vec4(unpackHalf2x16(pair.x), unpackHalf2x16(pair.y));
     return uintBitsToFloat(uvec4(pair.x << 16, pair.x & 0xffff0000u, pair.y << 16, pair.y & 0xffff0000u));
+}
+
+vec4 load_floats(uint type, uint base, uint n_blocks, uint i, uint k) {
+    return floats_of(type, w_quads[base + (type == TYPE_F32 ? k : k / 2) * n_blocks + i], k);
 }
 
 // Sign-extended byte j of a word as a float.
@@ -138,8 +154,9 @@ vec4 bytes_float(uint word) {
 // Dequantised weights 4*k .. 4*k+3 of block i.
 vec4 load_values(uint type, uint base, uint n_blocks, uint i, uint k) {
     if (!is_quantized(type)) return load_floats(type, base, n_blocks, i, k);
-    const Codes c = load_codes(type, base, n_blocks, i);
-    const vec4 s = load_scales(type, base, n_blocks, i);
+    const RawBlock raw = load_raw(type, base, n_blocks, i);
+    const Codes c = codes_of(type, raw);
+    const vec4 s = scales_of(type, raw);
     return k < 4 ? bytes_float(c.low[k]) * s.x + s.z : bytes_float(c.high[k - 4]) * s.y + s.w;
 }
 

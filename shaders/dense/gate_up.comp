@@ -8,6 +8,7 @@
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
@@ -25,7 +26,6 @@ layout(constant_id = 8) const uint kBlocksInFlight = 1;
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define ACT_OUT_BINDING 3
-#define ACT_OUT_MAX_BLOCKS (kRowsPerGroup / 32)
 #define MATVEC_MAX_ROWS (2 * kRowsPerGroup)
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
@@ -36,15 +36,27 @@ layout(constant_id = 8) const uint kBlocksInFlight = 1;
 
 layout(push_constant, scalar) uniform Push { GateUpPush push; };
 
-uint stored_row(uint r) { return gl_WorkGroupID.x * kRowsPerGroup + r; }
+uint last_row;  // of the matrices
+// Rows of the gate, then those of the other matrix.
+MatvecRow matvec_row(uint r) {
+    const uint row = min(gl_WorkGroupID.x * kRowsPerGroup + r % kRowsPerGroup, last_row);
+    if (r < kRowsPerGroup) return matvec_row_of(push.gate, kBlocks, row);
+    return matvec_row_of(push.up, kBlocks, row);
+}
 float act_value(uint e) { return row_values[e]; }
 float act_square(uint e) { return 0.0; }
 
 void main() {
-    if (state.stopped != 0) return;
+    last_row = push.gate.n_rows - 1;
     const uint n_rows = min(kRowsPerGroup, push.gate.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
-    const float squares = matvec_rows(kTypeGate, push.gate, kBlocks, n_rows, 0);
-    matvec_rows(kTypeUp, push.up, kBlocks, n_rows, kRowsPerGroup);
+    const uint end = kTypeGate == kTypeUp ? 2 * kRowsPerGroup : kRowsPerGroup;
+    matvec_begin(kTypeGate, kBlocks, 0, end);
+    if (state.stopped != 0) return;
+    const float squares = matvec_rows(kTypeGate, kBlocks, 0, end);
+    if (kTypeGate != kTypeUp) {
+        matvec_begin(kTypeUp, kBlocks, kRowsPerGroup, 2 * kRowsPerGroup);
+        matvec_rows(kTypeUp, kBlocks, kRowsPerGroup, 2 * kRowsPerGroup);
+    }
     const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
     barrier();
     for (uint r = gl_LocalInvocationIndex; r < n_rows; r += gl_WorkGroupSize.x)

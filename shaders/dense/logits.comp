@@ -33,12 +33,13 @@ layout(push_constant, scalar) uniform Push { MatvecPush push; };
 layout(set = 0, binding = 3, scalar) restrict writeonly buffer Logits { float logits[]; };
 layout(set = 0, binding = 4, scalar) restrict writeonly buffer Maxima { float maxima[]; };
 
-uint stored_row(uint r) { return gl_WorkGroupID.x * kRowsPerGroup + r; }
+MatvecRow matvec_row(uint r) { return matvec_row_of(push.w, kBlocks, gl_WorkGroupID.x * kRowsPerGroup + r); }
 
 void main() {
-    if (state.stopped != 0) return;
     const uint n_rows = min(kRowsPerGroup, push.w.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
-    const float squares = matvec_rows(kType, push.w, kBlocks, n_rows, 0);
+    matvec_begin(kType, kBlocks, 0, n_rows);
+    if (state.stopped != 0) return;
+    const float squares = matvec_rows(kType, kBlocks, 0, n_rows);
     const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
     barrier();
     for (uint r = gl_LocalInvocationIndex; r < n_rows; r += gl_WorkGroupSize.x)

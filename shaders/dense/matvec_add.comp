@@ -10,6 +10,7 @@
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
@@ -26,7 +27,6 @@ layout(constant_id = 7) const uint kBlocksInFlight = 1;
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define ACT_OUT_BINDING 5
-#define ACT_OUT_MAX_BLOCKS (kPostNorm != 0 ? kOutBlocks : kRowsPerGroup / 32)
 #define MATVEC_MAX_ROWS kRowsPerGroup
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
@@ -46,21 +46,22 @@ shared float out_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
 shared float normed_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
 shared uint arrived;
 
-uint stored_row(uint r) { return gl_WorkGroupID.x * kRowsPerGroup + r; }
+MatvecRow matvec_row(uint r) { return matvec_row_of(push.w, kBlocks, gl_WorkGroupID.x * kRowsPerGroup + r); }
 float act_value(uint e) { return normed_values[e]; }
 float act_square(uint e) { return out_values[e] * out_values[e]; }
 
 void main() {
-    if (state.stopped != 0) return;
     const uint n_rows = min(kRowsPerGroup, push.w.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
     const uint first_out = push.first_row + gl_WorkGroupID.x * kRowsPerGroup;
+    matvec_begin(kType, kBlocks, 0, n_rows);
     // What the epilogue needs is on its way while the rows are read.
     float residual = 0.0, weight = 0.0;
     if (gl_LocalInvocationIndex < n_rows) {
         residual = x[first_out + gl_LocalInvocationIndex];
         weight = next_norm[first_out + gl_LocalInvocationIndex];
     }
-    matvec_rows(kType, push.w, kBlocks, n_rows, 0);
+    if (state.stopped != 0) return;
+    matvec_rows(kType, kBlocks, 0, n_rows);
     barrier();
     if (kPostNorm == 0) {
         for (uint r = gl_LocalInvocationIndex; r < n_rows; r += gl_WorkGroupSize.x) {

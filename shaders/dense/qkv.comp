@@ -70,10 +70,17 @@ uint head_dimension(uint j) {
     return rotated && kNeox != 0 && j < kRot ? (j / 2) + (j % 2) * (kRot / 2) : j;
 }
 
-uint stored_row(uint r) { return head_row + head_dimension(first_dim + r); }
+MatrixRef matrix;  // the one that the group's head belongs to
+MatvecRow matvec_row(uint r) { return matvec_row_of(matrix, kBlocks, head_row + head_dimension(first_dim + r)); }
+
+// Low and high digits of the angle of a pair of the group: vec4(cos, sin, cos, sin).
+vec4 load_rope(uint position, uint pair) {
+    const uint half_rot = kRot / 2;
+    const uint at = push.rope_offset + (first_dim + 2 * pair) / 2;
+    return vec4(rope[at + (position & 255) * half_rot], rope[at + (256 + (position >> 8)) * half_rot]);
+}
 
 void main() {
-    if (state.stopped != 0) return;
     const uint n_q_groups = kHeads * kHeadDim / kRowsPerGroup;
     const bool is_q = gl_WorkGroupID.x < n_q_groups;
     const uint n_rows = is_q ? kRowsPerGroup : kKvRows;
@@ -86,10 +93,25 @@ void main() {
     const uint own_head = is_q ? head : (is_k ? head - kHeads : head - kHeads - kKvHeads);
     head_row = own_head * kHeadDim;
 
+    if (is_q) matrix = push.q;
+    else if (is_k) matrix = push.k;
+    else matrix = push.v;
+    const bool one_type = kTypeQ == kTypeK && kTypeK == kTypeV;
+    if (one_type || is_q) matvec_begin(kTypeQ, kBlocks, 0, n_rows);
+    else if (is_k) matvec_begin(kTypeK, kBlocks, 0, n_rows);
+    else matvec_begin(kTypeV, kBlocks, 0, n_rows);
+    // What the epilogue needs is on its way while the rows are read.
+    const uint position = state.position;
+    uint block = 0;
+    if (!is_q) block = physical_block(head_table(push.table_offset, push.table_stride, own_head), position / kBlockSize);
+    const bool rotates = rotated && first_dim + 2 * gl_LocalInvocationIndex < kRot && 2 * gl_LocalInvocationIndex < n_rows;
+    vec4 angle = rotates ? load_rope(position, gl_LocalInvocationIndex) : vec4(0.0);
+    if (state.stopped != 0) return;
+
     float squares;
-    if (is_q) squares = matvec_rows(kTypeQ, push.q, kBlocks, n_rows, 0);
-    else if (is_k) squares = matvec_rows(kTypeK, push.k, kBlocks, n_rows, 0);
-    else squares = matvec_rows(kTypeV, push.v, kBlocks, n_rows, 0);
+    if (one_type || is_q) squares = matvec_rows(kTypeQ, kBlocks, 0, n_rows);
+    else if (is_k) squares = matvec_rows(kTypeK, kBlocks, 0, n_rows);
+    else squares = matvec_rows(kTypeV, kBlocks, 0, n_rows);
     const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
     barrier();
 
@@ -103,9 +125,6 @@ void main() {
         norm = inversesqrt(subgroupAdd(sum) / float(kHeadDim) + push.eps);
     }
 
-    const uint position = state.position;
-    uint block = 0;
-    if (!is_q) block = physical_block(head_table(push.table_offset, push.table_stride, own_head), position / kBlockSize);
     for (uint pair = gl_LocalInvocationIndex; pair < n_rows / 2; pair += gl_WorkGroupSize.x) {
         const uint j = first_dim + 2 * pair;
         const uvec2 dims = uvec2(head_dimension(j), head_dimension(j + 1));
@@ -119,11 +138,9 @@ void main() {
             y *= norm * vec2(params[weight + dims.x], params[weight + dims.y]);
         }
         if (rotated && j < kRot) {
-            const uint half_rot = kRot / 2;
-            const vec2 low = rope[push.rope_offset + (position & 255) * half_rot + j / 2];
-            const vec2 high = rope[push.rope_offset + (256 + (position >> 8)) * half_rot + j / 2];
-            const float c = high.x * low.x - high.y * low.y;
-            const float s = high.y * low.x + high.x * low.y;
+            if (pair != gl_LocalInvocationIndex) angle = load_rope(position, pair);
+            const float c = angle.z * angle.x - angle.w * angle.y;
+            const float s = angle.w * angle.x + angle.z * angle.y;
             y = vec2(y.x * c - y.y * s, y.x * s + y.y * c);
         }
         if (is_q) {

@@ -57,8 +57,9 @@ void main() {
             vec4 scales[kRows];
             if (is_quantized(kType)) {
                 [[unroll]] for (uint r = 0; r < kRows; ++r) {
-                    codes[r] = load_codes(kType, push.w.base_quads, n_blocks, row_block[r] + block);
-                    scales[r] = load_scales(kType, push.w.base_quads, n_blocks, row_block[r] + block);
+                    const RawBlock raw = load_raw(kType, push.w.base_quads, n_blocks, row_block[r] + block);
+                    codes[r] = codes_of(kType, raw);
+                    scales[r] = scales_of(kType, raw);
                 }
             }
             [[unroll]] for (uint q = 0; q < 4; ++q) {

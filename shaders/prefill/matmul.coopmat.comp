@@ -68,16 +68,17 @@ void fetch(uint first_token, uint first_row, uint block) {
         const uint at = min(first_row + unit / 2, push.w.n_rows - 1) * kBlocks + block;
         const uint half_block = unit % 2;
         if (is_quantized(kType)) {
+            const RawBlock raw = load_raw(kType, base, n_blocks, at);
             if (kType == TYPE_Q8_0) {
                 row_raw[i] = w_quads[base + half_block * n_blocks + at];
             } else {
-                const Codes codes = load_codes(kType, base, n_blocks, at);
+                const Codes codes = codes_of(kType, raw);
                 row_raw[i] = half_block == 0 ? codes.low : codes.high;
             }
             if (kType == TYPE_Q4_0) {
-                row_scale[i] = vec2(half_at(8 * scale_quad(kType, base, n_blocks) + at), 0.0);
+                row_scale[i] = vec2(unpackHalf2x16(raw.scale).x, 0.0);
             } else {
-                const vec4 scales = load_scales(kType, base, n_blocks, at);
+                const vec4 scales = scales_of(kType, raw);
                 row_scale[i] = half_block == 0 ? scales.xz : scales.yw;
             }
         } else {

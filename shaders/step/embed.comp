@@ -3,9 +3,12 @@
 // Computes: the embedding row of the step's token as the residual stream x, and the first layer's quantised input.
 // One workgroup handles: kBlocksPerGroup blocks of 32. A token outside this row range of the table is left to another dispatch.
 // Bindings: 0 table (weight planes); 1 state; 2 x f32 [n_embd]; 3 first norm weight f32 [n_embd]; 4 quantised output [n_embd]
-// Needs: storage16.
+// Needs: storage16, subgroup shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x_id = 0) in;
@@ -16,7 +19,6 @@ layout(constant_id = 3) const uint kType = 8;
 #define W_BINDING 0
 #define STATE_BINDING 1
 #define ACT_OUT_BINDING 4
-#define ACT_OUT_MAX_BLOCKS kBlocksPerGroup
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
 #include "shaders/common/activations.glsl"

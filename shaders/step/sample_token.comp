@@ -4,7 +4,8 @@
 // inverse cumulative probability in token order. Appends it to the ring and advances the state.
 // A logit that no survivor of top-k or min-p lies below is found first, from the maxima that the logits stage left: the K-th
 // largest maximum is no larger than the K-th largest logit, and a penalty that lowers n tokens is allowed for by K + n. Every
-// workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it.
+// workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it. Greedy decoding needs nothing but the maxima
+// and the logits under the largest.
 // One workgroup handles: one range of the vocabulary, kept in order; the last to arrive finishes the job.
 // Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
@@ -233,12 +234,67 @@ uint key_with_mass(float largest, float wanted) {
     return key;
 }
 
+// Appends the token and moves the state on to it. One invocation.
+void advance(uint token) {
+    ring[1 + state.n_generated % WINNOW_TOKEN_RING] = token;
+    const uint n_generated = state.n_generated + 1;
+    ring[0] = n_generated;
+    state.recent[state.n_recent % WINNOW_MAX_RECENT] = token;
+    state.n_recent += 1;
+    state.rng_counter += 1;
+    state.n_generated = n_generated;
+    state.token = token;
+    const uint position = state.position + 1;
+    bool stop = n_generated >= state.n_limit || position >= state.n_capacity;
+    for (uint i = 0; i < state.n_eog; ++i) stop = stop || state.eog[i] == token;
+    state.position = position;
+    if (stop) state.stopped = 1;
+}
+
+uint min_all(uint x) {
+    x = subgroupMin(x);
+    barrier();
+    if (subgroupElect()) subgroup_counts[gl_SubgroupID] = x;
+    barrier();
+    uint least = 0xffffffffu;
+    for (uint s = 0; s < kSubgroups; ++s) least = min(least, subgroup_counts[s]);
+    return least;
+}
+
+// The lowest id with the largest logit, by way of the maxima: no other workgroup is needed.
+void take_largest() {
+    float largest = kNone;
+    uint at = 0xffffffffu;
+    for (uint first = gl_LocalInvocationIndex; first < push.n_maxima; first += kBatch * gl_WorkGroupSize.x)
+        [[unroll]] for (uint k = 0; k < kBatch; ++k) {
+            const uint i = first + k * gl_WorkGroupSize.x;
+            const float here = i < push.n_maxima ? maxima[i] : kNone;
+            if (here > largest) {
+                largest = here;
+                at = i;
+            }
+        }
+    const float own = largest;
+    largest = max_all(largest);
+    at = min(min_all(own == largest ? at : 0xffffffffu), push.n_maxima - 1);
+    const uint begin = at * push.rows_per_maximum;
+    uint token = 0xffffffffu;
+    for (uint i = gl_LocalInvocationIndex; i < push.rows_per_maximum; i += gl_WorkGroupSize.x)
+        if (begin + i < push.n_vocab && logits[begin + i] == largest) token = min(token, begin + i);
+    token = min(min_all(token), push.n_vocab - 1);
+    if (gl_LocalInvocationIndex == 0) advance(token);
+}
+
 void main() {
     if (state.stopped != 0) return;
     const uint n_penalised =
         state.repeat_penalty == 1.0 ? 0 : min(min(state.repeat_last_n, state.n_recent), WINNOW_MAX_RECENT);
     for (uint i = gl_LocalInvocationIndex; i < n_penalised; i += gl_WorkGroupSize.x)
         penalised[i] = state.recent[(state.n_recent - 1 - i) % WINNOW_MAX_RECENT];
+    if (!(state.temperature > 0.0) && n_penalised == 0) {
+        if (gl_WorkGroupID.x == 0) take_largest();
+        return;
+    }
     barrier();
     find_least(n_penalised);
     compact_range(n_penalised);
@@ -361,17 +417,5 @@ void main() {
         }
     }
 
-    ring[1 + state.n_generated % WINNOW_TOKEN_RING] = token;
-    const uint n_generated = state.n_generated + 1;
-    ring[0] = n_generated;
-    state.recent[state.n_recent % WINNOW_MAX_RECENT] = token;
-    state.n_recent += 1;
-    state.rng_counter += 1;
-    state.n_generated = n_generated;
-    state.token = token;
-    const uint position = state.position + 1;
-    bool stop = n_generated >= state.n_limit || position >= state.n_capacity;
-    for (uint i = 0; i < state.n_eog; ++i) stop = stop || state.eog[i] == token;
-    state.position = position;
-    if (stop) state.stopped = 1;
+    advance(token);
 }

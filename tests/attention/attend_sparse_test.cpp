@@ -27,20 +27,21 @@ constexpr std::uint32_t kFirstCounter = 3, kListOffset = 5, kFirstControl = 2, k
 struct SparseCase {
     CacheShape shape;
     std::uint32_t n_splits = 3, sinks = 4, window = 64;
-    double share = 0.3;  ///< of the tokens between sinks and window that are listed
+    double share = 0.3;  ///< of the units between sinks and window that are listed
     bool window_only = false;
     float skip = 0;
+    std::uint32_t unit = 1;  ///< tokens of a list entry
 
     std::string text() const {
-        return fmt::format("{} splits {} sinks {} window {}{} share {} skip {}", shape.text(), n_splits, sinks, window,
-                           window_only ? " only" : "", share, skip);
+        return fmt::format("{} splits {} sinks {} window {}{} share {} skip {} unit {}", shape.text(), n_splits, sinks, window,
+                           window_only ? " only" : "", share, skip, unit);
     }
     std::uint32_t middle_end() const {
         const std::uint32_t beyond = shape.n_tokens > window ? shape.n_tokens - window : 0;
         return std::min(beyond, shape.position()) / kBlock * kBlock;
     }
     AttendSparse::Config config() const {
-        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock, n_splits, quantize()};
+        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock, n_splits, quantize(), unit, skip > 0};
     }
     bool quantize() const { return shape.n_group * shape.head_dim % 32 == 0; }
 };
@@ -58,8 +59,12 @@ struct Rig {
         ReplicableRng rng(c.shape.n_tokens);
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             std::vector<std::uint32_t>& list = lists.emplace_back();
-            for (std::uint32_t t = c.sinks; t < c.middle_end(); ++t)
-                if (rng.uniform() < c.share) list.push_back(t);
+            std::vector<std::uint32_t>& chosen = units.emplace_back();
+            for (std::uint32_t u = c.sinks / c.unit; u * c.unit < c.middle_end(); ++u) {
+                if (rng.uniform() >= c.share) continue;
+                chosen.push_back(u);
+                for (std::uint32_t t = std::max(u * c.unit, c.sinks); t < std::min((u + 1) * c.unit, c.middle_end()); ++t) list.push_back(t);
+            }
         }
     }
     std::uint32_t list_head(std::uint32_t kv_head) const { return c.shape.n_kv_heads - 1 - kv_head; }
@@ -69,8 +74,8 @@ struct Rig {
         std::vector<std::uint32_t> list_words(kListOffset + stride * s.n_kv_heads, ~0u), head_map(kFirstMap, ~0u);
         std::vector<SelectControl> controls(kFirstControl + s.n_kv_heads);
         for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) {
-            std::copy(lists[h].begin(), lists[h].end(), list_words.begin() + kListOffset + h * stride);
-            controls[kFirstControl + h] = {static_cast<std::uint32_t>(lists[h].size()), c.middle_end(), s.n_tokens};
+            std::copy(units[h].begin(), units[h].end(), list_words.begin() + kListOffset + h * stride);
+            controls[kFirstControl + h] = {static_cast<std::uint32_t>(units[h].size()), static_cast<std::uint32_t>(lists[h].size()), c.middle_end(), s.n_tokens};
             head_map.push_back(list_head(h));
         }
         const auto buffer = [&](const auto& values) { return make_buffer(device, std::span(values)); };
@@ -136,7 +141,7 @@ struct Rig {
     vk::Device& device;
     SparseCase c;
     TestCache cache;
-    std::vector<std::vector<std::uint32_t>> lists;
+    std::vector<std::vector<std::uint32_t>> units, lists;  ///< entries of each list, and the tokens that they stand for
 };
 
 class AttendSparseTest : public GpuTest {
@@ -145,7 +150,7 @@ protected:
     static const AttendSparse& stage(const SparseCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<AttendSparse>& result =
-            stages_[fmt::format("{} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads, static_cast<int>(s.kv_type), c.n_splits)];
+            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads, static_cast<int>(s.kv_type), c.n_splits, c.unit, c.skip > 0)];
         if (!result) result = std::make_unique<AttendSparse>(device(), c.config());
         return *result;
     }
@@ -178,6 +183,13 @@ TEST_F(AttendSparseTest, SinksWindowAndListsOfEverySize) {
         for (const std::uint32_t window : {0u, 1u, 65u, 700u, 0xffffffffu})
             for (const double share : {0.0, 0.02, 1.0})
                 check({.shape = {.n_tokens = 1111}, .sinks = sinks, .window = window, .share = share});
+}
+
+TEST_F(AttendSparseTest, UnitsThatSinksAndWindowCut) {
+    for (const std::uint32_t unit : {16u, 64u, 1024u})
+        for (const std::uint32_t sinks : {0u, 4u, 100u, 1500u})
+            for (const std::uint32_t window : {1u, 65u, 700u})
+                check({.shape = {.n_tokens = 2111}, .sinks = sinks, .window = window, .share = unit == 1024 ? 1 : 0.3, .unit = unit});
 }
 
 TEST_F(AttendSparseTest, WindowOnly) {

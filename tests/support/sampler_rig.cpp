@@ -43,7 +43,7 @@ SamplerRig::Result SamplerRig::run(const SampleInput& in, std::uint32_t n_steps,
     const GuardedBuffer candidates(*device_, "candidates", (n_vocab + SampleToken::kMaxGroups) * 8);
     const GuardedBuffer counts(*device_, "counts", SampleToken::kMaxGroups * 4);
     const GuardedBuffer ring(*device_, "ring", std::as_bytes(std::span(ring_before)));
-    const SamplePush push{n_vocab, static_cast<std::uint32_t>(maxima.size())};
+    const SamplePush push{n_vocab, static_cast<std::uint32_t>(maxima.size()), group};
     vk::run_once(*device_, [&](vk::Recorder& recorder) {
         for (std::uint32_t step = 0; step < n_steps; ++step) {
             sample_token_.record(recorder,
