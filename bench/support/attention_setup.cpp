@@ -36,8 +36,7 @@ AttentionSetup::AttentionSetup(const Shape& shape, std::uint32_t n_tokens)
       n_splits(AttendDense::default_splits(Bench::get().device(), shape.n_kv_heads, n_tokens, 64)),
       state(Bench::get().state(n_tokens - 1)),
       query(Bench::get().buffer(shape.q_dim() * 4)),
-      partials(Bench::get().buffer(
-          attend_partial_bytes(shape.n_heads, shape.n_kv_heads, shape.head_dim, n_splits))),
+      partials(Bench::get().buffer(attend_partial_bytes(shape.n_heads, shape.n_kv_heads, shape.head_dim, n_splits))),
       counters(Bench::get().zeros(256)),
       attended(Bench::get().buffer(shape.q_dim() * 4)),
       act_out(Bench::get().buffer(activation_bytes(shape.q_dim()))) {}

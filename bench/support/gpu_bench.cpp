@@ -29,7 +29,8 @@ std::vector<Shape> read_shapes() {
             if (line.empty() || line[0] == '#') continue;
             Shape s;
             s.name = entry.path().stem().string();
-            std::istringstream(line) >> s.n_layers >> s.n_embd >> s.n_ff >> s.n_heads >> s.n_kv_heads >> s.head_dim >> s.n_vocab;
+            std::istringstream(line) >> s.n_layers >> s.n_embd >> s.n_ff >> s.n_heads >> s.n_kv_heads >> s.head_dim >>
+                s.n_vocab;
             list.push_back(s);
         }
     }
@@ -55,7 +56,8 @@ Bench& Bench::get() {
 
 Bench::Bench() : device_(vk::Device::open({})), copy_bytes_per_second_(vk::measure_copy_bandwidth(*device_)) {
     if (copy_bytes_per_second_ <= 0)
-        throw Error(ErrorCode::kUnsupported, fmt::format("'{}' has no timestamps, and benches go by them", device_->info().name));
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("'{}' has no timestamps, and benches go by them", device_->info().name));
     benchmark::AddCustomContext("device", device_->info().name + ", " + device_->info().driver);
     benchmark::AddCustomContext("copy_GB_per_s", fmt::format("{:.1f}", copy_bytes_per_second_ / 1e9));
 }
@@ -153,7 +155,8 @@ KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_l
 }
 
 const std::vector<WeightType>& matvec_types() {
-    static const std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kF16};
+    static const std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0,
+                                               WeightType::kF16};
     return types;
 }
 

@@ -43,14 +43,17 @@ public:
     /// A decode state that stands at `position` and is not stopped.
     vk::Buffer state(std::uint32_t position) const;
     /// Repacked pseudo-random matrix; several in a row when `n_copies` > 1, so that a cache does not flatter.
-    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in, std::uint64_t at_least_bytes) const;
+    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in,
+                                     std::uint64_t at_least_bytes) const;
     std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
 
-    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i - 1.
-    /// Reports bytes per second and the share of the copy bandwidth.
-    void run(benchmark::State& state, std::uint64_t bytes, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i
+    /// - 1. Reports bytes per second and the share of the copy bandwidth.
+    void run(benchmark::State& state, std::uint64_t bytes,
+             const std::function<void(vk::Recorder&, std::uint32_t)>& record);
     /// Microseconds of one of n dispatches in a row, each with its barrier: the best of n_samples runs.
-    double best_of(std::uint32_t n_samples, std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+    double best_of(std::uint32_t n_samples, std::uint32_t n,
+                   const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 
 private:
     Bench();

@@ -69,8 +69,7 @@ fs::path newest_below(const std::string& folder, const std::array<std::string, 2
     fs::path best;
     fs::file_time_type best_time;
     std::error_code error;
-    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied,
-                                           error);
+    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error);
     for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
         const std::string name = entry->path().filename().string();
         // Blobs are what the snapshots link to, under names that nobody types.
@@ -108,10 +107,9 @@ fs::path find_model(const std::string& name) {
     }
     std::error_code ignored;
     if (fs::exists(plain, ignored)) return plain;  // a folder, or nothing that can be read
-    throw Error(ErrorCode::kBadFile,
-                fmt::format("no model '{}' here, in WINNOW_MODELS or in a model cache: give the "
-                            "path of a .gguf file",
-                            name));
+    throw Error(ErrorCode::kBadFile, fmt::format("no model '{}' here, in WINNOW_MODELS or in a model cache: give the "
+                                                 "path of a .gguf file",
+                                                 name));
 }
 
 }  // namespace winnow::program

@@ -33,8 +33,8 @@ std::string without_controls(std::string_view text);
 /// Text of a model for standard output: without_controls() where that is a terminal, else as it is.
 std::string printable(std::string_view text);
 
-/// `text` without control characters, dimmed for standard error, or marked as the user's on standard output, where colours are
-/// on.
+/// `text` without control characters, dimmed for standard error, or marked as the user's on standard output, where
+/// colours are on.
 std::string dim_err(std::string_view text);
 std::string input_prompt(std::string_view text);
 /// Ends the colour that input_prompt() began, once the user has typed.

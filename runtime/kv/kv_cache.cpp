@@ -34,10 +34,11 @@ KvCache::KvCache(vk::Device& device, KvConfig config) : layout_(std::move(config
         const std::uint64_t bytes = layout_.pool_bytes(layer);
         if (bytes > limit) {
             const std::uint32_t most = largest_capacity(c, limit);
-            throw Error(ErrorCode::kOutOfMemory,
-                        fmt::format("the K pool of layer {} needs {} MiB for {} tokens; this device binds at most {} MiB: {}",
-                                    layer, bytes >> 20, c.capacity, limit >> 20,
-                                    most != 0 ? fmt::format("use -c {} or less", most) : "use another device"));
+            throw Error(
+                ErrorCode::kOutOfMemory,
+                fmt::format("the K pool of layer {} needs {} MiB for {} tokens; this device binds at most {} MiB: {}",
+                            layer, bytes >> 20, c.capacity, limit >> 20,
+                            most != 0 ? fmt::format("use -c {} or less", most) : "use another device"));
         }
         keys_.emplace_back(device, fmt::format("k_pool_{}", layer), bytes, vk::BufferUse::kDevice);
         values_.emplace_back(device, fmt::format("v_pool_{}", layer), bytes, vk::BufferUse::kDevice);

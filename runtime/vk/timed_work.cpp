@@ -61,8 +61,7 @@ double measure_copy_bandwidth(Device& device) {
     const std::array<std::uint32_t, 1> group{is_cpu ? 64u : 256u};
     const ComputePipeline copy(device, find_shader("copy_words"), 2, 4, group);
     TimedWork work(device, "copy_bandwidth", [&](Recorder& recorder) {
-        recorder.dispatch(copy, {from, to}, static_cast<std::uint32_t>(bytes / 16),
-                          is_cpu ? 64 : 4096);
+        recorder.dispatch(copy, {from, to}, static_cast<std::uint32_t>(bytes / 16), is_cpu ? 64 : 4096);
         recorder.barrier();
     });
     work.warm_up();

@@ -28,12 +28,10 @@ protected:
         for (int i = 0; i < 24; ++i) words += "the " + std::to_string(i * 37) + " ";
         return write("prompt.txt", words);
     }
-    Outcome run(const std::vector<std::string>& arguments) const {
-        return run_program(arguments, "", options_);
-    }
+    Outcome run(const std::vector<std::string>& arguments) const { return run_program(arguments, "", options_); }
     Outcome generate(const std::string& preset) const {
-        return run({"generate", "-m", model_, "-f", text_, "-c", "256", "-n", "4", "--temp", "0",
-                    "--sparse", preset, "--sparse-min-ctx", "0"});
+        return run({"generate", "-m", model_, "-f", text_, "-c", "256", "-n", "4", "--temp", "0", "--sparse", preset,
+                    "--sparse-min-ctx", "0"});
     }
 
     TemporaryFolder folder_;
@@ -105,8 +103,8 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
 
 TEST_F(Calibrate, WindowedModelsAndOddRequests) {
     const std::string gemma = folder_.copy(Files::shared().tiny_gemma(), "gemma.gguf");
-    const Outcome made = run({"calibrate", "-m", gemma, "-f", text_, "-o", path("own.gguf"),
-                              "--retrieval-share", "0.5"});
+    const Outcome made =
+        run({"calibrate", "-m", gemma, "-f", text_, "-o", path("own.gguf"), "--retrieval-share", "0.5"});
     EXPECT_EQ(made.status, 0) << made.err;
     EXPECT_TRUE(folder_.has("own.gguf"));
     write("short.txt", "too short");

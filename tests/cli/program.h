@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <gtest/gtest.h>
-
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -39,8 +38,7 @@ public:
     explicit Program(const std::vector<std::string>& arguments) : Program(arguments, Options{}) {}
     Program(const std::vector<std::string>& arguments, const Options& options) {
         int in[2], out[2], err[2];
-        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
-            std::abort();
+        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
         std::vector<std::string> words = {std::string(WINNOW_BIN) + "/winnow"};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
@@ -52,8 +50,7 @@ public:
             if (options.close_output) close(STDOUT_FILENO);
             else dup2(out[1], STDOUT_FILENO);
             dup2(err[1], STDERR_FILENO);
-            for (const auto& [name, value] : options.environment)
-                setenv(name.c_str(), value.c_str(), 1);
+            for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), 1);
             execv(argv[0], argv.data());
             _exit(127);
         }
@@ -159,8 +156,7 @@ inline Outcome run_program(const std::vector<std::string>& arguments, const std:
 }
 
 /// Lines of standard error that winnow wrote itself; drivers may write there too.
-inline std::vector<std::string> own_lines(const std::string& text,
-                                          const std::string& prefix = "winnow: ") {
+inline std::vector<std::string> own_lines(const std::string& text, const std::string& prefix = "winnow: ") {
     std::vector<std::string> lines;
     std::istringstream stream(text);
     for (std::string line; std::getline(stream, line);) {
@@ -186,8 +182,7 @@ inline bool has_device() {
 class TemporaryFolder {
 public:
     TemporaryFolder() {
-        std::string pattern =
-            (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
+        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
         if (mkdtemp(pattern.data()) == nullptr) std::abort();
         folder_ = pattern;
     }
