@@ -305,7 +305,7 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;
         if (selects && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
         if (layer.kind != LayerKind::kReuse) continue;
-        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which does not come before it: name an earlier layer", i, layer.source));
+        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later: name one before it", i, layer.source));
         const LayerKind source = layers[layer.source].kind;
         if (source != LayerKind::kSelect && source != LayerKind::kAnchor)
             bad(fmt::format("layer {} reuses layer {}, which selects nothing", i, layer.source));
