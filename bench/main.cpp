@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage benches: GPU time of one dispatch with the barrier after it, bytes moved, share of the copy bandwidth of the same run.
+// Stage benches: GPU time of one dispatch with the barrier after it, bytes moved, share of the copy bandwidth of the
+// same run.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sweeps group shapes of the matvec stages and of decode attention on the present GPU, at the shapes of bench/shapes, and prints the best
-// of each: where the tables of runtime/weights/*_tuning.cpp come from. Everything is compiled first, on all cores, and timed afterwards
-// without pause, since an idle GPU lowers its clocks.  Usage: winnow_tune [matvec|attention|all]
+// Sweeps group shapes of the matvec stages and of decode attention on the present GPU, at the shapes of bench/shapes,
+// and prints the best of each: where the tables of runtime/weights/*_tuning.cpp come from. Everything is compiled
+// first, on all cores, and timed afterwards without pause, since an idle GPU lowers its clocks.  Usage: winnow_tune
+// [matvec|attention|all]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,8 +21,6 @@
 #include "runtime/dense/matvec_add.h"
 #include "runtime/dense/qkv.h"
 #include "runtime/kv/step_buffers.h"
-#include "runtime/vk/timeline.h"
-#include "runtime/vk/timer.h"
 #include "runtime/weights/weight_planes.h"
 #include "winnow/error.h"
 
@@ -76,11 +75,16 @@ std::vector<Candidate> matvec_candidates(const std::string& stage, const Shape& 
             for (const std::uint32_t pass : {1u, 2u, 4u})
                 for (const std::uint32_t flight : {1u, 2u, 4u}) {
                     // No idle subgroups, and no more loads under way than registers hold.
-                    if (group / subgroup * pass > rows || pass * flight > 8 || (group == 1024 && pass * flight > 4)) continue;
+                    if (group / subgroup * pass > rows || pass * flight > 8 || (group == 1024 && pass * flight > 4))
+                        continue;
                     if (group > Bench::get().device().limits().max_workgroup_invocations) continue;
                     const MatvecTuning t{group, rows, pass, flight};
-                    list.push_back({stage + "/" + s.name, fmt::format("group {} rows {} pass {} flight {}", group, rows, pass, flight),
-                                    bytes, bytes > (64u << 20) ? 12u : 60u, [=] { return make(t); }, {}});
+                    list.push_back({stage + "/" + s.name,
+                                    fmt::format("group {} rows {} pass {} flight {}", group, rows, pass, flight),
+                                    bytes,
+                                    bytes > (64u << 20) ? 12u : 60u,
+                                    [=] { return make(t); },
+                                    {}});
                 }
     return list;
 }
@@ -99,57 +103,75 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
     qkv.head_dim = qkv.n_rot = s.head_dim;
     qkv.type_q = qkv.type_k = qkv.type_v = kType;
     const std::uint32_t qkv_rows = s.q_dim() + 2 * s.kv_dim();
-    add(all, matvec_candidates("qkv", s, Qkv::bytes_moved(qkv), {8, 16, 32}, [=, &device, w = matrices(qkv_rows, s.n_embd)](const MatvecTuning& t) {
-        Qkv::Config c = qkv;
-        c.tuning = t;
-        const auto stage = std::make_shared<Qkv>(device, c);
-        const MatrixRef ref = matrix_ref(kType, qkv_rows);
-        return Record([=](vk::Recorder& r, std::uint32_t i) {
-            stage->record(r,
-                          {(*w)[i % w->size()], m->act, m->state, m->rope, m->cache.tables(), m->params, m->query,
-                           m->cache.keys(0), m->cache.values(0), {}, {}, {}},
-                          {ref, ref, ref, 1e-5f, 1.0f, 0, 0, m->cache.layout().table_stride(), 0, 0});
-        });
-    }));
+    add(all, matvec_candidates("qkv", s, Qkv::bytes_moved(qkv), {8, 16, 32},
+                               [=, &device, w = matrices(qkv_rows, s.n_embd)](const MatvecTuning& t) {
+                                   Qkv::Config c = qkv;
+                                   c.tuning = t;
+                                   const auto stage = std::make_shared<Qkv>(device, c);
+                                   const MatrixRef ref = matrix_ref(kType, qkv_rows);
+                                   return Record([=](vk::Recorder& r, std::uint32_t i) {
+                                       stage->record(
+                                           r,
+                                           {(*w)[i % w->size()],
+                                            m->act,
+                                            m->state,
+                                            m->rope,
+                                            m->cache.tables(),
+                                            m->params,
+                                            m->query,
+                                            m->cache.keys(0),
+                                            m->cache.values(0),
+                                            {},
+                                            {},
+                                            {}},
+                                           {ref, ref, ref, 1e-5f, 1.0f, 0, 0, m->cache.layout().table_stride(), 0, 0});
+                                   });
+                               }));
     for (const std::uint32_t n_in : {s.q_dim(), s.n_ff}) {
         const MatvecAdd::Config config{n_in, s.n_embd, kType, false};
         add(all, matvec_candidates(n_in == s.n_ff ? "down" : "output", s, MatvecAdd::bytes_moved(config), {32},
                                    [=, &device, w = matrices(s.n_embd, n_in)](const MatvecTuning& t) {
-            MatvecAdd::Config c = config;
-            c.tuning = t;
-            const auto stage = std::make_shared<MatvecAdd>(device, c);
-            const MatrixRef ref = matrix_ref(kType, s.n_embd);
-            return Record([=](vk::Recorder& r, std::uint32_t i) {
-                stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->x, m->norm, m->act_out, m->norm, m->raw, m->counters},
-                              {ref, 0, n_in, 1e-5f, 0});
-            });
-        }));
+                                       MatvecAdd::Config c = config;
+                                       c.tuning = t;
+                                       const auto stage = std::make_shared<MatvecAdd>(device, c);
+                                       const MatrixRef ref = matrix_ref(kType, s.n_embd);
+                                       return Record([=](vk::Recorder& r, std::uint32_t i) {
+                                           stage->record(r,
+                                                         {(*w)[i % w->size()], m->act, m->state, m->x, m->norm,
+                                                          m->act_out, m->norm, m->raw, m->counters},
+                                                         {ref, 0, n_in, 1e-5f, 0});
+                                       });
+                                   }));
     }
     GateUp::Config gate_up;
     gate_up.n_embd = s.n_embd;
     gate_up.n_ff = s.n_ff;
     gate_up.type_gate = gate_up.type_up = kType;
-    add(all, matvec_candidates("gate_up", s, GateUp::bytes_moved(gate_up), {32, 64}, [=, &device, w = matrices(2 * s.n_ff, s.n_embd)](const MatvecTuning& t) {
-        GateUp::Config c = gate_up;
-        c.tuning = t;
-        const auto stage = std::make_shared<GateUp>(device, c);
-        const MatrixRef gate = matrix_ref(kType, s.n_ff);
-        MatrixRef up = gate;  // behind it in the same buffer
-        up.base_quads = static_cast<std::uint32_t>(weight_planes(kType, s.n_ff, s.n_embd).total / 16);
-        return Record([=](vk::Recorder& r, std::uint32_t i) {
-            stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->act_out}, {gate, up, 0, 1e-5f});
-        });
-    }));
+    add(all, matvec_candidates(
+                 "gate_up", s, GateUp::bytes_moved(gate_up), {32, 64},
+                 [=, &device, w = matrices(2 * s.n_ff, s.n_embd)](const MatvecTuning& t) {
+                     GateUp::Config c = gate_up;
+                     c.tuning = t;
+                     const auto stage = std::make_shared<GateUp>(device, c);
+                     const MatrixRef gate = matrix_ref(kType, s.n_ff);
+                     MatrixRef up = gate;  // behind it in the same buffer
+                     up.base_quads = static_cast<std::uint32_t>(weight_planes(kType, s.n_ff, s.n_embd).total / 16);
+                     return Record([=](vk::Recorder& r, std::uint32_t i) {
+                         stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->act_out}, {gate, up, 0, 1e-5f});
+                     });
+                 }));
     const Logits::Config logits{s.n_embd, s.n_vocab, kType, {}};
-    add(all, matvec_candidates("logits", s, Logits::bytes_moved(logits), {32, 64}, [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
-        Logits::Config c = logits;
-        c.tuning = t;
-        const auto stage = std::make_shared<Logits>(device, c);
-        const MatrixRef ref = matrix_ref(kType, s.n_vocab);
-        return Record([=](vk::Recorder& r, std::uint32_t i) {
-            stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima}, {ref, 0, s.n_embd, 1e-5f, 0});
-        });
-    }));
+    add(all, matvec_candidates("logits", s, Logits::bytes_moved(logits), {32, 64},
+                               [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
+                                   Logits::Config c = logits;
+                                   c.tuning = t;
+                                   const auto stage = std::make_shared<Logits>(device, c);
+                                   const MatrixRef ref = matrix_ref(kType, s.n_vocab);
+                                   return Record([=](vk::Recorder& r, std::uint32_t i) {
+                                       stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima},
+                                                     {ref, 0, s.n_embd, 1e-5f, 0});
+                                   });
+                               }));
     return all;
 }
 
@@ -163,7 +185,7 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
     const auto cache = std::make_shared<KvCache>(device, kv_config(s, n_tokens, n_layers));
     for (std::uint32_t l = 0; l < n_layers; ++l)
         for (const vk::Buffer* pool : {&cache->keys(l), &cache->values(l)})
-            vk::run_once(device, [&](vk::Recorder& r) { r.fill(*pool, 0x20102010); });
+            vk::run_once(device, [&](vk::Recorder& r) { r.fill(*pool, kSmallValues); });
     const auto state = std::make_shared<vk::Buffer>(b.state(n_tokens - 1));
     const std::uint32_t n_group = s.n_heads / s.n_kv_heads;
     std::vector<std::uint32_t> seen;
@@ -175,8 +197,9 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
             for (const std::uint32_t lanes : {8u, 16u})
                 for (const std::uint32_t flight : {1u, 2u, 4u}) {
                     if (lanes * 8 > s.head_dim || flight * s.head_dim / lanes > 64) continue;
-                    const std::uint64_t shared = 4ull * (group / device.limits().subgroup_size * n_group * (s.head_dim + 2) +
-                                                         splits * n_group + n_group * s.head_dim * 5);
+                    const std::uint64_t shared =
+                        4ull * (group / device.limits().subgroup_size * n_group * (s.head_dim + 2) + splits * n_group +
+                                n_group * s.head_dim * 5);
                     if (shared > device.limits().max_shared_memory_bytes) continue;
                     AttendDense::Config c;
                     c.n_heads = s.n_heads;
@@ -186,16 +209,20 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
                     c.tuning = {group, lanes, flight};
                     list.push_back({fmt::format("attend_dense/{}/{}", s.name, n_tokens),
                                     fmt::format("group {} lanes {} flight {} splits {}", group, lanes, flight, splits),
-                                    AttendDense::bytes_moved(c, n_tokens), n_tokens > 9000 ? 20u : 60u, [=, &device] {
+                                    AttendDense::bytes_moved(c, n_tokens),
+                                    n_tokens > 9000 ? 20u : 60u,
+                                    [=, &device] {
                                         const auto stage = std::make_shared<AttendDense>(device, c);
                                         return Record([=](vk::Recorder& r, std::uint32_t i) {
                                             const std::uint32_t l = i % n_layers;
-                                            stage->record(r,
-                                                          {*state, cache->tables(), cache->keys(l), cache->values(l), m->query,
-                                                           m->partials, m->counters, m->attended, m->act_out},
-                                                          {cache->layout().table_offset(l), cache->layout().table_stride(), 0});
+                                            stage->record(
+                                                r,
+                                                {*state, cache->tables(), cache->keys(l), cache->values(l), m->query,
+                                                 m->partials, m->counters, m->attended, m->act_out},
+                                                {cache->layout().table_offset(l), cache->layout().table_stride(), 0});
                                         });
-                                    }, {}});
+                                    },
+                                    {}});
                 }
     }
     return list;
@@ -220,33 +247,21 @@ void compile(std::vector<Candidate>& list) {
 // Two rounds over all, three runs each: the first round also raises the clocks.
 void time_all(std::vector<Candidate>& list) {
     vk::Device& device = Bench::get().device();
-    vk::Timeline timeline(device);
     for (int round = 0; round < 2; ++round)
         for (Candidate& c : list) {
             if (!c.record) continue;
-            vk::Recorder recorder(device, "tune");
-            vk::GpuTimer timer(device, 2);
-            recorder.begin();
-            recorder.full_barrier();
-            recorder.timestamp(&timer, "begin");
-            for (std::uint32_t i = 0; i < c.n_dispatches; ++i) {
-                c.record(recorder, i);
-                recorder.barrier();
-            }
-            recorder.timestamp(&timer, "end");
-            recorder.end();
-            for (int run = 0; run < 3; ++run) {
-                timeline.wait(timeline.submit(recorder));
-                c.microseconds = std::min(c.microseconds, timer.total_microseconds() / c.n_dispatches);
-            }
+            vk::TimedWork work = dispatches_in_a_row(device, c.n_dispatches, c.record);
+            for (int run = 0; run < 3; ++run) c.microseconds = std::min(c.microseconds, work.run() / c.n_dispatches);
         }
 }
 
 void report(std::vector<Candidate>& list) {
     std::erase_if(list, [](const Candidate& c) { return !c.record; });
     if (list.empty()) return;
-    std::sort(list.begin(), list.end(), [](const Candidate& a, const Candidate& b) { return a.microseconds < b.microseconds; });
-    fmt::print("{}: {:.2f} MB, best {:.2f} TB/s, worst {:.2f} us\n", list[0].stage, static_cast<double>(list[0].bytes) / 1e6,
+    std::sort(list.begin(), list.end(),
+              [](const Candidate& a, const Candidate& b) { return a.microseconds < b.microseconds; });
+    fmt::print("{}: {:.2f} MB, best {:.2f} TB/s, worst {:.2f} us\n", list[0].stage,
+               static_cast<double>(list[0].bytes) / 1e6,
                static_cast<double>(list[0].bytes) / list[0].microseconds / 1e6, list.back().microseconds);
     for (std::size_t i = 0; i < std::min<std::size_t>(6, list.size()); ++i)
         fmt::print("  {:8.2f} us  {}\n", list[i].microseconds, list[i].label);

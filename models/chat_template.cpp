@@ -13,15 +13,12 @@ namespace {
 
 using Messages = std::vector<ChatMessage>;
 
-bool contains(std::string_view text, std::string_view part) {
-    return text.find(part) != text.npos;
-}
+bool contains(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
 
 // What Python's str.strip() removes, since that is Jinja's `trim`.
 bool is_space(utf8proc_int32_t c) {
     return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-           c == 0x205F || c == 0x3000;
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 std::string_view trim(std::string_view text) {
@@ -70,8 +67,7 @@ std::string render_turns(const Turns& style, const Messages& messages, bool open
 std::string render_llama3(std::string_view preamble, const Messages& messages, bool open) {
     std::string out;
     const auto add = [&](std::string_view role, std::string_view before, std::string_view content) {
-        out += fmt::format("<|start_header_id|>{}<|end_header_id|>\n\n{}{}<|eot_id|>", role, before,
-                           content);
+        out += fmt::format("<|start_header_id|>{}<|end_header_id|>\n\n{}{}<|eot_id|>", role, before, content);
     };
     const bool has_system = !messages.empty() && messages[0].role == "system";
     if (!preamble.empty()) {
@@ -95,9 +91,8 @@ std::string render_gemma(const Messages& messages, bool open) {
             system += m.content + "\n\n";
             continue;
         }
-        out += fmt::format("<start_of_turn>{}\n{}{}<end_of_turn>\n",
-                           m.role == "assistant" ? "model" : m.role, std::exchange(system, ""),
-                           trim(m.content));
+        out += fmt::format("<start_of_turn>{}\n{}{}<end_of_turn>\n", m.role == "assistant" ? "model" : m.role,
+                           std::exchange(system, ""), trim(m.content));
     }
     return open ? out + "<start_of_turn>model\n" : out;
 }
@@ -115,8 +110,7 @@ std::string render_instructions(const Instructions& style, const Messages& messa
         if (m.role == "system" && style.system == SystemPlace::kOwnTurn) {
             out += fmt::format("[SYSTEM_PROMPT]{}{}[/SYSTEM_PROMPT]", style.gap, m.content);
         } else if (m.role == "system") {
-            system += is_marked ? fmt::format("<<SYS>>\n{}\n<</SYS>>\n\n", m.content)
-                                : m.content + "\n\n";
+            system += is_marked ? fmt::format("<<SYS>>\n{}\n<</SYS>>\n\n", m.content) : m.content + "\n\n";
         } else if (m.role == "user") {
             const bool waits = style.system == SystemPlace::kLastQuestion && i != last_question;
             std::string question = (waits ? "" : std::exchange(system, "")) + m.content;
@@ -125,8 +119,7 @@ std::string render_instructions(const Instructions& style, const Messages& messa
             if (is_marked && !out.empty()) out += "<s>";
             out += fmt::format("{}{}{}", style.open, question, style.close);
         } else {
-            const std::string_view answer =
-                style.trims_answers ? trim(m.content) : std::string_view(m.content);
+            const std::string_view answer = style.trims_answers ? trim(m.content) : std::string_view(m.content);
             out += fmt::format("{}{}{}</s>", style.gap, answer, is_marked ? " " : "");
         }
     }
@@ -174,8 +167,8 @@ constexpr Family kFamilies[] = {
 };
 
 const Family* find_family(std::string_view name) {
-    const auto found = std::find_if(std::begin(kFamilies), std::end(kFamilies),
-                                    [&](const Family& f) { return f.name == name; });
+    const auto found =
+        std::find_if(std::begin(kFamilies), std::end(kFamilies), [&](const Family& f) { return f.name == name; });
     return found == std::end(kFamilies) ? nullptr : found;
 }
 
@@ -300,8 +293,7 @@ std::string dates_preamble(std::string_view text) {
     const std::string date = assigned_literal(text, "date_string");
     if (at == text.npos || date.empty()) return "";
     std::string_view rest = text.substr(at + kKnowledge.size());
-    return fmt::format("{}{}\nToday Date: {}\n\n", kKnowledge,
-                       trim(take_literal(rest, '"', "\\n")), date);
+    return fmt::format("{}{}\nToday Date: {}\n\n", kKnowledge, trim(take_literal(rest, '"', "\\n")), date);
 }
 
 std::string_view eos_token(const GgufFile& file) {
@@ -341,8 +333,7 @@ ChatTemplate ChatTemplate::named(std::string_view name) {
     const Family* family = find_family(name);
     if (!family) {
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("unknown chat template '{}'; known are {}", name,
-                                fmt::join(names(), ", ")));
+                    fmt::format("unknown chat template '{}'; known are {}", name, fmt::join(names(), ", ")));
     }
     ChatTemplate made;
     made.name_ = family->name;

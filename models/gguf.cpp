@@ -46,18 +46,30 @@ const TypeRow* find_type(WeightType type) {
 
 // Names of types that exist but are not supported, so that a refusal is useful.
 std::string foreign_type_name(std::uint32_t id) {
-    static constexpr std::array<std::pair<std::uint32_t, const char*>, 23> names{{
-        {9, "Q8_1"}, {10, "Q2_K"}, {11, "Q3_K"}, {15, "Q8_K"}, {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-        {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"}, {24, "I8"}, {25, "I16"},
-        {26, "I32"}, {27, "I64"}, {28, "F64"}, {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
-        {40, "NVFP4"}, {41, "Q1_0"}}};
+    static constexpr std::array<std::pair<std::uint32_t, const char*>, 23> names{
+        {{9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
+         {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
+         {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},
+         {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},  {40, "NVFP4"}, {41, "Q1_0"}}};
     for (const auto& [known, name] : names)
         if (known == id) return name;
     return fmt::format("number {}", id);
 }
 
 enum ValueType : std::uint32_t {
-    kU8 = 0, kI8, kU16, kI16, kU32, kI32, kFloat32, kBool, kString, kArray, kU64, kI64, kFloat64
+    kU8 = 0,
+    kI8,
+    kU16,
+    kI16,
+    kU32,
+    kI32,
+    kFloat32,
+    kBool,
+    kString,
+    kArray,
+    kU64,
+    kI64,
+    kFloat64
 };
 
 // Bytes of a fixed-size value, 0 for strings, arrays and unknown ids.
@@ -75,7 +87,8 @@ constexpr const char* kDamaged = "download it again or choose another";
 // Walks the header; every read is checked against the end of the file.
 class Reader {
 public:
-    Reader(const std::byte* data, std::uint64_t size, const std::string& file) : data_(data), size_(size), file_(file) {}
+    Reader(const std::byte* data, std::uint64_t size, const std::string& file)
+        : data_(data), size_(size), file_(file) {}
 
     [[noreturn]] void fail(const std::string& what, const char* advice = kDamaged) const {
         throw Error(ErrorCode::kBadFile, fmt::format("'{}' is not a usable GGUF file: {}; {}", file_, what, advice));
@@ -269,9 +282,9 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
         const auto type = in.number<std::uint32_t>();
         const TypeRow* row = find_type(static_cast<WeightType>(type));
         if (row == nullptr)
-            in.fail(fmt::format("tensor '{}' is of type {}, which winnow does not support", shown,
-                                foreign_type_name(type)),
-                    "choose another quantisation, such as Q4_K_M or Q8_0");
+            in.fail(
+                fmt::format("tensor '{}' is of type {}, which winnow does not support", shown, foreign_type_name(type)),
+                "choose another quantisation, such as Q4_K_M or Q8_0");
         t.type = row->type;
         if (t.dims[0] % row->format.weights != 0)
             in.fail(fmt::format("tensor '{}' has {} columns, no multiple of the {} of a {} block", shown, t.dims[0],
@@ -404,9 +417,8 @@ const char* type_name(WeightType type) {
 std::optional<WeightType> weight_type_from_name(std::string_view name) {
     for (const TypeRow& row : kTypes) {
         const std::string_view known = row.name;
-        if (std::equal(known.begin(), known.end(), name.begin(), name.end(), [](char a, char b) {
-                return a == std::toupper(static_cast<unsigned char>(b));
-            }))
+        if (std::equal(known.begin(), known.end(), name.begin(), name.end(),
+                       [](char a, char b) { return a == std::toupper(static_cast<unsigned char>(b)); }))
             return row.type;
     }
     return std::nullopt;
@@ -415,7 +427,8 @@ std::optional<WeightType> weight_type_from_name(std::string_view name) {
 std::uint64_t row_bytes(WeightType type, std::uint64_t n) {
     const BlockFormat f = block_format(type);
     if (n % f.weights != 0)
-        throw Error(ErrorCode::kBadFile, fmt::format("a row of {} weights is no multiple of a {} block", n, type_name(type)));
+        throw Error(ErrorCode::kBadFile,
+                    fmt::format("a row of {} weights is no multiple of a {} block", n, type_name(type)));
     return n / f.weights * f.bytes;
 }
 

@@ -32,10 +32,10 @@ struct GgufArray {
 struct GgufTensor {
     std::string_view name;
     WeightType type = WeightType::kF32;
-    std::vector<std::uint64_t> dims;       ///< 1 to 4, none zero
-    std::span<const std::byte> bytes;      ///< view into the mapped file
+    std::vector<std::uint64_t> dims;   ///< 1 to 4, none zero
+    std::span<const std::byte> bytes;  ///< view into the mapped file
     std::uint64_t n_in() const { return dims.empty() ? 0 : dims[0]; }
-    std::uint64_t n_rows() const;          ///< product of the other dims
+    std::uint64_t n_rows() const;  ///< product of the other dims
 };
 
 /// A GGUF v2 or v3 file, memory mapped read-only. Everything is checked on opening: counts, string and
@@ -50,6 +50,7 @@ public:
     GgufFile(GgufFile&& other) noexcept;
     GgufFile& operator=(GgufFile&& other) noexcept;
     GgufFile(const GgufFile&) = delete;
+    GgufFile& operator=(const GgufFile&) = delete;
 
     const std::filesystem::path& path() const { return path_; }
     std::uint64_t file_bytes() const { return size_; }
@@ -57,8 +58,8 @@ public:
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
     const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
 
-    const GgufTensor* find(std::string_view name) const;      ///< nullptr when absent
-    const GgufTensor& tensor(std::string_view name) const;    ///< @throws Error(kBadFile) naming it
+    const GgufTensor* find(std::string_view name) const;    ///< nullptr when absent
+    const GgufTensor& tensor(std::string_view name) const;  ///< @throws Error(kBadFile) naming it
 
     // Typed metadata; the optional forms give nullopt when the key is absent and throw
     // Error(kBadFile) when it is there with another type or out of range.
@@ -94,7 +95,7 @@ struct BlockFormat {
     std::uint32_t bytes;
 };
 BlockFormat block_format(WeightType type);
-const char* type_name(WeightType type);                          ///< "Q4_K"
+const char* type_name(WeightType type);                                  ///< "Q4_K"
 std::optional<WeightType> weight_type_from_name(std::string_view name);  ///< case-insensitive
 /// Bytes of a row of n weights. @throws Error(kBadFile) when n is no multiple of the block.
 std::uint64_t row_bytes(WeightType type, std::uint64_t n);

@@ -17,8 +17,8 @@ constexpr std::uint64_t kAlignment = 32;
 
 template <typename T>
 void put(std::vector<std::byte>& out, const T& value) {
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    out.insert(out.end(), bytes, bytes + sizeof(T));
+    out.resize(out.size() + sizeof(T));
+    std::memcpy(out.data() + out.size() - sizeof(T), &value, sizeof(T));
 }
 void put_string(std::vector<std::byte>& out, std::string_view text) {
     put(out, static_cast<std::uint64_t>(text.size()));

@@ -33,8 +33,9 @@ const Architecture& architecture_of(const GgufFile& file) {
     const std::string_view name = file.get_string("general.architecture");
     for (const Architecture& a : kArchitectures)
         if (a.name == name) return a;
-    bad(file, fmt::format("architecture '{}' is not supported, known are {}", safe_excerpt(name),
-                          fmt::join(known_architectures(), ", ")));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}': architecture '{}' is not supported, known are {}; choose another model",
+                            safe_path(file.path()), safe_excerpt(name), fmt::join(known_architectures(), ", ")));
 }
 
 // Sets head_dim, n_rot and attention_scale.
@@ -132,7 +133,8 @@ ModelShape read_common_shape(const ConfigReader& c) {
     if (s.n_embd % 32 != 0) c.refuse_value("embedding_length", s.n_embd, "is no multiple of 32");
     if (s.n_ff % 32 != 0) c.refuse_value("feed_forward_length", s.n_ff, "is no multiple of 32");
     if (s.n_heads % s.n_kv_heads != 0)
-        c.refuse_value("attention.head_count", s.n_heads, fmt::format("does not divide by the {} kv heads", s.n_kv_heads));
+        c.refuse_value("attention.head_count", s.n_heads,
+                       fmt::format("does not divide by the {} kv heads", s.n_kv_heads));
     read_head_dims(c, s);
     s.n_vocab = read_vocabulary_size(c);
     LayerShape layer;
@@ -179,8 +181,7 @@ ModelTensors read_common_tensors(const GgufFile& file, const ModelShape& s) {
     ModelTensors tensors;
     tensors.token_embd = find.matrix("token_embd.weight", s.n_embd, s.n_vocab);
     tensors.output_norm = find.vector("output_norm.weight", s.n_embd);
-    tensors.output =
-        find.has("output.weight") ? find.matrix("output.weight", s.n_embd, s.n_vocab) : tensors.token_embd;
+    tensors.output = find.has("output.weight") ? find.matrix("output.weight", s.n_embd, s.n_vocab) : tensors.token_embd;
     for (std::uint32_t i = 0; i < s.n_layers; ++i) {
         const std::string blk = fmt::format("blk.{}.", i);
         LayerTensors l;
@@ -193,8 +194,8 @@ ModelTensors read_common_tensors(const GgufFile& file, const ModelShape& s) {
         l.ffn_gate = find.matrix(blk + "ffn_gate.weight", s.n_embd, s.n_ff);
         l.ffn_up = find.matrix(blk + "ffn_up.weight", s.n_embd, s.n_ff);
         l.ffn_down = find.matrix(blk + "ffn_down.weight", s.n_ff, s.n_embd);
-        for (const char* name : {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias",
-                                 "attn_norm.bias", "ffn_norm.bias", "ffn_gate_inp.weight", "attn_sinks.weight"})
+        for (const char* name : {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", "attn_norm.bias",
+                                 "ffn_norm.bias", "ffn_gate_inp.weight", "attn_sinks.weight"})
             find.refuse(blk + name);
         tensors.layers.push_back(l);
     }

@@ -57,7 +57,8 @@ public:
     std::string key(std::string_view name) const { return prefix_ + "." + std::string(name); }
     /// @throws Error(kBadFile) when absent or outside [least, most].
     std::uint32_t count(std::string_view name, std::uint64_t least, std::uint64_t most) const;
-    std::uint32_t count_or(std::string_view name, std::uint32_t otherwise, std::uint64_t least, std::uint64_t most) const;
+    std::uint32_t count_or(std::string_view name, std::uint32_t otherwise, std::uint64_t least,
+                           std::uint64_t most) const;
     /// @throws Error(kBadFile) when absent or outside [least, most]; NaN is outside.
     float real(std::string_view name, float least, float most) const;
     float real_or(std::string_view name, float otherwise, float least, float most) const;
@@ -71,7 +72,8 @@ private:
     std::string prefix_;
 };
 
-/// Fields that all architectures share: counts, dimensions, context, epsilon, vocabulary; layers get the file's RoPE base.
+/// Fields that all architectures share: counts, dimensions, context, epsilon, vocabulary; layers get the file's RoPE
+/// base.
 ModelShape read_common_shape(const ConfigReader& config);
 /// A RoPE base, 10000 when absent.
 float read_rope_base(const ConfigReader& config, std::string_view name);

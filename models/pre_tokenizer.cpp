@@ -19,29 +19,23 @@ namespace {
 
 using Patterns = std::array<std::string_view, 2>;  // "" = not used
 
-constexpr std::string_view kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr Patterns kGpt2Family{kGpt2};
 constexpr Patterns kDigitsFamily{R"(\p{N})", kGpt2};
-constexpr Patterns kLlama3Family{
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
-    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
-constexpr Patterns kQwen2Family{
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
-    R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
-constexpr Patterns kQwen35Family{
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N})"
-    R"(| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
-constexpr Patterns kTekkenFamily{
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
-    R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
-constexpr Patterns kGpt4oFamily{
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-    R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr Patterns kLlama3Family{R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
+                                 R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr Patterns kQwen2Family{R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})"
+                                R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr Patterns kQwen35Family{R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N})"
+                                 R"(| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr Patterns kTekkenFamily{R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+                                 R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+                                 R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr Patterns kGpt4oFamily{R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+                                R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+                                R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+                                R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+                                R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 
 struct Known {
     std::string_view name;
@@ -106,12 +100,11 @@ constexpr Known kKnown[] = {
 };
 
 const Known& known(std::string_view name) {
-    const auto found = std::find_if(std::begin(kKnown), std::end(kKnown),
-                                    [&](const Known& k) { return k.name == name; });
+    const auto found =
+        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const Known& k) { return k.name == name; });
     if (found != std::end(kKnown)) return *found;
-    throw Error(ErrorCode::kBadFile,
-                fmt::format("tokenizer.ggml.pre '{}' is unknown; known are {}", name,
-                            fmt::join(PreTokenizer::names(), ", ")));
+    throw Error(ErrorCode::kBadFile, fmt::format("tokenizer.ggml.pre '{}' is unknown; known are {}", name,
+                                                 fmt::join(PreTokenizer::names(), ", ")));
 }
 
 // PCRE2's \s contains U+180E, Unicode's White_Space (which the models were trained with) does not.
@@ -183,11 +176,11 @@ public:
         const std::string text = with_unicode_space(pattern);
         int code = 0;
         PCRE2_SIZE offset = 0;
-        code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
-                                  PCRE2_UTF | PCRE2_UCP, &code, &offset, nullptr));
+        code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP, &code,
+                                  &offset, nullptr));
         if (!code_) {
-            throw Error(ErrorCode::kInternal, fmt::format("pre-tokenizer regex, byte {}: {}",
-                                                          offset, pcre_message(code)));
+            throw Error(ErrorCode::kInternal,
+                        fmt::format("pre-tokenizer regex, byte {}: {}", offset, pcre_message(code)));
         }
         // Without JIT (not built in, no executable memory) matching is slower, not wrong.
         pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);
@@ -195,10 +188,8 @@ public:
 
     // Appends the matches in `text` (valid UTF-8) and the gaps between them.
     void split(std::string_view text, std::vector<std::string_view>& out) const {
-        const std::unique_ptr<pcre2_match_data, MatchDataDeleter> match(
-            pcre2_match_data_create(1, nullptr));
-        const std::unique_ptr<pcre2_match_context, MatchContextDeleter> context(
-            pcre2_match_context_create(nullptr));
+        const std::unique_ptr<pcre2_match_data, MatchDataDeleter> match(pcre2_match_data_create(1, nullptr));
+        const std::unique_ptr<pcre2_match_context, MatchContextDeleter> context(pcre2_match_context_create(nullptr));
         if (!match || !context) throw Error(ErrorCode::kOutOfMemory, "no memory for a regex match");
         // The limit counts backtracking, which a long run of spaces needs; it is linear here.
         pcre2_set_match_limit(context.get(), UINT32_MAX);
@@ -206,13 +197,11 @@ public:
         const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.get());
         std::size_t done = 0;
         while (done < text.size()) {
-            const int rc = pcre2_match(code_.get(), subject, text.size(), done,
-                                       PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY, match.get(),
-                                       context.get());
+            const int rc = pcre2_match(code_.get(), subject, text.size(), done, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                                       match.get(), context.get());
             if (rc == PCRE2_ERROR_NOMATCH) break;
             if (rc < 0) {
-                throw Error(ErrorCode::kInternal,
-                            fmt::format("pre-tokenizer regex: {}", pcre_message(rc)));
+                throw Error(ErrorCode::kInternal, fmt::format("pre-tokenizer regex: {}", pcre_message(rc)));
             }
             if (range[0] > done) out.push_back(text.substr(done, range[0] - done));
             out.push_back(text.substr(range[0], range[1] - range[0]));

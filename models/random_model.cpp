@@ -128,7 +128,8 @@ void fill_random_weights(WeightType type, std::uint64_t seed, std::span<std::byt
         const std::size_t begin = n_blocks * t / n_threads;
         const std::size_t end = n_blocks * (t + 1) / n_threads;
         threads.emplace_back([=] {
-            fill_range(type, seed, begin, blocks.subspan(begin * block_bytes, (end - begin) * block_bytes), block_bytes);
+            fill_range(type, seed, begin, blocks.subspan(begin * block_bytes, (end - begin) * block_bytes),
+                       block_bytes);
         });
     }
 }
@@ -144,9 +145,10 @@ ModelSource make_model(std::string_view name, WeightType type, bool with_values)
     const BlockFormat format = block_format(type);
     for (const std::uint32_t columns : {k.n_embd, k.n_ff, k.n_heads * k.head_dim})
         if (columns % format.weights != 0)
-            throw Error(ErrorCode::kInvalidArgument,
-                        fmt::format("{} columns of shape '{}' are no multiple of the {} weights of a {} block: use q4_0",
-                                    columns, name, format.weights, type_name(type)));
+            throw Error(
+                ErrorCode::kInvalidArgument,
+                fmt::format("{} columns of shape '{}' are no multiple of the {} weights of a {} block: use q4_0",
+                            columns, name, format.weights, type_name(type)));
     ModelSource model;
     ModelShape& s = model.shape;
     s.architecture = "llama";

@@ -13,7 +13,8 @@ namespace winnow {
 std::span<const std::string_view> random_model_names();
 
 /// A llama model of a known shape with pseudo-random weights of one type, made in memory: what benches time without a
-/// file. All layers share the same host bytes (the device gets a copy per layer). The same name and type give the same weights.
+/// file. All layers share the same host bytes (the device gets a copy per layer). The same name and type give the same
+/// weights.
 /// @throws Error(kInvalidArgument) listing the names, or when the type does not fit the shape's columns.
 ModelSource random_model(std::string_view name, WeightType type);
 

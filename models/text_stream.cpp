@@ -18,10 +18,7 @@ std::size_t incomplete_bytes(std::string_view text) {
         const char c = text[text.size() - n];
         if (is_continuation(c)) continue;
         const auto lead = static_cast<unsigned char>(c);
-        const std::size_t need = lead < 0xC2 || lead > 0xF4 ? 1
-                                 : lead < 0xE0              ? 2
-                                 : lead < 0xF0              ? 3
-                                                            : 4;
+        const std::size_t need = lead < 0xC2 || lead > 0xF4 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
         return n < need ? n : 0;
     }
     return 0;

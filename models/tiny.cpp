@@ -30,7 +30,9 @@ std::string utf8(std::uint32_t code) {
 
 // GPT-2's map from bytes to printable characters: printable Latin-1 stays, the rest moves to 256 and up.
 std::string byte_token(unsigned byte) {
-    const auto stays = [](unsigned b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255); };
+    const auto stays = [](unsigned b) {
+        return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);
+    };
     if (stays(byte)) return utf8(byte);
     unsigned moved = 256;
     for (unsigned b = 0; b < byte; ++b)
@@ -76,7 +78,8 @@ Vocabulary sentencepiece_vocabulary() {
     v.add("<end_of_turn>", 3);
     const std::string space = utf8(0x2581);
     float score = -1;
-    for (const std::string& piece : {std::string("in"), std::string("th"), std::string("the"), space + "the", space + "a"})
+    for (const std::string& piece :
+         {std::string("in"), std::string("th"), std::string("the"), space + "the", space + "a"})
         v.add(piece, 1, score--);
     v.add(space, 1, -100);
     for (char c = 'a'; c <= 'z'; ++c) v.add(std::string(1, c), 1, -200.0f - static_cast<float>(c));
@@ -85,10 +88,12 @@ Vocabulary sentencepiece_vocabulary() {
 }
 
 constexpr const char* kChatml =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 constexpr const char* kGemma =
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] | trim "
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] | "
+    "trim "
     "+ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}";
 
 }  // namespace

@@ -39,14 +39,17 @@ enum class TokenType : std::uint8_t {  // GGUF's values
 // one even if the file calls it normal. Those of the second are ordinary text in some vocabularies
 // (Gemma's </s> is an HTML tag), so the file must call them control tokens.
 constexpr std::string_view kEndTokens[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_utterance>",
-    "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|fim_repo|>",
+    "<|eot_id|>",    "<|im_end|>",       "<|end|>",
+    "<|return|>",    "<|call|>",         "<|flush|>",
+    "<|calls|>",     "<end_of_turn>",    "<|endoftext|>",
+    "<|eom_id|>",    "<|end_of_text|>",  "<end_of_utterance>",
+    "<turn|>",       "<|tool_response>", "<｜end▁of▁sentence｜>",
+    "[e~[",          "<|fim_pad|>",      "<|fim_repo|>",
     "<|repo_name|>", "<|file_sep|>",
 };
 constexpr std::string_view kEndControlTokens[] = {
-    "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<fim-pad>", "<fim_pad>", "<PAD>",
-    "[PAD]", "<fim-repo>", "<REPO>", "<reponame>",
+    "</s>",      "<eos>", "<EOT>", "_<EOT>",     "[EOT]",  "[EOS]",      "<fim-pad>",
+    "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>", "<REPO>", "<reponame>",
 };
 
 // What the file says about its tokens.
@@ -70,8 +73,8 @@ Vocabulary read_vocabulary(const GgufFile& file) {
     v.types.assign(n, TokenType::kNormal);
     if (const GgufArray* types = file.find_array("tokenizer.ggml.token_type")) {
         if (types->integers.size() != n) {
-            fail(file, fmt::format("tokenizer.ggml.token_type has {} integers for {} tokens",
-                                   types->integers.size(), n));
+            fail(file,
+                 fmt::format("tokenizer.ggml.token_type has {} integers for {} tokens", types->integers.size(), n));
         }
         for (std::size_t i = 0; i < n; ++i) {
             const std::int64_t type = types->integers[i];
@@ -108,12 +111,10 @@ BpeEncoder make_bpe(const GgufFile& file, const Vocabulary& v) {
         PreTokenizer pre_tokenizer(*pre);
         TokenIds text_tokens;
         for (const auto& [token, id] : v.ids) {
-            const bool hidden =
-                v.types[id] == TokenType::kControl || v.types[id] == TokenType::kUnknown;
+            const bool hidden = v.types[id] == TokenType::kControl || v.types[id] == TokenType::kUnknown;
             if (pre_tokenizer.ignores_merges() && !hidden) text_tokens.emplace(token, id);
         }
-        return BpeEncoder(v.ids, std::move(text_tokens), merges->strings,
-                          std::move(pre_tokenizer));
+        return BpeEncoder(v.ids, std::move(text_tokens), merges->strings, std::move(pre_tokenizer));
     } catch (const Error& e) {
         if (e.code() != ErrorCode::kBadFile) throw;
         fail(file, e.what());
@@ -132,8 +133,7 @@ SpmEncoder make_spm(const GgufFile& file, Vocabulary& v, TokenId unknown) {
     const GgufArray* scores = file.find_array("tokenizer.ggml.scores");
     const std::size_t n_scores = scores ? scores->floats.size() : 0;
     if (n_scores != v.tokens.size()) {
-        fail(file, fmt::format("tokenizer.ggml.scores has {} floats for {} tokens", n_scores,
-                               v.tokens.size()));
+        fail(file, fmt::format("tokenizer.ggml.scores has {} floats for {} tokens", n_scores, v.tokens.size()));
     }
     std::array<TokenId, 256> byte_ids;
     for (unsigned byte = 0; byte < 256; ++byte) {
@@ -152,12 +152,11 @@ SpmEncoder make_spm(const GgufFile& file, Vocabulary& v, TokenId unknown) {
             fail(file, fmt::format("tokenizer.ggml.scores[{}] is not a number", i));
         }
         const TokenType type = v.types[i];
-        if (type == TokenType::kControl || type == TokenType::kUnknown ||
-            type == TokenType::kByte || v.tokens[i].empty()) {
+        if (type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kByte ||
+            v.tokens[i].empty()) {
             continue;
         }
-        tokens.push_back(
-            {v.tokens[i], static_cast<TokenId>(i), static_cast<float>(scores->floats[i])});
+        tokens.push_back({v.tokens[i], static_cast<TokenId>(i), static_cast<float>(scores->floats[i])});
     }
     return SpmEncoder(tokens, byte_ids, unknown);
 }
@@ -202,9 +201,7 @@ private:
         TokenId id = kNone;
         bool is_control = false;
     };
-    static std::uint64_t edge(std::uint64_t node, char c) {
-        return node << 8 | static_cast<unsigned char>(c);
-    }
+    static std::uint64_t edge(std::uint64_t node, char c) { return node << 8 | static_cast<unsigned char>(c); }
     std::vector<Node> nodes_{1};
     std::unordered_map<std::uint64_t, std::uint64_t> edges_;
     std::array<bool, 256> begins_{};
@@ -216,8 +213,7 @@ public:
         const std::string_view model = file.get_string("tokenizer.ggml.model");
         const bool is_spm = model == "llama";
         if (!is_spm && model != "gpt2") {
-            fail(file, fmt::format("tokenizer.ggml.model '{}' is unknown; known are gpt2, llama",
-                                   model));
+            fail(file, fmt::format("tokenizer.ggml.model '{}' is unknown; known are gpt2, llama", model));
         }
         read_special_ids(file, is_spm);
         if (is_spm) {
@@ -227,8 +223,7 @@ public:
         } else {
             adds_bos_ = encoder_.emplace<BpeEncoder>(make_bpe(file, vocabulary_)).adds_bos();
         }
-        adds_bos_ = bos_ != kNone &&
-                    file.find_bool("tokenizer.ggml.add_bos_token").value_or(adds_bos_);
+        adds_bos_ = bos_ != kNone && file.find_bool("tokenizer.ggml.add_bos_token").value_or(adds_bos_);
         for (TokenId id = 0; static_cast<std::size_t>(id) < n_vocab(); ++id) {
             if (is_hidden(id) || type(id) == TokenType::kUserDefined) {
                 const std::string& token = vocabulary_.tokens[id];
@@ -238,8 +233,7 @@ public:
     }
 
     // Left to right, at each place the longest special token, as the models' own tokenizers do it.
-    std::vector<TokenId> encode(std::string_view text,
-                                const EncodeOptions& options) const override {
+    std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const override {
         // SentencePiece takes U+2581 for a space, also where it looks for user-defined tokens.
         std::string spaced;
         if (std::holds_alternative<SpmEncoder>(encoder_)) text = spaced = SpmEncoder::decode(text);
@@ -295,13 +289,10 @@ public:
 
 private:
     TokenType type(TokenId id) const { return vocabulary_.types[id]; }
-    bool is_hidden(TokenId id) const {
-        return type(id) == TokenType::kControl || type(id) == TokenType::kUnknown;
-    }
+    bool is_hidden(TokenId id) const { return type(id) == TokenType::kControl || type(id) == TokenType::kUnknown; }
     void check(TokenId id) const {
         if (id >= 0 && static_cast<std::size_t>(id) < n_vocab()) return;
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("token {} is not one of the model's {}", id, n_vocab()));
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("token {} is not one of the model's {}", id, n_vocab()));
     }
 
     // `text` stands at the start or after a special token: SentencePiece prefixes a space to both.
@@ -321,8 +312,7 @@ private:
             case TokenType::kControl:
             case TokenType::kUnknown: return token;
             case TokenType::kByte:
-                return is_spm ? std::string(1, static_cast<char>(byte_of(token)))
-                              : BpeEncoder::decode(token);
+                return is_spm ? std::string(1, static_cast<char>(byte_of(token))) : BpeEncoder::decode(token);
             case TokenType::kUserDefined: return is_spm ? SpmEncoder::decode(token) : token;
             default: return is_spm ? SpmEncoder::decode(token) : BpeEncoder::decode(token);
         }
@@ -336,8 +326,7 @@ private:
         bos_ = id_or("bos", is_spm ? 1 : kNone);
         eos_ = id_or("eos", is_spm ? 2 : kNone);
         unknown_ = id_or("unknown", is_spm ? 0 : kNone);
-        std::set<TokenId> eog{eos_, read_id(file, "eot", n_vocab()),
-                              read_id(file, "eom", n_vocab())};
+        std::set<TokenId> eog{eos_, read_id(file, "eot", n_vocab()), read_id(file, "eom", n_vocab())};
         eog.erase(kNone);
         const bool has_types = file.find_array("tokenizer.ggml.token_type") != nullptr;
         if (!has_types) {  // else BOS would be printed as text
@@ -377,8 +366,6 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
-    return std::make_unique<GgufTokenizer>(file);
-}
+std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) { return std::make_unique<GgufTokenizer>(file); }
 
 }  // namespace winnow

@@ -13,8 +13,8 @@ namespace winnow {
 using TokenId = std::int32_t;
 
 struct EncodeOptions {
-    bool add_bos = true;         ///< prepend BOS if the model asks for one (never twice)
-    bool parse_special = true;   ///< control tokens spelled out in the text become their ids
+    bool add_bos = true;        ///< prepend BOS if the model asks for one (never twice)
+    bool parse_special = true;  ///< control tokens spelled out in the text become their ids
 };
 
 /// Text to token ids and back. Immutable after construction; thread-safe.

@@ -15,8 +15,8 @@ namespace winnow {
 namespace {
 
 constexpr std::int32_t kNone = -1;
-constexpr std::size_t kShortPiece = 24;        // up to here rescanning beats a heap
-constexpr std::size_t kLongestCached = 64;     // bytes; longer pieces hardly ever come again
+constexpr std::size_t kShortPiece = 24;       // up to here rescanning beats a heap
+constexpr std::size_t kLongestCached = 64;    // bytes; longer pieces hardly ever come again
 constexpr std::size_t kMostCached = 1 << 14;  // pieces
 
 // GPT-2 spells each byte as a printable character: itself if it is printable Latin-1, else one of
@@ -29,8 +29,8 @@ struct ByteAlphabet {
         byte_of.fill(-1);
         std::int32_t next = 0x100;
         for (int byte = 0; byte < 256; ++byte) {
-            const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) ||
-                                   (byte >= 0xAE && byte <= 0xFF);
+            const bool printable =
+                (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
             const std::int32_t code_point = printable ? byte : next++;
             utf8proc_uint8_t text[4];
             const auto n = utf8proc_encode_char(code_point, text);
@@ -46,8 +46,7 @@ const ByteAlphabet& alphabet() {
 }
 
 std::uint64_t pair_key(TokenId left, TokenId right) {
-    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
-           static_cast<std::uint32_t>(right);
+    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
 }
 
 }  // namespace
@@ -61,7 +60,7 @@ struct BpeEncoder::Work {
     struct Candidate {
         std::uint32_t rank;
         std::int32_t left;
-        TokenId left_id, right_id, result;  // stale once the symbols have other ids
+        TokenId left_id, right_id, result;          // stale once the symbols have other ids
         bool operator<(const Candidate& o) const {  // the heap's top is the lowest rank, leftmost
             return std::tie(rank, left) > std::tie(o.rank, o.left);
         }
@@ -72,8 +71,8 @@ struct BpeEncoder::Work {
     std::string spelled;
 };
 
-BpeEncoder::BpeEncoder(const TokenIds& tokens, TokenIds text_tokens,
-                       const std::vector<std::string_view>& merges, PreTokenizer pre)
+BpeEncoder::BpeEncoder(const TokenIds& tokens, TokenIds text_tokens, const std::vector<std::string_view>& merges,
+                       PreTokenizer pre)
     : text_tokens_(std::move(text_tokens)), pre_(std::move(pre)) {
     const auto id_of = [&](std::string_view token) {
         const auto found = tokens.find(token);
@@ -89,8 +88,7 @@ BpeEncoder::BpeEncoder(const TokenIds& tokens, TokenIds text_tokens,
         // The first byte may be a space that belongs to the left side.
         const std::size_t space = merge.find(' ', 1);
         if (merge.empty() || space == merge.npos || space + 1 == merge.size()) {
-            throw Error(ErrorCode::kBadFile,
-                        fmt::format("tokenizer.ggml.merges[{}] '{}' is not two tokens", i, merge));
+            throw Error(ErrorCode::kBadFile, fmt::format("tokenizer.ggml.merges[{}] '{}' is not two tokens", i, merge));
         }
         const TokenId left = id_of(merge.substr(0, space));
         const TokenId right = id_of(merge.substr(space + 1));
@@ -98,8 +96,7 @@ BpeEncoder::BpeEncoder(const TokenIds& tokens, TokenIds text_tokens,
         const TokenId result = id_of(joined);
         if (left == kNone || right == kNone || result == kNone) {
             throw Error(ErrorCode::kBadFile,
-                        fmt::format("tokenizer.ggml.merges[{}] '{}': '{}' is not in the vocabulary",
-                                    i, merge,
+                        fmt::format("tokenizer.ggml.merges[{}] '{}': '{}' is not in the vocabulary", i, merge,
                                     left == kNone    ? merge.substr(0, space)
                                     : right == kNone ? merge.substr(space + 1)
                                                      : std::string_view(joined)));
@@ -142,8 +139,7 @@ void BpeEncoder::encode_piece(std::string_view piece, Work& work, std::vector<To
     if (pre_.ignores_merges()) {
         work.spelled.clear();
         for (const char c : piece) work.spelled += alphabet().spelled[static_cast<std::uint8_t>(c)];
-        if (const auto whole = text_tokens_.find(work.spelled);
-            whole != text_tokens_.end()) {
+        if (const auto whole = text_tokens_.find(work.spelled); whole != text_tokens_.end()) {
             out.push_back(whole->second);
             return;
         }
@@ -171,9 +167,8 @@ void BpeEncoder::merge_short(Work& work) const {
     for (std::size_t i = 0; i + 1 < ids.size(); ++i) look_up(i);
     while (ids.size() > 1) {
         const std::size_t n_pairs = ids.size() - 1;
-        const auto best =
-            std::min_element(merges.begin(), merges.begin() + static_cast<std::ptrdiff_t>(n_pairs),
-                             [](const Merge& a, const Merge& b) { return a.rank < b.rank; });
+        const auto best = std::min_element(merges.begin(), merges.begin() + static_cast<std::ptrdiff_t>(n_pairs),
+                                           [](const Merge& a, const Merge& b) { return a.rank < b.rank; });
         if (best->rank == kNever) return;
         const std::size_t at = static_cast<std::size_t>(best - merges.begin());
         ids[at] = best->result;

@@ -21,8 +21,8 @@ public:
     /// @param tokens the whole vocabulary. @param text_tokens what a piece may become at once (no
     /// control tokens). @param merges "left right" in order of rank.
     /// @throws Error(kBadFile) naming a bad merge.
-    BpeEncoder(const TokenIds& tokens, TokenIds text_tokens,
-               const std::vector<std::string_view>& merges, PreTokenizer pre);
+    BpeEncoder(const TokenIds& tokens, TokenIds text_tokens, const std::vector<std::string_view>& merges,
+               PreTokenizer pre);
 
     /// Appends the ids of `text`. Bytes for which the vocabulary has no token are lost.
     void encode(std::string_view text, std::vector<TokenId>& out) const;

@@ -48,9 +48,8 @@ std::vector<Symbol> split_code_points(std::string_view text) {
     std::vector<Symbol> symbols;
     for (std::size_t at = 0; at < text.size();) {
         utf8proc_int32_t code_point;
-        const auto n =
-            utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at),
-                             static_cast<utf8proc_ssize_t>(text.size() - at), &code_point);
+        const auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + at),
+                                        static_cast<utf8proc_ssize_t>(text.size() - at), &code_point);
         const std::int32_t size = n > 0 ? static_cast<std::int32_t>(n) : 1;
         const auto index = static_cast<std::int32_t>(symbols.size());
         symbols.push_back({static_cast<std::int64_t>(at), size, index - 1, index + 1, kNone});
@@ -62,8 +61,7 @@ std::vector<Symbol> split_code_points(std::string_view text) {
 
 }  // namespace
 
-SpmEncoder::SpmEncoder(const std::vector<Token>& tokens, const std::array<TokenId, 256>& byte_ids,
-                       TokenId unknown)
+SpmEncoder::SpmEncoder(const std::vector<Token>& tokens, const std::array<TokenId, 256>& byte_ids, TokenId unknown)
     : byte_ids_(byte_ids), unknown_(unknown) {
     tokens_.reserve(tokens.size());
     for (const Token& token : tokens) {
@@ -87,8 +85,8 @@ void SpmEncoder::encode(std::string_view text, bool space_prefix, std::vector<To
     const auto push = [&](std::int32_t left, std::int32_t right) {
         if (left == kNone || right == kNone) return false;
         const std::int32_t size = symbols[left].size + symbols[right].size;
-        const Scored* token = find(whole.substr(static_cast<std::size_t>(symbols[left].begin),
-                                                static_cast<std::size_t>(size)));
+        const Scored* token =
+            find(whole.substr(static_cast<std::size_t>(symbols[left].begin), static_cast<std::size_t>(size)));
         if (token) heap.push_back({token->score, left, size, token->id});
         return token != nullptr;
     };
@@ -117,8 +115,7 @@ void SpmEncoder::encode(std::string_view text, bool space_prefix, std::vector<To
         if (symbol.id != kNone) {
             out.push_back(symbol.id);
         } else {
-            append_leftover(whole.substr(static_cast<std::size_t>(symbol.begin),
-                                         static_cast<std::size_t>(symbol.size)),
+            append_leftover(whole.substr(static_cast<std::size_t>(symbol.begin), static_cast<std::size_t>(symbol.size)),
                             out);
         }
     }
@@ -129,9 +126,8 @@ void SpmEncoder::append_leftover(std::string_view text, std::vector<TokenId>& ou
         out.push_back(token->id);
         return;
     }
-    const bool has_bytes = std::all_of(text.begin(), text.end(), [&](char c) {
-        return byte_ids_[static_cast<std::uint8_t>(c)] != kNone;
-    });
+    const bool has_bytes =
+        std::all_of(text.begin(), text.end(), [&](char c) { return byte_ids_[static_cast<std::uint8_t>(c)] != kNone; });
     if (has_bytes) {
         for (const char c : text) out.push_back(byte_ids_[static_cast<std::uint8_t>(c)]);
     } else if (unknown_ != kNone) {

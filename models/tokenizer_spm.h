@@ -20,8 +20,7 @@ public:
         float score;
     };
     /// @param byte_ids token of each byte, -1 = none. @param unknown for what has no token, or -1.
-    SpmEncoder(const std::vector<Token>& tokens, const std::array<TokenId, 256>& byte_ids,
-               TokenId unknown);
+    SpmEncoder(const std::vector<Token>& tokens, const std::array<TokenId, 256>& byte_ids, TokenId unknown);
 
     /// Appends the ids of `text`. @param space_prefix as if the text started with one space more.
     void encode(std::string_view text, bool space_prefix, std::vector<TokenId>& out) const;

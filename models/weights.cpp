@@ -200,8 +200,9 @@ ModelPieces plan_pieces(const ModelTensors& t, std::uint64_t limit) {
         LayerPieces layer;
         layer.qkv.tensors = {l.attn_q, l.attn_k, l.attn_v};
         if (layer.qkv.bytes() > limit)
-            throw Error(ErrorCode::kUnsupported,
-                        "the Q, K and V projections of a layer are too large for this device; choose another with --device");
+            throw Error(
+                ErrorCode::kUnsupported,
+                "the Q, K and V projections of a layer are too large for this device; choose another with --device");
         layer.output = cut({l.attn_output}, limit);
         layer.gate_up = cut({l.ffn_gate, l.ffn_up}, limit);
         layer.down = cut({l.ffn_down}, limit);
@@ -276,8 +277,8 @@ std::uint64_t weight_bytes(const ModelShape& shape, const ModelTensors& tensors,
     return total_bytes(plan_pieces(tensors, max_binding_bytes), place_vectors(shape, tensors, n_ctx));
 }
 
-ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors, std::uint32_t n_ctx,
-                            const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors,
+                            std::uint32_t n_ctx, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint64_t limit =
         std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
     const ModelPieces pieces = plan_pieces(tensors, limit);
@@ -290,9 +291,7 @@ ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const M
     Loader loader(device, weights, total_bytes(pieces, places), progress);
 
     const vk::BufferRange norms = loader.store("norms", std::as_bytes(std::span(places.norms.data())));
-    const auto norm = [&](std::uint64_t at) {
-        return vk::BufferRange(*norms.buffer, at, places.norms.size_of(at));
-    };
+    const auto norm = [&](std::uint64_t at) { return vk::BufferRange(*norms.buffer, at, places.norms.size_of(at)); };
     weights.rope = loader.store("rope", std::as_bytes(std::span(places.rope.data())));
     weights.output_norm = norm(places.output_norm);
     weights.table = loader.load_matrix(pieces.table);
@@ -309,8 +308,7 @@ ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const M
         w.output = loader.load_matrix(p.output);
         for (const Piece& piece : p.gate_up) {
             auto [gate_where, gate_refs] = loader.load(piece);
-            w.gate_up.push_back(
-                {gate_where, gate_refs[0], gate_refs[1], static_cast<std::uint32_t>(piece.first_row)});
+            w.gate_up.push_back({gate_where, gate_refs[0], gate_refs[1], static_cast<std::uint32_t>(piece.first_row)});
         }
         w.down = loader.load_matrix(p.down);
         w.attn_norm = norm(place.attn_norm);

@@ -16,7 +16,8 @@ std::uint64_t weight_bytes(const ModelShape& shape, const ModelTensors& tensors,
 /// Repacks and uploads every tensor. Matrices above maxStorageBufferRange become row ranges.
 /// @param n_ctx tokens that the RoPE tables must reach.
 /// @throws Error(kOutOfMemory) naming the buffer that did not fit.
-ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors, std::uint32_t n_ctx,
+ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors,
+                            std::uint32_t n_ctx,
                             const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
 
 }  // namespace winnow

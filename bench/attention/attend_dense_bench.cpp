@@ -1,40 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/attend_dense.h"
 
-#include "bench/support/gpu_bench.h"
+#include "bench/support/attention_setup.h"
 #include "bench/support/registry.h"
-#include "runtime/kv/step_buffers.h"
-#include "runtime/vk/timeline.h"
 
 namespace winnow::bench {
 
 void register_attend_dense() {
-    for (const Shape& s : shapes()) {
-        const std::vector<std::uint32_t> depths = Bench::get().device().is_cpu() ? std::vector<std::uint32_t>{1024, 8192}
-                                                                                 : std::vector<std::uint32_t>{1024, 8192, 32768, 131072};
-        for (const std::uint32_t n : depths) {
-            benchmark::RegisterBenchmark(("attend_dense/" + s.name + "/n_tokens:" + std::to_string(n)).c_str(), [s, n](benchmark::State& state) {
-                Bench& b = Bench::get();
-                const KvCache cache(b.device(), kv_config(s, n, 1));
-                for (const vk::Buffer* pool : {&cache.keys(0), &cache.values(0)})
-                    vk::run_once(b.device(), [&](vk::Recorder& r) { r.fill(*pool, 0x20102010); });
-                const std::uint32_t splits = AttendDense::default_splits(b.device(), s.n_kv_heads, n, 64);
-                const vk::Buffer st = b.state(n - 1), query = b.buffer(s.q_dim() * 4), out = b.buffer(s.q_dim() * 4);
-                const vk::Buffer partials = b.buffer(attend_partial_bytes(s.n_heads, s.n_kv_heads, s.head_dim, splits));
-                const vk::Buffer counters = b.zeros(256), act = b.buffer(activation_bytes(s.q_dim()));
-                AttendDense::Config c;
-                c.n_heads = s.n_heads;
-                c.n_kv_heads = s.n_kv_heads;
-                c.head_dim = s.head_dim;
-                c.n_splits = splits;
-                const AttendDense stage(b.device(), c);
-                b.run(state, AttendDense::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) {
-                    stage.record(r, {st, cache.tables(), cache.keys(0), cache.values(0), query, partials, counters, out, act},
-                                 {0, cache.layout().table_stride(), 0});
-                });
-            })->UseManualTime();
-        }
-    }
+    register_at_depths("attend_dense", [](benchmark::State& state, const Shape& s, std::uint32_t n) {
+        Bench& b = Bench::get();
+        const AttentionSetup on(s, n);
+        auto c = stage_config<AttendDense>(s);
+        c.n_splits = on.n_splits;
+        const AttendDense stage(b.device(), c);
+        b.run(state, AttendDense::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) {
+            stage.record(r,
+                         {on.state, on.cache.tables(), on.cache.keys(0), on.cache.values(0),
+                          on.query, on.partials, on.counters, on.attended, on.act_out},
+                         {0, on.cache.layout().table_stride(), 0});
+        });
+    });
 }
 
 }  // namespace winnow::bench

@@ -66,7 +66,7 @@ struct Layer {
         uploader.upload(cache.keys(0), std::as_bytes(std::span(keys)).first(cache.keys(0).bytes()));
         uploader.upload(query_buffer, std::as_bytes(std::span(query)));
         uploader.finish();
-        vk::run_once(device, [&](vk::Recorder& r) { r.fill(cache.values(0), 0x20102010); });
+        vk::run_once(device, [&](vk::Recorder& r) { r.fill(cache.values(0), kSmallValues); });
     }
     AttentionBuffers buffers() const { return {state, query_buffer, partials, counters, attended, act}; }
 

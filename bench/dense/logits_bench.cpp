@@ -18,7 +18,8 @@ void register_logits() {
                 const vk::Buffer st = b.state(0), act = b.buffer(activation_bytes(s.n_embd));
                 const vk::Buffer logits = b.buffer(s.n_vocab * 4), maxima = b.buffer(s.n_vocab / 8);
                 b.run(state, Logits::bytes_moved(config), [&](vk::Recorder& r, std::uint32_t i) {
-                    stage.record(r, {w[i % w.size()], act, st, logits, maxima}, {matrix_ref(type, s.n_vocab), 0, s.n_embd, 1e-5f, 0});
+                    stage.record(r, {w[i % w.size()], act, st, logits, maxima},
+                                 {matrix_ref(type, s.n_vocab), 0, s.n_embd, 1e-5f, 0});
                 });
             })->UseManualTime();
         }

@@ -29,8 +29,18 @@ void register_qkv() {
                 const MatrixRef all = matrix_ref(type, rows);
                 b.run(state, Qkv::bytes_moved(c), [&](vk::Recorder& r, std::uint32_t i) {
                     stage.record(r,
-                                 {w[i % w.size()], act, st, rope, cache.tables(), params, query, cache.keys(0),
-                                  cache.values(0), {}, {}, {}},
+                                 {w[i % w.size()],
+                                  act,
+                                  st,
+                                  rope,
+                                  cache.tables(),
+                                  params,
+                                  query,
+                                  cache.keys(0),
+                                  cache.values(0),
+                                  {},
+                                  {},
+                                  {}},
                                  {all, all, all, 1e-5f, 1.0f, 0, 0, cache.layout().table_stride(), 0, 0});
                 });
             })->UseManualTime();

@@ -14,7 +14,9 @@ void register_gate_rows() {
             const GateRows::Config c{s.n_ff, Activation::kSilu};
             const GateRows stage(b.device(), c);
             const vk::Buffer in = b.buffer(std::uint64_t{n} * s.n_ff * 8), h = b.buffer(std::uint64_t{n} * s.n_ff * 2);
-            b.run(state, GateRows::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) { stage.record(r, {in, h}, {n}); });
+            b.run(state, GateRows::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) {
+                stage.record(r, {in, h}, {n});
+            });
         })->UseManualTime();
     }
 }

@@ -16,17 +16,25 @@ struct Product {
 };
 
 void register_one(const Shape& s, const Product& p, WeightType type, std::uint32_t n, const std::string& variant) {
-    const std::string name = fmt::format("{}/tokens:{}/{}", label(std::string("matmul_") + p.name, s, type), n, variant);
-    benchmark::RegisterBenchmark(name.c_str(), [p, type, n, variant](benchmark::State& state) {
-        Bench& b = Bench::get();
-        const Matmul::Config c{p.n_in, type, false};
-        const auto stage = make_variant<Matmul>(variant, c);
-        const auto w = b.matrices(type, p.n_rows, p.n_in, b.rotation_bytes() / 4);
-        const vk::Buffer in = b.buffer(std::uint64_t{n} * p.n_in * 2), out = b.buffer(std::uint64_t{n} * p.n_rows * 4);
-        run_flops(state, 2.0 * p.n_in * p.n_rows * n, Matmul::bytes_moved(c, p.n_rows, n), [&](vk::Recorder& r, std::uint32_t i) {
-            stage.record(r, {w[i % w.size()], in, out}, {matrix_ref(type, p.n_rows), 0, n, p.n_rows, 0});
-        });
-    })->UseManualTime()->Iterations(1)->Unit(benchmark::kMicrosecond);
+    const std::string name =
+        fmt::format("{}/tokens:{}/{}", label(std::string("matmul_") + p.name, s, type), n, variant);
+    benchmark::RegisterBenchmark(
+        name.c_str(),
+        [p, type, n, variant](benchmark::State& state) {
+            Bench& b = Bench::get();
+            const Matmul::Config c{p.n_in, type, false};
+            const auto stage = make_variant<Matmul>(variant, c);
+            const auto w = b.matrices(type, p.n_rows, p.n_in, b.rotation_bytes() / 4);
+            const vk::Buffer in = b.buffer(std::uint64_t{n} * p.n_in * 2),
+                             out = b.buffer(std::uint64_t{n} * p.n_rows * 4);
+            run_flops(state, 2.0 * p.n_in * p.n_rows * n, Matmul::bytes_moved(c, p.n_rows, n),
+                      [&](vk::Recorder& r, std::uint32_t i) {
+                          stage.record(r, {w[i % w.size()], in, out}, {matrix_ref(type, p.n_rows), 0, n, p.n_rows, 0});
+                      });
+        })
+        ->UseManualTime()
+        ->Iterations(1)
+        ->Unit(benchmark::kMicrosecond);
 }
 
 }  // namespace
@@ -34,11 +42,14 @@ void register_one(const Shape& s, const Product& p, WeightType type, std::uint32
 void register_matmul() {
     const bool cpu = Bench::get().device().is_cpu();
     for (const Shape& s : shapes()) {
-        const std::vector<Product> products{
-            {"q", s.q_dim(), s.n_embd}, {"k", s.kv_dim(), s.n_embd}, {"gate", s.n_ff, s.n_embd}, {"down", s.n_embd, s.n_ff}};
+        const std::vector<Product> products{{"q", s.q_dim(), s.n_embd},
+                                            {"k", s.kv_dim(), s.n_embd},
+                                            {"gate", s.n_ff, s.n_embd},
+                                            {"down", s.n_embd, s.n_ff}};
         for (const std::string& variant : available_variants({"matmul", "matmul_coopmat"})) {
             for (const Product& p : products)
-                for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{16} : std::vector<std::uint32_t>{128, 512, 1024})
+                for (const std::uint32_t n :
+                     cpu ? std::vector<std::uint32_t>{16} : std::vector<std::uint32_t>{128, 512, 1024})
                     register_one(s, p, WeightType::kQ4_0, n, variant);
             for (const WeightType type : matvec_types())
                 if (type != WeightType::kQ4_0) register_one(s, products[2], type, cpu ? 16 : 512, variant);

@@ -13,9 +13,11 @@ void register_norm_rows() {
             Bench& b = Bench::get();
             const NormRows::Config c{s.n_embd, false};
             const NormRows stage(b.device(), c);
-            const vk::Buffer x = b.buffer(std::uint64_t{n} * s.n_embd * 4), w = b.buffer(s.n_embd * 4), h = b.buffer(std::uint64_t{n} * s.n_embd * 2);
-            b.run(state, NormRows::bytes_moved(c, n),
-                  [&](vk::Recorder& r, std::uint32_t) { stage.record(r, {x, w, h, x}, {n, 1e-5f}); });
+            const vk::Buffer x = b.buffer(std::uint64_t{n} * s.n_embd * 4), w = b.buffer(s.n_embd * 4),
+                             h = b.buffer(std::uint64_t{n} * s.n_embd * 2);
+            b.run(state, NormRows::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) {
+                stage.record(r, {x, w, h, x}, {n, 1e-5f});
+            });
         })->UseManualTime();
     }
 }

@@ -17,7 +17,8 @@ void register_rope_append() {
             c.head_dim = c.n_rot = s.head_dim;
             const RopeAppend stage(b.device(), c);
             const KvCache cache(b.device(), kv_config(s, n, 1));
-            const vk::Buffer in = b.buffer(std::uint64_t{n} * (s.q_dim() + 2 * s.kv_dim()) * 4), rope = b.buffer(s.head_dim / 2 * 8 * 300);
+            const vk::Buffer in = b.buffer(std::uint64_t{n} * (s.q_dim() + 2 * s.kv_dim()) * 4),
+                             rope = b.buffer(s.head_dim / 2 * 8 * 300);
             const vk::Buffer params = b.zeros(16), q = b.buffer(std::uint64_t{n} * s.q_dim() * 2);
             b.run(state, RopeAppend::bytes_moved(c, n), [&](vk::Recorder& r, std::uint32_t) {
                 stage.record(r, {in, rope, cache.tables(), params, q, cache.keys(0), cache.values(0)},

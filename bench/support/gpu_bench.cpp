@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <fstream>
 #include <span>
@@ -12,18 +11,14 @@
 
 #include "models/gguf.h"
 #include "models/random_model.h"
-#include "runtime/vk/pipeline.h"
-#include "runtime/vk/timeline.h"
-#include "runtime/vk/timer.h"
 #include "runtime/vk/upload.h"
 #include "runtime/weights/weight_planes.h"
+#include "winnow/error.h"
 
 namespace winnow::bench {
 namespace {
 
-constexpr std::uint32_t kSmallValues = 0x20102010;
 constexpr std::uint32_t kDispatchesPerRun = 200;
-constexpr double kWarmMicroseconds = 60e3;
 
 std::vector<Shape> read_shapes() {
     std::vector<Shape> list;
@@ -34,7 +29,8 @@ std::vector<Shape> read_shapes() {
             if (line.empty() || line[0] == '#') continue;
             Shape s;
             s.name = entry.path().stem().string();
-            std::istringstream(line) >> s.n_layers >> s.n_embd >> s.n_ff >> s.n_heads >> s.n_kv_heads >> s.head_dim >> s.n_vocab;
+            std::istringstream(line) >> s.n_layers >> s.n_embd >> s.n_ff >> s.n_heads >> s.n_kv_heads >> s.head_dim >>
+                s.n_vocab;
             list.push_back(s);
         }
     }
@@ -58,55 +54,30 @@ Bench& Bench::get() {
     return bench;
 }
 
-Bench::Bench() : device_(vk::Device::open({})) {
-    const std::uint64_t bytes = device_->is_cpu() ? 64ull << 20 : 1ull << 30;
-    const vk::Buffer from = buffer(bytes);
-    const vk::Buffer to = buffer(bytes);
-    // A shader of our own: a driver's copy command is not always the fastest (a third of the bandwidth on an H100).
-    const std::array<std::uint32_t, 1> spec{device_->is_cpu() ? 64u : 256u};
-    const vk::ComputePipeline copy(*device_, vk::find_shader("copy_words"), 2, 4, spec);
-    const auto n_quads = static_cast<std::uint32_t>(bytes / 16);
-    const std::uint32_t n_groups = device_->is_cpu() ? 64 : 4096;
-    const double microseconds = best_of(5, 1, [&](vk::Recorder& recorder, std::uint32_t) {
-        recorder.dispatch(copy, {from, to}, n_quads, n_groups);
-    });
-    copy_bytes_per_second_ = 2.0 * static_cast<double>(bytes) / (microseconds * 1e-6);  // read and written
+Bench::Bench() : device_(vk::Device::open({})), copy_bytes_per_second_(vk::measure_copy_bandwidth(*device_)) {
+    if (copy_bytes_per_second_ <= 0)
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("'{}' has no timestamps, and benches go by them", device_->info().name));
     benchmark::AddCustomContext("device", device_->info().name + ", " + device_->info().driver);
     benchmark::AddCustomContext("copy_GB_per_s", fmt::format("{:.1f}", copy_bytes_per_second_ / 1e9));
 }
 
-// An idle GPU lowers its clocks: what is timed runs without pause for as long as they take to rise.
-template <typename Sample>
-void Bench::run_warm(std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record, Sample sample) {
-    vk::Recorder recorder(*device_, "bench");
-    vk::GpuTimer timer(*device_, 2);
-    vk::Timeline timeline(*device_);
-    recorder.begin();
-    recorder.full_barrier();
-    recorder.timestamp(&timer, "begin");
-    for (std::uint32_t i = 0; i < n; ++i) {
-        record(recorder, i);
-        recorder.barrier();
-    }
-    recorder.timestamp(&timer, "end");
-    recorder.end();
-    double warm = 0;
-    do {
-        timeline.wait(timeline.submit(recorder));
-        warm += timer.total_microseconds();
-    } while (!device_->is_cpu() && warm < kWarmMicroseconds);
-    do {
-        timeline.wait(timeline.submit(recorder));
-    } while (sample(timer.total_microseconds() / n));
+vk::TimedWork dispatches_in_a_row(vk::Device& device, std::uint32_t n,
+                                  const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
+    return {device, "bench", [&](vk::Recorder& recorder) {
+                for (std::uint32_t i = 0; i < n; ++i) {
+                    record(recorder, i);
+                    recorder.barrier();
+                }
+            }};
 }
 
 double Bench::best_of(std::uint32_t n_samples, std::uint32_t n,
                       const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
+    vk::TimedWork work = dispatches_in_a_row(*device_, n, record);
+    work.warm_up();
     double best = 1e30;
-    run_warm(n, record, [&](double microseconds) {
-        best = std::min(best, microseconds);
-        return --n_samples != 0;
-    });
+    for (std::uint32_t sample = 0; sample < n_samples; ++sample) best = std::min(best, work.run() / n);
     return best;
 }
 
@@ -162,12 +133,9 @@ std::vector<vk::Buffer> Bench::matrices(WeightType type, std::uint32_t n_rows, s
 void Bench::run(benchmark::State& state, std::uint64_t bytes,
                 const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
     const std::uint32_t n = device_->is_cpu() ? 1 : kDispatchesPerRun;
-    bool first = true;
-    run_warm(n, record, [&](double microseconds) {
-        if (first) first = false;
-        else state.SetIterationTime(microseconds * 1e-6);
-        return state.KeepRunning();
-    });
+    vk::TimedWork work = dispatches_in_a_row(*device_, n, record);
+    work.warm_up();
+    for ([[maybe_unused]] auto _ : state) state.SetIterationTime(work.run() / n * 1e-6);
     const double total = static_cast<double>(bytes) * static_cast<double>(state.iterations());
     state.counters["bytes"] = static_cast<double>(bytes);
     state.counters["bytes_per_second"] = benchmark::Counter(total, benchmark::Counter::kIsRate);
@@ -187,7 +155,8 @@ KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_l
 }
 
 const std::vector<WeightType>& matvec_types() {
-    static const std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kF16};
+    static const std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0,
+                                               WeightType::kF16};
     return types;
 }
 

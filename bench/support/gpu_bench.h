@@ -10,10 +10,13 @@
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/vk/timed_work.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
 namespace winnow::bench {
+
+constexpr std::uint32_t kSmallValues = 0x20102010;  ///< f16 values of 0.0078, harmless as f32 and as int8 planes too
 
 /// A line of bench/shapes.
 struct Shape {
@@ -33,31 +36,34 @@ public:
     vk::Device& device() { return *device_; }
     double copy_bytes_per_second() const { return copy_bytes_per_second_; }
 
-    /// A buffer of small f16 values (0.0078), which are harmless as f32 and as int8 planes too.
+    /// A buffer of kSmallValues.
     vk::Buffer buffer(std::uint64_t bytes) const;
     vk::Buffer zeros(std::uint64_t bytes) const;
     vk::Buffer words(const std::vector<std::uint32_t>& words) const;
     /// A decode state that stands at `position` and is not stopped.
     vk::Buffer state(std::uint32_t position) const;
     /// Repacked pseudo-random matrix; several in a row when `n_copies` > 1, so that a cache does not flatter.
-    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in, std::uint64_t at_least_bytes) const;
+    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in,
+                                     std::uint64_t at_least_bytes) const;
     std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
 
-    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i - 1.
-    /// Reports bytes per second and the share of the copy bandwidth.
-    void run(benchmark::State& state, std::uint64_t bytes, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i
+    /// - 1. Reports bytes per second and the share of the copy bandwidth.
+    void run(benchmark::State& state, std::uint64_t bytes,
+             const std::function<void(vk::Recorder&, std::uint32_t)>& record);
     /// Microseconds of one of n dispatches in a row, each with its barrier: the best of n_samples runs.
-    double best_of(std::uint32_t n_samples, std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+    double best_of(std::uint32_t n_samples, std::uint32_t n,
+                   const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 
 private:
     Bench();
-    /// Runs n dispatches until the clocks are up, then calls sample(microseconds of one) after each run until it says no.
-    template <typename Sample>
-    void run_warm(std::uint32_t n, const std::function<void(vk::Recorder&, std::uint32_t)>& record, Sample sample);
     std::unique_ptr<vk::Device> device_;
-    double copy_bytes_per_second_ = 0;
+    double copy_bytes_per_second_;
 };
 
+/// Dispatches 0 to n - 1, each with the barrier after it.
+vk::TimedWork dispatches_in_a_row(vk::Device& device, std::uint32_t n,
+                                  const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 MatrixRef matrix_ref(WeightType type, std::uint32_t n_rows);
 KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_layers);
 /// The types that a matvec bench goes through.

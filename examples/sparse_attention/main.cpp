@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SparseAttention on its own: random keys with a few needles planted, and queries that look for them. Prints what was found,
-// how many tokens were attended and how much of the attention they held.
+// SparseAttention on its own: random keys with a few needles planted, and queries that look for them. Prints what was
+// found, how many tokens were attended and how much of the attention they held.
 #include <cstdio>
 #include <random>
 #include <vector>
@@ -61,9 +61,10 @@ int run(const char* preset, float mass) {
         n_found += found ? 1 : 0;
     }
     float least = 1;
-    for (const float mass : attention.audit()) least = mass < least ? mass : least;
-    std::printf("%-10s found %u of %zu needles, attended %5.1f %% of %u tokens, captured mass >= %.4f (%s)\n", preset, n_found,
-                needles.size(), 100.0 * attention.attended()[0] / kTokens, kTokens, least, attention.device().name.c_str());
+    for (const float captured : attention.audit()) least = captured < least ? captured : least;
+    std::printf("%-10s found %u of %zu needles, attended %5.1f %% of %u tokens, captured mass >= %.4f (%s)\n", preset,
+                n_found, needles.size(), 100.0 * attention.attended()[0] / kTokens, kTokens, least,
+                attention.device().name.c_str());
     return n_found == needles.size() ? 0 : 1;
 }
 

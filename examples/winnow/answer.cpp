@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/answer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <span>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
@@ -28,8 +28,8 @@ bool is_among(const std::vector<TokenId>& ids, TokenId id) {
     return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request,
-              Answer& result, const std::function<void(std::string_view)>& on_text) {
+void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request, Answer& result,
+              const std::function<void(std::string_view)>& on_text) {
     TextStream stream(tokenizer, request.stop_strings);
     const auto emit = [&](const std::string& text) {
         if (text.empty()) return;
@@ -40,11 +40,9 @@ void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     while (!interrupted()) {
         const std::optional<TokenId> token = session.next();
         if (!token) {
-            const bool ended =
-                !result.tokens.empty() && is_among(tokenizer.eog(), result.tokens.back());
+            const bool ended = !result.tokens.empty() && is_among(tokenizer.eog(), result.tokens.back());
             const bool limited =
-                request.n_predict >= 0 &&
-                result.tokens.size() >= static_cast<std::uint64_t>(request.n_predict);
+                request.n_predict >= 0 && result.tokens.size() >= static_cast<std::uint64_t>(request.n_predict);
             result.finish_reason = ended     ? FinishReason::kStop
                                    : limited ? FinishReason::kLength
                                              : FinishReason::kContextFull;
@@ -67,13 +65,11 @@ void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
 }  // namespace
 
 void check_fits(const Session& session, std::size_t n_tokens) {
-    if (n_tokens == 0)
-        throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give some text");
+    if (n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give some text");
     if (n_tokens <= session.n_ctx()) return;
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("the prompt has {} tokens but the context holds {}: shorten it or raise -c",
-                    n_tokens, session.n_ctx()));
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the prompt has {} tokens but the context holds {}: shorten it or raise -c", n_tokens,
+                            session.n_ctx()));
 }
 
 Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest& request,
@@ -82,12 +78,9 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     Answer result;
     result.n_reused = reuse_prefix(session, request.prompt);
     const std::span<const TokenId> rest = std::span(request.prompt).subspan(result.n_reused);
-    const std::uint32_t n_room =
-        session.n_ctx() - static_cast<std::uint32_t>(request.prompt.size()) + 1;
+    const std::uint32_t n_room = session.n_ctx() - static_cast<std::uint32_t>(request.prompt.size()) + 1;
     const std::uint32_t n_limit =
-        request.n_predict < 0
-            ? n_room
-            : static_cast<std::uint32_t>(std::min<std::int64_t>(request.n_predict, n_room));
+        request.n_predict < 0 ? n_room : static_cast<std::uint32_t>(std::min<std::int64_t>(request.n_predict, n_room));
     Progress progress("reading the prompt", Progress::Unit::kTokens);
     const auto on_progress = [&progress](std::uint32_t done, std::uint32_t total) {
         progress.update(done, total);
@@ -125,16 +118,13 @@ const char* finish_name(FinishReason reason) {
     return "";
 }
 
-double per_second(std::uint64_t n, double seconds) {
-    return seconds > 0 ? static_cast<double>(n) / seconds : 0;
-}
+double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
 std::string describe_stats(const SessionStats& stats, const Session& session) {
-    std::string line = fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}",
-                                   stats.n_prompt, per_second(stats.n_prompt, stats.prompt_seconds),
-                                   stats.n_generated,
-                                   per_second(stats.n_generated, stats.generate_seconds),
-                                   session.n_cached(), session.n_ctx());
+    std::string line =
+        fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}", stats.n_prompt,
+                    per_second(stats.n_prompt, stats.prompt_seconds), stats.n_generated,
+                    per_second(stats.n_generated, stats.generate_seconds), session.n_cached(), session.n_ctx());
     const SparseReport sparse = session.sparse_report();
     if (sparse.n_steps > 0) line += fmt::format(" | kept {:.1f} %", 100 * sparse.attended_share);
     if (sparse.n_audits > 0)

@@ -19,8 +19,7 @@ enum class FinishReason {
 };
 
 struct AnswerRequest {
-    std::vector<TokenId>
-        prompt;  ///< the whole sequence; what the cache already holds is not computed again
+    std::vector<TokenId> prompt;  ///< the whole sequence; what the cache already holds is not computed again
     SamplingOptions sampling;
     std::vector<std::string> stop_strings;
     std::int64_t n_predict = -1;  ///< negative = no limit but the context

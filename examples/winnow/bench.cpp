@@ -15,11 +15,13 @@
 #include "examples/winnow/bench_report.h"
 #include "examples/winnow/bench_stages.h"
 #include "examples/winnow/commands.h"
-#include "examples/winnow/copy_speed.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/model_search.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
+#include "runtime/vk/device.h"
+#include "runtime/vk/timed_work.h"
 
 namespace winnow::program {
 namespace {
@@ -31,19 +33,16 @@ constexpr std::uint32_t kMostTokens = 1u << 24;
 std::vector<std::uint32_t> parse_list(const std::vector<std::string>& texts, const char* flag) {
     std::vector<std::uint32_t> values;
     for (const std::string& text : texts) {
-        for (std::size_t begin = 0; begin <= text.size();) {
-            const std::size_t end = std::min(text.find(',', begin), text.size());
+        for (const std::string& part : split(text, ',')) {
             std::uint32_t value = 0;
-            const auto [stop, error] =
-                std::from_chars(text.data() + begin, text.data() + end, value);
-            if (error != std::errc{} || stop != text.data() + end || value > kMostTokens) {
-                throw Error(
-                    ErrorCode::kInvalidArgument,
-                    fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag,
-                                text, kMostTokens));
+            const char* end = part.data() + part.size();
+            const auto [stop, error] = std::from_chars(part.data(), end, value);
+            if (error != std::errc{} || stop != end || value > kMostTokens) {
+                throw Error(ErrorCode::kInvalidArgument,
+                            fmt::format("{} {}: give numbers of tokens up to {}, separated by commas", flag, text,
+                                        kMostTokens));
             }
             values.push_back(value);
-            begin = end + 1;
         }
     }
     return values;
@@ -74,8 +73,7 @@ std::vector<BenchTest> make_tests(const BenchFlags& flags) {
             tests.push_back({pair[0], pair[1], depth});
         }
     }
-    if (tests.empty())
-        throw Error(ErrorCode::kInvalidArgument, "nothing to measure: -p and -n are both 0");
+    if (tests.empty()) throw Error(ErrorCode::kInvalidArgument, "nothing to measure: -p and -n are both 0");
     return tests;
 }
 
@@ -101,8 +99,8 @@ public:
     }
 
     /// Stages of the step in the middle of the test. `report` is of a run of it.
-    std::vector<StageRow> stages(const BenchTest& test, const StageWeights& weights,
-                                 const SparseReport& report, KvType type) {
+    std::vector<StageRow> stages(const BenchTest& test, const StageWeights& weights, const SparseReport& report,
+                                 KvType type) {
         go_to(test.n_depth + test.n_gen / 2);
         return time_stages(session_, weights, report, type);
     }
@@ -112,9 +110,7 @@ private:
 
     // A deep cache need not be computed: its content is random, as the weights of a shape are.
     void go_to(std::uint32_t n_depth) {
-        if (n_depth == n_assumed_ && session_.n_cached() >= n_depth &&
-            session_.truncate(n_depth) == n_depth)
-            return;
+        if (n_depth == n_assumed_ && session_.n_cached() >= n_depth && session_.truncate(n_depth) == n_depth) return;
         session_.truncate(0);
         if (n_depth != 0) session_.assume_cached(n_depth);
         n_assumed_ = n_depth;
@@ -134,8 +130,7 @@ private:
         const TokenId first = random_token();
         session_.start(std::span(&first, 1), greedy, {}, n);
         for (std::uint32_t i = 0; i < n; ++i) {
-            if (!session_.next())
-                throw Error(ErrorCode::kInternal, "decode ended before the bench did");
+            if (!session_.next()) throw Error(ErrorCode::kInternal, "decode ended before the bench did");
             throw_if_interrupted();
         }
         session_.finish();
@@ -155,10 +150,15 @@ ModelSource open_subject(const Options& options) {
     return open_model(find_model(options.model).string());
 }
 
-// A shorter test of the same kind: enough to compile pipelines and wake the device.
-BenchTest warmup_of(const BenchTest& test) {
-    return {test.n_prompt, std::min(test.n_gen, 4u), test.n_depth};
+// Measured before the model is loaded, with the device closed again, so that its buffers take no room from it.
+double measure_copy(const Options& options) {
+    DeviceOptions device;
+    device.select = options.device;
+    return vk::measure_copy_bandwidth(*vk::Device::open(device));
 }
+
+// A shorter test of the same kind: enough to compile pipelines and wake the device.
+BenchTest warmup_of(const BenchTest& test) { return {test.n_prompt, std::min(test.n_gen, 4u), test.n_depth}; }
 
 }  // namespace
 
@@ -179,14 +179,12 @@ int run_bench(const Options& options) {
     const ModelFacts facts = model.file ? model_facts(*model.file) : model_facts(model, name);
     const std::string file = model.file ? model.file->path().string() : name;
     const StageWeights weights(model);
-    const double copy_speed = options.bench.stages ? measure_copy_speed(options.device) : 0;
-    const std::unique_ptr<Session> session =
-        open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
+    const double copy_speed = options.bench.stages ? measure_copy(options) : 0;
+    const std::unique_ptr<Session> session = open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
     const bool sparse = !session->sparse_policy().is_dense();
     BenchReport report(options.bench.output,
-                       {file, facts, session->device(), options.n_chunk, options.cache_type_k,
-                        options.cache_type_v, session->sparse_policy(),
-                        sparse_options(options).audit_every != 0, copy_speed});
+                       {file, facts, session->device(), options.n_chunk, options.cache_type_k, options.cache_type_v,
+                        session->sparse_policy(), sparse_options(options).audit_every != 0, copy_speed});
     Runner runner(*session);
     write_out(report.begin());
     for (std::size_t i = 0; i < tests.size(); ++i) {
@@ -201,8 +199,7 @@ int run_bench(const Options& options) {
         const SparseReport read = session->sparse_report();
         if (sparse && test.n_gen != 0) result.sparse = read;
         if (test.n_prompt == 0) {
-            result.bytes_per_token =
-                facts.step_bytes + static_cast<std::uint64_t>(read.kv_bytes_per_token);
+            result.bytes_per_token = facts.step_bytes + static_cast<std::uint64_t>(read.kv_bytes_per_token);
         }
         if (options.bench.stages && test.n_prompt == 0)
             result.stages = runner.stages(test, weights, read, kv_type(options));

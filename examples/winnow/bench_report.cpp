@@ -31,8 +31,7 @@ Spread spread(const std::vector<double>& samples) {
 
 std::vector<double> tokens_per_second(const BenchResult& result) {
     std::vector<double> rates;
-    for (const double seconds : result.seconds)
-        rates.push_back((result.test.n_prompt + result.test.n_gen) / seconds);
+    for (const double seconds : result.seconds) rates.push_back((result.test.n_prompt + result.test.n_gen) / seconds);
     return rates;
 }
 
@@ -59,8 +58,7 @@ void add_sparse(Fields& object, const BenchSubject& subject, const BenchResult& 
             object["sparse_mass"] = std::round(1e6 * static_cast<double>(level.mass)) / 1e6;
         if (level.budget != 0) object["sparse_budget"] = level.budget;
     }
-    for (const char* name :
-         {"sparse_kept", "captured_mass", "captured_mass_p5", "captured_mass_min"})
+    for (const char* name : {"sparse_kept", "captured_mass", "captured_mass_p5", "captured_mass_min"})
         object[name] = nullptr;
     if (!result.sparse) return;
     const SparseReport& report = *result.sparse;
@@ -113,6 +111,7 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
                      {"n_gpu_layers", -1},
                      {"driver", driver.name},
                      {"driver_version", driver.version},
+                     {"device_uuid", subject.device.uuid},
                      {"n_prompt", result.test.n_prompt},
                      {"n_gen", result.test.n_gen},
                      {"n_depth", result.test.n_depth},
@@ -136,9 +135,7 @@ std::string dump(const Fields& object, int indent) {
 }
 
 std::string csv_cell(const Fields& value) {
-    const std::string text = value.is_string() ? value.get<std::string>()
-                             : value.is_null() ? ""
-                                               : dump(value, -1);
+    const std::string text = value.is_string() ? value.get<std::string>() : value.is_null() ? "" : dump(value, -1);
     std::string cell = "\"";
     for (const char c : text) {
         if (c == '"') cell += '"';
@@ -148,8 +145,7 @@ std::string csv_cell(const Fields& value) {
 }
 
 bool is_csv_column(const std::string& name) {
-    return !name.starts_with("samples_") && name != "stages_us" && name != "stages" &&
-           name != "copy_gbps";
+    return !name.starts_with("samples_") && name != "stages_us" && name != "stages" && name != "copy_gbps";
 }
 
 // A markdown table whose columns are as wide as their widths say; names that begin with '<' are
@@ -180,8 +176,7 @@ std::string table_head(const std::vector<Column>& columns) {
 }
 
 std::vector<Column> result_columns(const BenchSubject& subject) {
-    std::vector<Column> columns = {
-        {"<model", 24}, {"size", 10}, {"params", 10}, {"<backend", 7}, {"ngl", 3}};
+    std::vector<Column> columns = {{"<model", 24}, {"size", 10}, {"params", 10}, {"<backend", 7}, {"ngl", 3}};
     if (!subject.policy.is_dense()) columns.push_back({"<sparse", 11});
     columns.insert(columns.end(), {{"test", 20}, {"t/s", 18}, {"best t/s", 9}, {"GB/s", 7}});
     if (!subject.policy.is_dense()) columns.push_back({"attended", 8});
@@ -201,19 +196,15 @@ std::string markdown_line(const BenchSubject& subject, const BenchResult& result
     cells.push_back(fmt::format("{:.2f}", *std::max_element(rates.begin(), rates.end())));
     cells.push_back(result.bytes_per_token == 0 ? "" : fmt::format("{:.2f}", gbps));
     const bool sparse = result.sparse.has_value();
-    if (!subject.policy.is_dense())
-        cells.push_back(sparse ? fmt::format("{:.4f}", result.sparse->attended_share) : "");
+    if (!subject.policy.is_dense()) cells.push_back(sparse ? fmt::format("{:.4f}", result.sparse->attended_share) : "");
     if (subject.audited)
-        cells.push_back(sparse && result.sparse->n_audits != 0
-                            ? fmt::format("{:.4f}", result.sparse->mass_mean)
-                            : "");
+        cells.push_back(sparse && result.sparse->n_audits != 0 ? fmt::format("{:.4f}", result.sparse->mass_mean) : "");
     return table_row(result_columns(subject), cells);
 }
 
-const std::vector<Column> kStageColumns = {{"test", 20},       {"<stage of a decode step", 24},
-                                           {"dispatches", 10}, {"us", 12},
-                                           {"MB", 10},         {"GB/s", 8},
-                                           {"of copy", 7}};
+const std::vector<Column> kStageColumns = {
+    {"test", 20},  {"<stage of a decode step", 24}, {"dispatches", 10}, {"us", 12}, {"MB", 10}, {"GB/s", 8},
+    {"of copy", 7}};
 
 std::string stage_lines(const BenchSubject& subject, const BenchResult& result) {
     if (result.stages.empty()) return "";
@@ -223,13 +214,11 @@ std::string stage_lines(const BenchSubject& subject, const BenchResult& result) 
     for (const StageRow& row : rows) {
         const bool counted = row.bytes != 0;
         const double share = 100 * share_of_copy(subject, row);
-        text +=
-            table_row(kStageColumns,
-                      {result.test.name(), row.stage, std::to_string(row.n_dispatches),
-                       fmt::format("{:.1f}", row.microseconds),
-                       counted ? fmt::format("{:.2f}", static_cast<double>(row.bytes) / 1e6) : "",
-                       counted ? fmt::format("{:.1f}", row.gbps()) : "",
-                       counted && subject.copy_speed > 0 ? fmt::format("{:.0f} %", share) : ""});
+        text += table_row(kStageColumns, {result.test.name(), row.stage, std::to_string(row.n_dispatches),
+                                          fmt::format("{:.1f}", row.microseconds),
+                                          counted ? fmt::format("{:.2f}", static_cast<double>(row.bytes) / 1e6) : "",
+                                          counted ? fmt::format("{:.1f}", row.gbps()) : "",
+                                          counted && subject.copy_speed > 0 ? fmt::format("{:.0f} %", share) : ""});
     }
     return text;
 }
@@ -272,12 +261,9 @@ std::string BenchReport::end() const {
     if (format_ == "json") return "\n]\n";
     if (format_ == "md") {
         std::string text;
-        if (!stage_table_.empty())
-            text.append("\n").append(table_head(kStageColumns)).append(stage_table_);
-        text += fmt::format("\nwinnow {} on {} ({})", WINNOW_VERSION, subject_.device.name,
-                            subject_.device.driver);
-        if (subject_.copy_speed > 0)
-            text += fmt::format(", which copies {:.1f} GB/s", subject_.copy_speed / 1e9);
+        if (!stage_table_.empty()) text.append("\n").append(table_head(kStageColumns)).append(stage_table_);
+        text += fmt::format("\nwinnow {} on {} ({})", WINNOW_VERSION, subject_.device.name, subject_.device.driver);
+        if (subject_.copy_speed > 0) text += fmt::format(", which copies {:.1f} GB/s", subject_.copy_speed / 1e9);
         return text + "\n";
     }
     return "";

@@ -23,10 +23,9 @@ struct BenchTest {
 
 struct BenchResult {
     BenchTest test;
-    std::vector<double> seconds;  ///< of each run
-    std::uint64_t bytes_per_token =
-        0;                  ///< read by one decode step in the middle of the test; 0 for prefill
-    std::string test_time;  ///< UTC, ISO 8601, when the test began
+    std::vector<double> seconds;         ///< of each run
+    std::uint64_t bytes_per_token = 0;   ///< read by one decode step in the middle of the test; 0 for prefill
+    std::string test_time;               ///< UTC, ISO 8601, when the test began
     std::vector<StageRow> stages;        ///< of a decode step in the middle; empty unless asked for
     std::optional<SparseReport> sparse;  ///< of the last run; none for prefill and without --sparse
 };
@@ -47,8 +46,7 @@ struct BenchSubject {
 /// Prints results as they come in the format of -o.
 class BenchReport {
 public:
-    BenchReport(std::string format, BenchSubject subject)
-        : format_(std::move(format)), subject_(std::move(subject)) {}
+    BenchReport(std::string format, BenchSubject subject) : format_(std::move(format)), subject_(std::move(subject)) {}
     std::string begin() const;
     std::string line(const BenchResult& result, bool is_first);
     std::string end() const;

@@ -33,8 +33,7 @@ AttentionBytes attention_bytes(const Session& session, const SparseReport& repor
         const LayerKind kind = policy.layers[layer].kind;
         const bool dense = kind == LayerKind::kDense || kind == LayerKind::kAnchor;
         const std::uint32_t window = shape.layers[layer].window;
-        const std::uint64_t visible =
-            window == 0 ? n_tokens : std::min<std::uint64_t>(window, n_tokens);
+        const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(window, n_tokens);
         for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) {
             const double share = report.layer_head_share[layer * shape.n_kv_heads + h];
             (dense ? bytes.dense : bytes.sparse) += row * share * static_cast<double>(visible);
@@ -84,15 +83,14 @@ std::uint64_t StageWeights::of(const std::string& stage) const {
     return 0;
 }
 
-std::vector<StageRow> time_stages(Session& session, const StageWeights& weights,
-                                  const SparseReport& report, KvType kv_type) {
+std::vector<StageRow> time_stages(Session& session, const StageWeights& weights, const SparseReport& report,
+                                  KvType kv_type) {
     const bool is_cpu = session.device().type == DeviceType::kCpu;
     std::vector<StageRow> best;
     for (std::uint32_t i = 0; i < (is_cpu ? kSoftwareSamples : kSamples); ++i) {
         throw_if_interrupted();
         std::vector<StageRow> rows = time_once(session);
-        if (best.empty() || total_of(rows).microseconds < total_of(best).microseconds)
-            best = std::move(rows);
+        if (best.empty() || total_of(rows).microseconds < total_of(best).microseconds) best = std::move(rows);
     }
     const AttentionBytes attention = attention_bytes(session, report, kv_type);
     for (StageRow& row : best) {

@@ -31,8 +31,8 @@ private:
 
 /// Times the stages of the step after what is cached, the best of a few; `report` says what
 /// attention reads there. Empty when the device has no timestamps.
-std::vector<StageRow> time_stages(Session& session, const StageWeights& weights,
-                                  const SparseReport& report, KvType kv_type);
+std::vector<StageRow> time_stages(Session& session, const StageWeights& weights, const SparseReport& report,
+                                  KvType kv_type);
 
 /// The sum of all rows, named "all".
 StageRow total_of(const std::vector<StageRow>& rows);

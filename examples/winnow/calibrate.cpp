@@ -12,8 +12,8 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/terminal.h"
-#include "models/sidecar.h"
 #include "models/model_config.h"
+#include "models/sidecar.h"
 
 namespace winnow::program {
 namespace {
@@ -49,8 +49,8 @@ struct Learned {
     ModelShape shape;
 };
 
-Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text,
-              std::uint32_t n_ctx, bool quick) {
+Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text, std::uint32_t n_ctx,
+              bool quick) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
@@ -61,21 +61,20 @@ Learned learn(const Options& options, const Vocabulary& vocabulary, const std::s
     settings.quick = quick;
     if (!quick) settings.target_ctx = context_size(options, 0);
     Steps steps;
-    settings.on_progress = [&steps](const std::string& step, std::uint64_t done,
-                                    std::uint64_t total) { steps.update(step, done, total); };
+    settings.on_progress = [&steps](const std::string& step, std::uint64_t done, std::uint64_t total) {
+        steps.update(step, done, total);
+    };
     n_ctx = std::min(n_ctx, trained_context(vocabulary.file));
-    const std::vector<TokenId> tokens =
-        vocabulary.tokenizer->encode(text, {.add_bos = true, .parse_special = false});
+    const std::vector<TokenId> tokens = vocabulary.tokenizer->encode(text, {.add_bos = true, .parse_special = false});
     const std::uint32_t least = least_calibration_tokens(n_ctx);
     if (tokens.size() < least)  // before the weights are read
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000",
-                                tokens.size(), least));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", tokens.size(), least));
     const std::unique_ptr<Session> session = open_session(dense, vocabulary, n_ctx);
     Learned learned;
     learned.shape = session->shape();
-    learned.calibration =
-        calibrate(*session, *vocabulary.tokenizer, tokens, settings, learned.report);
+    learned.calibration = calibrate(*session, *vocabulary.tokenizer, tokens, settings, learned.report);
     steps.clear();
     return learned;
 }
@@ -84,15 +83,15 @@ Learned learn(const Options& options, const Vocabulary& vocabulary, const std::s
 
 int run_calibrate(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
-    const std::string text =
-        options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
-    const Learned learned = learn(
-        options, vocabulary, text,
-        options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext,
-        false);
+    const std::string text = options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
     const std::filesystem::path path = options.calibrate.output_file.empty()
                                            ? sidecar_beside(vocabulary.path)
                                            : std::filesystem::path(options.calibrate.output_file);
+    check_writable(path.string());
+    check_writable(options.calibrate.plot_file);
+    const Learned learned =
+        learn(options, vocabulary, text,
+              options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext, false);
     write_sidecar(path, learned.calibration, model_hash(vocabulary.file));
     if (!options.calibrate.plot_file.empty()) {
         OutputFile plot(options.calibrate.plot_file);
@@ -111,8 +110,7 @@ void calibrate_for_auto(const Options& options) {
     const std::string hash = model_hash(vocabulary.file);
     const std::filesystem::path path = sidecar_in_cache(hash);
     if (path.empty()) {
-        log_warning(
-            "no calibration of this model and no cache to keep one: selecting by exact scores");
+        log_warning("no calibration of this model and no cache to keep one: selecting by exact scores");
         return;
     }
     log_warning(
@@ -121,12 +119,10 @@ void calibrate_for_auto(const Options& options) {
     try {
         Options quick = options;
         quick.calibrate = {};
-        const Learned learned =
-            learn(quick, vocabulary, builtin_calibration_text(), kQuickContext, true);
+        const Learned learned = learn(quick, vocabulary, builtin_calibration_text(), kQuickContext, true);
         std::filesystem::create_directories(path.parent_path());
         write_sidecar(path, learned.calibration, hash);
-        log_info(
-            fmt::format("calibrated in {:.0f} s: {}", learned.report.seconds, safe_path(path)));
+        log_info(fmt::format("calibrated in {:.0f} s: {}", learned.report.seconds, safe_path(path)));
     } catch (const Error& error) {
         if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
         log_warning(fmt::format("not calibrated ({}): selecting by exact scores", error.what()));

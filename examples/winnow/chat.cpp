@@ -38,9 +38,8 @@ Chat::Chat(const Options& options)
 }
 
 void Chat::greet() const {
-    write_err(dim_err(fmt::format("{} on {} | context {} | template {} | /help",
-                                  vocabulary_.path.filename().string(), session_->device().name,
-                                  session_->n_ctx(), template_.name())) +
+    write_err(dim_err(fmt::format("{} on {} | context {} | template {} | /help", vocabulary_.path.filename().string(),
+                                  session_->device().name, session_->n_ctx(), template_.name())) +
               "\n");
 }
 
@@ -56,10 +55,8 @@ FinishReason Chat::ask(const std::string& question) {
     try {
         const FinishReason reason = answer_last();
         // The text stays attached when the question did not go through.
-        if (conversation_.turns.back().role == "assistant")
-            attached_.clear();
-        else
-            conversation_.turns.pop_back();
+        if (conversation_.turns.back().role == "assistant") attached_.clear();
+        else conversation_.turns.pop_back();
         return reason;
     } catch (...) {
         conversation_.turns.pop_back();
@@ -72,21 +69,21 @@ FinishReason Chat::answer_last() {
     AnswerRequest request;
     request.prompt = tokens();
     if (request.prompt.size() > session_->n_ctx()) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the conversation has {} tokens but the context holds {}: /clear "
-                                "it, /undo the last turn, or "
-                                "start with a larger -c",
-                                request.prompt.size(), session_->n_ctx()));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("the conversation has {} tokens but the context holds {}: {}", request.prompt.size(),
+                        session_->n_ctx(),
+                        conversation_.turns.size() == 1 ? "give a shorter message, or start with a larger -c"
+                                                        : "/clear it, /undo the last turn, or start with a larger -c"));
     }
     request.sampling = sampling_;
     request.stop_strings = stop_strings_;
     request.n_predict = n_predict_;
-    const Answer result = answer(*session_, *vocabulary_.tokenizer, request,
-                                 [](std::string_view text) { write_out(printable(text)); });
+    const Answer result =
+        answer(*session_, *vocabulary_.tokenizer, request, [](std::string_view text) { write_out(printable(text)); });
     if (result.text.empty() || result.text.back() != '\n') write_out("\n");
     // Interrupted while the question was read: there is no answer to keep.
-    const bool answered =
-        result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
+    const bool answered = result.finish_reason != FinishReason::kInterrupted || !result.tokens.empty();
     if (answered) {
         conversation_.turns.push_back({"assistant", trimmed(result.text)});
         report(result);
@@ -102,8 +99,7 @@ void Chat::report(const Answer& answer) {
     totals_.prompt_seconds += answer.stats.prompt_seconds;
     totals_.n_generated += answer.stats.n_generated;
     totals_.generate_seconds += answer.stats.generate_seconds;
-    if (options_.show_timings.value_or(true))
-        write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
     if (answer.finish_reason == FinishReason::kContextFull) {
         log_warning(
             fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start "
@@ -158,8 +154,7 @@ int converse(Chat& chat, const Options& options) {
             chat.ask(*message);
         } catch (const Error& error) {
             // The user can do something about these; a lost device or a bug ends the chat.
-            if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo)
-                throw;
+            if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
             log_error(error.what());
             continue;
         }
@@ -172,13 +167,11 @@ int converse(Chat& chat, const Options& options) {
 
 int run_chat(const Options& options) {
     if (options.conversation == false) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "-no-cnv: a chat needs the chat template; use winnow generate");
+        throw Error(ErrorCode::kInvalidArgument, "-no-cnv: a chat needs the chat template; use winnow generate");
     }
     const std::optional<std::string> prompt = prompt_text(options);
     // `winnow -m M -p ...` answers once; `winnow chat -p ...` goes on.
-    const bool once =
-        prompt && (options.single_turn || (!options.has_command && options.conversation != true));
+    const bool once = prompt && (options.single_turn || (!options.has_command && options.conversation != true));
     Chat chat(options);
     if (!once && (stdin_is_terminal() || options.simple_io)) chat.greet();
     if (prompt) {

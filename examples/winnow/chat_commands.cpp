@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <array>
 #include <charconv>
 #include <string>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/chat.h"
 #include "examples/winnow/file_io.h"
@@ -40,7 +40,7 @@ std::string trim(std::string_view text) {
 }
 
 // Answers to commands are for the person at the terminal, not part of the model's text.
-void tell(const std::string& line) { write_err(line + "\n"); }
+void tell(const std::string& line) { write_err(without_controls(line) + "\n"); }
 
 const std::string& need_file(const std::string& argument, const char* command) {
     // "-" would be standard input, where the chat itself reads.
@@ -81,10 +81,8 @@ bool Chat::run_command(const std::string& line) {
         (this->*entry.run)(argument);
         return true;
     }
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("'{}' is no command: /help lists them; begin with a space to send it as text",
-                    name));
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' is no command: /help lists them; begin with a space to send it as text", name));
 }
 
 void Chat::clear(const std::string&) {
@@ -117,21 +115,18 @@ void Chat::undo(const std::string&) {
 
 void Chat::read(const std::string& argument) {
     std::string text = read_file(need_file(argument, "/read"));
-    const std::size_t n_tokens =
-        vocabulary_.tokenizer->encode(text, {.add_bos = false, .parse_special = false}).size();
+    const std::size_t n_tokens = vocabulary_.tokenizer->encode(text, {.add_bos = false, .parse_special = false}).size();
     if (n_tokens > session_->n_ctx()) {
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c",
-                        argument, n_tokens, session_->n_ctx()));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c", argument,
+                                n_tokens, session_->n_ctx()));
     }
     attached_ += (attached_.empty() ? "" : "\n\n") + text;
     tell(fmt::format("'{}': {} tokens, goes with your next question", argument, n_tokens));
 }
 
 void Chat::save(const std::string& argument) {
-    save_conversation(conversation_, vocabulary_.path.filename().string(),
-                      need_file(argument, "/save"));
+    save_conversation(conversation_, vocabulary_.path.filename().string(), need_file(argument, "/save"));
     tell(fmt::format("{} messages saved to '{}'", conversation_.turns.size(), argument));
 }
 
@@ -142,16 +137,14 @@ void Chat::load(const std::string& argument) {
     const std::size_t n_tokens = tokens().size();
     if (n_tokens > session_->n_ctx()) {
         std::swap(conversation_, loaded.conversation);
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c",
-                        argument, n_tokens, session_->n_ctx()));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("'{}' has {} tokens but the context holds {}: start with a larger -c", argument,
+                                n_tokens, session_->n_ctx()));
     }
     attached_.clear();
     const std::string model = vocabulary_.path.filename().string();
     if (loaded.model_name != model) {
-        log_warning(
-            fmt::format("this chat was held with '{}', not with '{}'", loaded.model_name, model));
+        log_warning(fmt::format("this chat was held with '{}', not with '{}'", loaded.model_name, model));
     }
     tell(fmt::format("{} messages loaded, {} tokens", conversation_.turns.size(), n_tokens));
 }
@@ -193,22 +186,20 @@ void Chat::show_stats(const std::string&) {
     tell(fmt::format("generated  {} tokens, {:.1f} t/s", totals_.n_generated,
                      per_second(totals_.n_generated, totals_.generate_seconds)));
     tell(fmt::format("context    {}/{} tokens", session_->n_cached(), session_->n_ctx()));
-    tell(fmt::format("memory     {} MiB: weights {}, cache {}, index {}, scratch {}",
-                     memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                     memory.index_bytes >> 20, memory.scratch_bytes >> 20));
+    tell(fmt::format("memory     {} MiB: weights {}, cache {}, index {}, scratch {}", memory.total_bytes() >> 20,
+                     memory.weight_bytes >> 20, memory.kv_bytes >> 20, memory.index_bytes >> 20,
+                     memory.scratch_bytes >> 20));
     tell(fmt::format("device     {} ({})", session_->device().name, session_->device().driver));
 }
 
 void Chat::show_tokens(const std::string&) {
     for (const ChatMessage& message : conversation_.messages(template_)) {
         const std::size_t n =
-            vocabulary_.tokenizer
-                ->encode(message.content, {.add_bos = false, .parse_special = false})
-                .size();
+            vocabulary_.tokenizer->encode(message.content, {.add_bos = false, .parse_special = false}).size();
         tell(fmt::format("{:9} {:7} tokens", message.role, n));
     }
-    tell(fmt::format("with the template {} of {} tokens, {} in the cache", tokens().size(),
-                     session_->n_ctx(), session_->n_cached()));
+    tell(fmt::format("with the template {} of {} tokens, {} in the cache", tokens().size(), session_->n_ctx(),
+                     session_->n_cached()));
 }
 
 }  // namespace winnow::program

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/conversation.h"
 
-#include <string_view>
-
 #include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "examples/winnow/file_io.h"
 #include "winnow/error.h"
@@ -19,15 +19,13 @@ constexpr int kVersion = 1;
 
 void require(bool condition, const std::string& path, std::string_view what) {
     if (!condition) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("'{}' is no saved chat: {}", path, what));
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is no saved chat: {}", path, what));
     }
 }
 
 const std::string& text_of(const json& object, const char* key, const std::string& path) {
     const auto found = object.find(key);
-    require(found != object.end() && found->is_string(), path,
-            fmt::format("'{}' must be a text", key));
+    require(found != object.end() && found->is_string(), path, fmt::format("'{}' must be a text", key));
     return found->get_ref<const std::string&>();
 }
 
@@ -48,16 +46,13 @@ bool Conversation::undo() {
     return true;
 }
 
-void save_conversation(const Conversation& conversation, const std::string& model_name,
-                       const std::string& path) {
+void save_conversation(const Conversation& conversation, const std::string& model_name, const std::string& path) {
     json messages = json::array();
-    if (conversation.system)
-        messages.push_back({{"role", "system"}, {"content", *conversation.system}});
+    if (conversation.system) messages.push_back({{"role", "system"}, {"content", *conversation.system}});
     for (const ChatMessage& turn : conversation.turns) {
         messages.push_back({{"role", turn.role}, {"content", turn.content}});
     }
-    const json root = {
-        {"format", kFormat}, {"version", kVersion}, {"model", model_name}, {"messages", messages}};
+    const json root = {{"format", kFormat}, {"version", kVersion}, {"model", model_name}, {"messages", messages}};
     OutputFile file(path);
     // A model may write bytes that are no UTF-8; JSON cannot hold them.
     file.write(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
@@ -81,8 +76,7 @@ LoadedConversation load_conversation(const std::string& path) {
         const std::string& content = text_of(message, "content", path);
         std::vector<ChatMessage>& turns = loaded.conversation.turns;
         if (role == "system") {
-            require(turns.empty() && !loaded.conversation.system, path,
-                    "the system message must come first, once");
+            require(turns.empty() && !loaded.conversation.system, path, "the system message must come first, once");
             loaded.conversation.system = content;
             continue;
         }

@@ -20,8 +20,7 @@ struct Conversation {
 };
 
 /// Writes the conversation as JSON, whole or not at all. @throws Error(kIo).
-void save_conversation(const Conversation& conversation, const std::string& model_name,
-                       const std::string& path);
+void save_conversation(const Conversation& conversation, const std::string& model_name, const std::string& path);
 
 struct LoadedConversation {
     Conversation conversation;

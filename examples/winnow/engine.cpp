@@ -89,6 +89,8 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
         make_session(vk::Device::open(session.device), std::move(model), session);
     progress.clear();
     throw_if_interrupted();
+    if (const std::string& problem = opened->device().cache_problem; !problem.empty())
+        log_warning(problem);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));

@@ -15,6 +15,7 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/scoring.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
 
@@ -214,17 +215,6 @@ private:
     std::vector<EvalRow> rows_;
 };
 
-std::vector<std::string> split_commas(const std::string& text) {
-    std::vector<std::string> parts;
-    std::size_t begin = 0;
-    while (begin <= text.size()) {
-        const std::size_t end = std::min(text.find(',', begin), text.size());
-        if (end > begin) parts.push_back(text.substr(begin, end - begin));
-        begin = end + 1;
-    }
-    return parts;
-}
-
 }  // namespace
 
 int run_eval(const Options& options) {
@@ -246,10 +236,13 @@ int run_eval(const Options& options) {
                                 "longer text or a smaller -c",
                                 tokens.size(), n_ctx));
     tokens.resize(n_ctx + 1);
-    const std::vector<std::string> presets = split_commas(options.eval.presets);
+    std::vector<std::string> presets = split(options.eval.presets, ',');
+    std::erase(presets, "");
     std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
     for (const std::string& preset : presets)
         make_preset(preset, windowed);  // refuse a bad name before minutes of work
+    check_writable(options.eval.json_file);
+    check_writable(options.eval.plot_file);
     const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
     Evaluation evaluation(
         *session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,

@@ -97,8 +97,7 @@ OutputFile::~OutputFile() {
 }
 
 void OutputFile::fail(const char* what, int error) const {
-    throw Error(ErrorCode::kIo,
-                fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
 }
 
 void OutputFile::write(std::string_view bytes) {
@@ -122,11 +121,19 @@ void OutputFile::commit() {
     set_unfinished_file(nullptr);
 }
 
+void check_writable(const std::string& path) {
+    struct stat status = {};
+    const bool exists = stat(path.c_str(), &status) == 0;
+    // Who reads a pipe would take the end of the probe for the end of all.
+    if (path.empty() || (exists && S_ISFIFO(status.st_mode))) return;
+    const OutputFile probe(path);
+}
+
 void NpyFile::begin(std::uint64_t n_rows, std::uint64_t n_columns) {
     static_assert(std::endian::native == std::endian::little, "the header says little-endian");
     n_missing_ = n_rows * n_columns;
-    std::string header = fmt::format(
-        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_columns);
+    std::string header =
+        fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", n_rows, n_columns);
     constexpr std::size_t kPreamble = 10;
     constexpr std::size_t kAlignment = 64;
     while ((kPreamble + header.size() + 1) % kAlignment != 0) header += ' ';

@@ -33,6 +33,10 @@ private:
     int fd_ = -1;
 };
 
+/// Before long work: that its result can be written there. Leaves the file as it is; nothing for an empty path.
+/// @throws Error(kIo).
+void check_writable(const std::string& path);
+
 /// Logits as a .npy file: f32, C order, [n_rows, n_columns].
 class NpyFile {
 public:

@@ -27,8 +27,7 @@ struct Prompt {
 
 Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
     const std::optional<std::string> text = prompt_text(options);
-    if (!text)
-        throw Error(ErrorCode::kInvalidArgument, "no prompt: give one with -p TEXT or -f FILE");
+    if (!text) throw Error(ErrorCode::kInvalidArgument, "no prompt: give one with -p TEXT or -f FILE");
     Prompt prompt;
     prompt.stop_strings = reverse_prompts(options);
     // Without a subcommand this is reached for --json or --logits-out too, and there the chat is
@@ -41,14 +40,11 @@ Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
         conversation.system = system_text(options);
         conversation.turns.push_back({"user", wrapped_input(options, *text)});
         prompt.text = chat_template.render(conversation.messages(chat_template), true);
-        for (const std::string& stop : chat_template.stop_strings())
-            prompt.stop_strings.push_back(stop);
+        for (const std::string& stop : chat_template.stop_strings()) prompt.stop_strings.push_back(stop);
     } else if (!options.input_prefix.empty() || !options.input_suffix.empty()) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "--in-prefix and --in-suffix need the chat template: add -cnv");
+        throw Error(ErrorCode::kInvalidArgument, "--in-prefix and --in-suffix need the chat template: add -cnv");
     } else if (options.system_prompt || !options.system_file.empty()) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "a system prompt needs the chat template: add -cnv");
+        throw Error(ErrorCode::kInvalidArgument, "a system prompt needs the chat template: add -cnv");
     }
     prompt.tokens = vocabulary.tokenizer->encode(prompt.text);
     return prompt;
@@ -73,27 +69,25 @@ void write_logits(Session& session, const std::vector<TokenId>& tokens, NpyFile&
 
 std::string as_json(const Prompt& prompt, const Answer& answer, std::uint64_t seed) {
     const SessionStats& stats = answer.stats;
-    const nlohmann::json root = {
-        {"prompt_tokens", prompt.tokens.size()},
-        {"tokens", answer.tokens},
-        {"text", answer.text},
-        {"finish_reason", finish_name(answer.finish_reason)},
-        {"seed", seed},
-        {"timings",
-         {{"cache_n", answer.n_reused},
-          {"prompt_n", stats.n_prompt},
-          {"prompt_ms", 1e3 * stats.prompt_seconds},
-          {"prompt_per_second", per_second(stats.n_prompt, stats.prompt_seconds)},
-          {"predicted_n", stats.n_generated},
-          {"predicted_ms", 1e3 * stats.generate_seconds},
-          {"predicted_per_second", per_second(stats.n_generated, stats.generate_seconds)}}}};
+    const nlohmann::json root = {{"prompt_tokens", prompt.tokens.size()},
+                                 {"tokens", answer.tokens},
+                                 {"text", answer.text},
+                                 {"finish_reason", finish_name(answer.finish_reason)},
+                                 {"seed", seed},
+                                 {"timings",
+                                  {{"cache_n", answer.n_reused},
+                                   {"prompt_n", stats.n_prompt},
+                                   {"prompt_ms", 1e3 * stats.prompt_seconds},
+                                   {"prompt_per_second", per_second(stats.n_prompt, stats.prompt_seconds)},
+                                   {"predicted_n", stats.n_generated},
+                                   {"predicted_ms", 1e3 * stats.generate_seconds},
+                                   {"predicted_per_second", per_second(stats.n_generated, stats.generate_seconds)}}}};
     return root.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 void explain_end(const Answer& answer, const Session& session) {
     if (answer.finish_reason != FinishReason::kContextFull) return;
-    log_warning(fmt::format("the context of {} tokens is full: the text is cut; raise -c",
-                            session.n_ctx()));
+    log_warning(fmt::format("the context of {} tokens is full: the text is cut; raise -c", session.n_ctx()));
 }
 
 }  // namespace
@@ -105,8 +99,7 @@ int run_generate(const Options& options) {
 
     const Vocabulary vocabulary = open_vocabulary(options);
     const Prompt prompt = make_prompt(options, vocabulary);
-    const std::unique_ptr<Session> session =
-        open_session(options, vocabulary, context_size(options, 0));
+    const std::unique_ptr<Session> session = open_session(options, vocabulary, context_size(options, 0));
     check_fits(*session, prompt.tokens.size());
     if (logits) write_logits(*session, prompt.tokens, *logits);
 
@@ -121,8 +114,7 @@ int run_generate(const Options& options) {
     result.finish_reason = FinishReason::kLength;
     result.stats = session->stats();
     if (options.n_predict != 0 || !logits) {
-        const bool echo =
-            !options.json && !prompt.is_chat && options.display_prompt && options.n_predict != 0;
+        const bool echo = !options.json && !prompt.is_chat && options.display_prompt && options.n_predict != 0;
         if (echo) write_out(printable(prompt.text));
         result = answer(*session, *vocabulary.tokenizer, request, [&](std::string_view text) {
             if (!options.json) write_out(printable(text));

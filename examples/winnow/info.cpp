@@ -83,6 +83,7 @@ json device_json(const DeviceInfo& device) {
             {"driver_version", driver.version},
             {"api_version", version_text(device.api_version)},
             {"vendor_id", device.vendor_id},
+            {"uuid", device.uuid},
             {"subgroup_size", device.subgroup_size},
             {"memory_bytes", device.memory_bytes},
             {"unusable_reason", device.unusable_reason}};
@@ -212,7 +213,7 @@ int run_info(const Options& options) {
         plan = make_plan(options, vocabulary);
     }
     if (!options.json) {
-        write_out(plan_text(subject, plan, kv_type(options)));
+        write_out(printable(plan_text(subject, plan, kv_type(options))));
         return 0;
     }
     json root = {{"total_bytes", plan.memory.total_bytes()},

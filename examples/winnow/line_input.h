@@ -12,8 +12,7 @@ class LineInput {
 public:
     /// Shows what stands before a line that continues a message; the first line's prompt is the
     /// caller's.
-    explicit LineInput(std::function<void()> show_continuation)
-        : show_continuation_(std::move(show_continuation)) {}
+    explicit LineInput(std::function<void()> show_continuation) : show_continuation_(std::move(show_continuation)) {}
 
     /// One message: a line; with a `\` at its end the next line too; between lines of `"""`
     /// everything. In `multiline` mode it is the other way round: lines until one that ends in `\`.

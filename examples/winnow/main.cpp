@@ -24,8 +24,7 @@ int run_command(const Options& options) {
         case Command::kChat: {
             // `winnow -m M -p ...` is how scripts written for other runtimes ask for any of the
             // two.
-            const bool completes =
-                options.conversation == false || options.json || !options.logits_out.empty();
+            const bool completes = options.conversation == false || options.json || !options.logits_out.empty();
             return !options.has_command && completes ? run_generate(options) : run_chat(options);
         }
         case Command::kGenerate: return run_generate(options);

@@ -21,15 +21,13 @@ const std::map<std::uint64_t, const char*> kFileTypes = {
 // The file's own name for its mix of types, or the type that holds most bytes.
 std::string quantisation(const GgufFile& file) {
     if (const std::optional<std::uint64_t> id = file.find_uint("general.file_type")) {
-        if (const auto found = kFileTypes.find(*id); found != kFileTypes.end())
-            return found->second;
+        if (const auto found = kFileTypes.find(*id); found != kFileTypes.end()) return found->second;
     }
     std::map<WeightType, std::size_t> bytes;
     for (const GgufTensor& tensor : file.tensors()) bytes[tensor.type] += tensor.bytes.size();
     if (bytes.empty()) return "no tensors";
     const auto most =
-        std::max_element(bytes.begin(), bytes.end(),
-                         [](const auto& a, const auto& b) { return a.second < b.second; });
+        std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     return type_name(most->first);
 }
 
@@ -56,12 +54,10 @@ ModelFacts model_facts(const GgufFile& file) {
         }
     }
     facts.quantisation = quantisation(file);
-    facts.name =
-        std::string(file.find_string("general.name").value_or(file.path().filename().string()));
+    facts.name = std::string(file.find_string("general.name").value_or(file.path().filename().string()));
     const std::string size(file.find_string("general.size_label").value_or(""));
-    facts.type =
-        fmt::format("{} {} {}", file.find_string("general.architecture").value_or("unknown"),
-                    size.empty() ? short_count(facts.n_params) : size, facts.quantisation);
+    facts.type = fmt::format("{} {} {}", file.find_string("general.architecture").value_or("unknown"),
+                             size.empty() ? short_count(facts.n_params) : size, facts.quantisation);
     return facts;
 }
 
@@ -71,30 +67,27 @@ ModelFacts model_facts(const ModelSource& model, const std::string& name) {
     const auto add = [&facts](const GgufTensor* tensor, bool every_step = true) {
         facts.tensor_bytes += tensor->bytes.size();
         facts.n_params += tensor->n_in() * tensor->n_rows();
-        facts.step_bytes +=
-            every_step ? tensor->bytes.size() : tensor->bytes.size() / tensor->n_rows();
+        facts.step_bytes += every_step ? tensor->bytes.size() : tensor->bytes.size() / tensor->n_rows();
     };
     for (const LayerTensors& l : t.layers)
-        for (const GgufTensor* tensor : {l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_output,
-                                         l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down})
+        for (const GgufTensor* tensor :
+             {l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_output, l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down})
             add(tensor);
     add(t.output_norm);
     add(t.output);
     if (t.token_embd != t.output) add(t.token_embd, false);
     facts.name = name;
     facts.quantisation = type_name(t.layers.front().attn_q->type);
-    facts.type = fmt::format("{} {} {} random", model.shape.architecture,
-                             short_count(facts.n_params), facts.quantisation);
+    facts.type =
+        fmt::format("{} {} {} random", model.shape.architecture, short_count(facts.n_params), facts.quantisation);
     return facts;
 }
 
 std::uint64_t kv_step_bytes(const ModelShape& shape, KvType type, std::uint64_t n_tokens) {
-    const std::uint64_t row_bytes =
-        std::uint64_t{2} * shape.n_kv_heads * kv_row_bytes(type, shape.head_dim);
+    const std::uint64_t row_bytes = std::uint64_t{2} * shape.n_kv_heads * kv_row_bytes(type, shape.head_dim);
     std::uint64_t bytes = 0;
     for (const LayerShape& layer : shape.layers) {
-        bytes += row_bytes *
-                 (layer.window == 0 ? n_tokens : std::min<std::uint64_t>(layer.window, n_tokens));
+        bytes += row_bytes * (layer.window == 0 ? n_tokens : std::min<std::uint64_t>(layer.window, n_tokens));
     }
     return bytes;
 }
@@ -133,8 +126,7 @@ std::string size_text(std::uint64_t bytes) {
 
 std::string params_text(std::uint64_t n) {
     const double millions = static_cast<double>(n) / 1e6;
-    return millions < 1000 ? fmt::format("{:.2f} M", millions)
-                           : fmt::format("{:.2f} B", millions / 1000);
+    return millions < 1000 ? fmt::format("{:.2f} M", millions) : fmt::format("{:.2f} B", millions / 1000);
 }
 
 }  // namespace winnow::program

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "winnow/error.h"
 
@@ -37,19 +38,10 @@ std::string home_folder(const char* name, const char* in_home) {
     return home.empty() ? "" : fmt::format("{}/{}", home, in_home);
 }
 
-std::vector<std::string> split_colons(const std::string& text) {
-    std::vector<std::string> parts;
-    for (std::size_t begin = 0; begin <= text.size();) {
-        const std::size_t end = std::min(text.find(':', begin), text.size());
-        if (end > begin) parts.push_back(text.substr(begin, end - begin));
-        begin = end + 1;
-    }
-    return parts;
-}
-
 // winnow's own: files lie in them directly.
 std::vector<std::string> model_folders() {
-    std::vector<std::string> folders = split_colons(variable("WINNOW_MODELS"));
+    std::vector<std::string> folders = split(variable("WINNOW_MODELS"), ':');
+    std::erase(folders, "");
     if (const std::string data = home_folder("XDG_DATA_HOME", ".local/share"); !data.empty())
         folders.push_back(data + "/winnow/models");
     return folders;
@@ -77,8 +69,7 @@ fs::path newest_below(const std::string& folder, const std::array<std::string, 2
     fs::path best;
     fs::file_time_type best_time;
     std::error_code error;
-    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied,
-                                           error);
+    fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error);
     for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
         const std::string name = entry->path().filename().string();
         // Blobs are what the snapshots link to, under names that nobody types.
@@ -116,10 +107,9 @@ fs::path find_model(const std::string& name) {
     }
     std::error_code ignored;
     if (fs::exists(plain, ignored)) return plain;  // a folder, or nothing that can be read
-    throw Error(ErrorCode::kBadFile,
-                fmt::format("no model '{}' here, in WINNOW_MODELS or in a model cache: give the "
-                            "path of a .gguf file",
-                            name));
+    throw Error(ErrorCode::kBadFile, fmt::format("no model '{}' here, in WINNOW_MODELS or in a model cache: give the "
+                                                 "path of a .gguf file",
+                                                 name));
 }
 
 }  // namespace winnow::program

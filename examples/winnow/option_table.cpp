@@ -52,13 +52,18 @@ public:
 };
 
 // CLI11's own Range says "Value x not in range 0.000000 to ...".
-CLI::Validator between(double least, double most) {
-    const auto check = [least, most](std::string& text) -> std::string {
+enum class Least { kIncluded, kExcluded };
+CLI::Validator between(double least, double most, Least end_of_range = Least::kIncluded) {
+    const bool is_open = end_of_range == Least::kExcluded;
+    const auto check = [least, most, is_open](std::string& text) -> std::string {
         double value = 0;
         const char* end = text.data() + text.size();
         const auto [stop, error] = std::from_chars(text.data(), end, value);
-        if (error == std::errc{} && stop == end && value >= least && value <= most) return "";
-        return fmt::format("'{}' is no number from {:.12g} to {:.12g}", text, least, most);
+        if (error == std::errc{} && stop == end && value >= least && value <= most &&
+            !(is_open && value == least))
+            return "";
+        return fmt::format("'{}' is no number {} {:.12g} {} {:.12g}", text,
+                           is_open ? "above" : "from", least, is_open ? "and up to" : "to", most);
     };
     return CLI::Validator(check, "", "between");
 }
@@ -110,7 +115,7 @@ private:
 void add_common(Table& table, Options& o) {
     table.value("-m,--model", o.model, "FILE", "model in GGUF, or a name in a model directory");
     table.value("--dev,--device", o.device, "D",
-                "device by index or part of its name (default: best)");
+                "device by index, UUID or part of its name (default: best)");
     table.set("--list-devices", o.list_devices, true, "print the Vulkan devices and exit");
     table.value("--color", o.color, "WHEN", "on, off or auto")
         ->check(CLI::IsMember({"on", "off", "auto"}));
@@ -228,7 +233,7 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
     table
         .value("--sparse-mass", s.mass, "P",
                "share of the estimated attention to keep per head, above 0 to 1; 1 = all")
-        ->check(between(0.0, 1.0));
+        ->check(between(0.0, 1.0, Least::kExcluded));
     table
         .value("--sparse-budget", s.budget, "N",
                "most tokens attended per kv head, sinks and window included")

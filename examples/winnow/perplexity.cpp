@@ -55,8 +55,7 @@ struct Windows {
 
 Windows make_windows(const Options& options, const Vocabulary& vocabulary, std::uint32_t size) {
     const std::optional<std::string> text = prompt_text(options);
-    if (!text)
-        throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE or -p TEXT");
+    if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE or -p TEXT");
     if (size < kLeastWindow) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {}: a window needs at least {} tokens", size, kLeastWindow));
@@ -66,11 +65,9 @@ Windows make_windows(const Options& options, const Vocabulary& vocabulary, std::
     windows.tokens = vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
     windows.count = static_cast<std::uint32_t>(windows.tokens.size() / size);
     if (windows.count == 0) {
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format(
-                "the text has {} tokens but a window needs {}: give a longer text or a smaller -c",
-                windows.tokens.size(), size));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the text has {} tokens but a window needs {}: give a longer text or a smaller -c",
+                                windows.tokens.size(), size));
     }
     if (options.n_windows != 0) windows.count = std::min(windows.count, options.n_windows);
     return windows;
@@ -100,9 +97,7 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
     throw_if_interrupted();
 }
 
-bool is_sparse(const Options& options) {
-    return options.sparse.preset != "off" && options.sparse.preset != "dense";
-}
+bool is_sparse(const Options& options) { return options.sparse.preset != "off" && options.sparse.preset != "dense"; }
 
 // What sparse attention changes. Both score the same tokens, decoded one by one after a dense
 // prefill of the first half of the window.
@@ -128,8 +123,7 @@ void go_to(Session& session, std::span<const TokenId> window, std::size_t n) {
     throw_if_interrupted();
 }
 
-void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window,
-                    Comparison& sums) {
+void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window, Comparison& sums) {
     const std::size_t n_vocab = session.shape().n_vocab;
     const std::size_t first_scored = window.size() / 2;
     session.truncate(0);
@@ -153,8 +147,8 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
         const double lse = log_sum_exp(logits);
         sums.sparse.add(negative_log_likelihood(logits, lse, window[i]));
         const std::size_t row = i - first_scored;
-        sums.divergence += divergence(std::span<const float>(dense).subspan(row * n_vocab, n_vocab),
-                                      dense_lse[row], logits, lse);
+        sums.divergence +=
+            divergence(std::span<const float>(dense).subspan(row * n_vocab, n_vocab), dense_lse[row], logits, lse);
     }
     const SparseReport report = session.sparse_report();
     sums.share += report.attended_share;
@@ -168,11 +162,10 @@ std::string comparison_text(const Comparison& c, const std::string& preset) {
     std::string text = fmt::format(
         "\nFinal estimate: PPL = {:.4f} +/- {:.5f} with {}, {:.4f} +/- {:.5f} dense\n"
         "difference {:+.5f} nats, KL(dense || sparse) {:.5f}, {:.1f} % of the tokens attended",
-        c.sparse.perplexity(), c.sparse.error(), preset, c.dense.perplexity(), c.dense.error(),
-        c.difference(), c.kl(), 100 * c.attended());
+        c.sparse.perplexity(), c.sparse.error(), preset, c.dense.perplexity(), c.dense.error(), c.difference(), c.kl(),
+        100 * c.attended());
     if (c.n_audits != 0)
-        text += fmt::format(", {:.4f} of the attention captured (at least {:.4f})", c.captured(),
-                            c.least_mass);
+        text += fmt::format(", {:.4f} of the attention captured (at least {:.4f})", c.captured(), c.least_mass);
     return text + "\n";
 }
 
@@ -202,8 +195,7 @@ void check_preset(const SparseOptions& sparse, const Vocabulary& vocabulary) {
 }
 
 // A cache that keeps everything, which the dense half of a comparison needs.
-std::unique_ptr<Session> open_dense_session(const Options& options, const Vocabulary& vocabulary,
-                                            std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_dense_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
@@ -220,8 +212,7 @@ std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) 
 int run_perplexity(const Options& options) {
     const bool compares = is_sparse(options);
     if (compares && !options.logits_out.empty())
-        throw Error(ErrorCode::kInvalidArgument,
-                    "--logits-out writes dense logits: leave out --sparse");
+        throw Error(ErrorCode::kInvalidArgument, "--logits-out writes dense logits: leave out --sparse");
     std::unique_ptr<NpyFile> logits;
     if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
 
@@ -230,16 +221,12 @@ int run_perplexity(const Options& options) {
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
     if (compares) check_preset(sparse, vocabulary);
     const std::unique_ptr<Session> session = open_dense_session(options, vocabulary, windows.size);
-    if (compares)
-        session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
-    if (logits)
-        logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
+    if (compares) session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
+    if (logits) logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
 
     using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
-    const auto elapsed = [start] {
-        return std::chrono::duration<double>(Clock::now() - start).count();
-    };
+    const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
     Score dense;
     Comparison comparison;
     const Score& score = compares ? comparison.sparse : dense;
@@ -248,10 +235,8 @@ int run_perplexity(const Options& options) {
         const std::span<TokenId> window =
             std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
-        if (compares)
-            compare_window(*session, sparse, window, comparison);
-        else
-            score_window(*session, window, dense, logits.get());
+        if (compares) compare_window(*session, sparse, window, comparison);
+        else score_window(*session, window, dense, logits.get());
         if (i == 0) {
             write_err(fmt::format("{:.2f} seconds per pass - ETA {:.2f} minutes\n", elapsed(),
                                   elapsed() * (windows.count - 1) / 60));
@@ -261,17 +246,15 @@ int run_perplexity(const Options& options) {
     }
     if (logits) logits->commit();
     if (options.json) {
-        nlohmann::json root = {{"ppl", score.perplexity()},  {"ppl_error", score.error()},
-                               {"n_windows", windows.count}, {"n_ctx", windows.size},
-                               {"n_scored", score.n()},      {"seconds", elapsed()},
+        nlohmann::json root = {{"ppl", score.perplexity()}, {"ppl_error", score.error()}, {"n_windows", windows.count},
+                               {"n_ctx", windows.size},     {"n_scored", score.n()},      {"seconds", elapsed()},
                                {"running", running}};
         if (compares) add_comparison(root, comparison, sparse.preset);
         write_out(root.dump() + "\n");
     } else if (compares) {
         write_out(comparison_text(comparison, sparse.preset));
     } else {
-        write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(),
-                              score.error()));
+        write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(), score.error()));
     }
     return 0;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/progress.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "examples/winnow/terminal.h"
 

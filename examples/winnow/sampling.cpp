@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/sampling.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <random>
 #include <string_view>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/terminal.h"
 #include "winnow/error.h"
@@ -26,9 +26,7 @@ struct Setting {
     void (*assign)(SamplingOptions&, double, std::uint32_t n_ctx);
 };
 
-std::uint32_t count_or_off(double value) {
-    return value < 0 ? 0u : static_cast<std::uint32_t>(value);
-}
+std::uint32_t count_or_off(double value) { return value < 0 ? 0u : static_cast<std::uint32_t>(value); }
 
 constexpr double kMostCount = 1 << 30;
 constexpr double kMostSeed = 9007199254740992.0;  // 2^53, what a double holds exactly
@@ -45,9 +43,7 @@ constexpr std::array<Setting, 7> kSettings = {{
     {"repeat_penalty", "general.sampling.penalty_repeat", 0.01, 100, false,
      [](SamplingOptions& s, double v, std::uint32_t) { s.repeat_penalty = static_cast<float>(v); }},
     {"repeat_last_n", "general.sampling.penalty_last_n", -1, kMostCount, true,
-     [](SamplingOptions& s, double v, std::uint32_t n_ctx) {
-         s.repeat_last_n = v < 0 ? n_ctx : count_or_off(v);
-     }},
+     [](SamplingOptions& s, double v, std::uint32_t n_ctx) { s.repeat_last_n = v < 0 ? n_ctx : count_or_off(v); }},
     {"seed", "", -1, kMostSeed, true,
      [](SamplingOptions& s, double v, std::uint32_t) {
          s.seed = v < 0 ? random_seed() : static_cast<std::uint64_t>(v);
@@ -55,8 +51,7 @@ constexpr std::array<Setting, 7> kSettings = {{
 }};
 
 bool fits(const Setting& setting, double value) {
-    return value >= setting.least && value <= setting.most &&
-           (!setting.whole || std::floor(value) == value);
+    return value >= setting.least && value <= setting.most && (!setting.whole || std::floor(value) == value);
 }
 
 const Setting& find_setting(std::string_view name) {
@@ -65,21 +60,17 @@ const Setting& find_setting(std::string_view name) {
     }
     throw Error(
         ErrorCode::kInvalidArgument,
-        fmt::format(
-            "'{}' is no setting: temp, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n",
-            name));
+        fmt::format("'{}' is no setting: temp, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n", name));
 }
 
 template <class T>
-void apply_flag(SamplingOptions& sampling, std::string_view name, const std::optional<T>& value,
-                std::uint32_t n_ctx) {
+void apply_flag(SamplingOptions& sampling, std::string_view name, const std::optional<T>& value, std::uint32_t n_ctx) {
     if (value) find_setting(name).assign(sampling, static_cast<double>(*value), n_ctx);
 }
 
 }  // namespace
 
-SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& file,
-                                 std::uint32_t n_ctx) {
+SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& file, std::uint32_t n_ctx) {
     SamplingOptions sampling;
     for (const Setting& setting : kSettings) {
         if (setting.model_key.empty()) continue;
@@ -88,8 +79,7 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
         if (fits(setting, *value)) {
             setting.assign(sampling, *value, n_ctx);
         } else {
-            log_warning(fmt::format("the model's {} = {} makes no sense: not used",
-                                    setting.model_key, *value));
+            log_warning(fmt::format("the model's {} = {} makes no sense: not used", setting.model_key, *value));
         }
     }
     apply_flag(sampling, "temp", flags.temperature, n_ctx);
@@ -103,8 +93,7 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
     return sampling;
 }
 
-void set_sampling(SamplingOptions& sampling, const std::string& key, const std::string& value,
-                  std::uint32_t n_ctx) {
+void set_sampling(SamplingOptions& sampling, const std::string& key, const std::string& value, std::uint32_t n_ctx) {
     std::string name = key;
     std::replace(name.begin(), name.end(), '-', '_');
     if (name == "temperature") name = "temp";
@@ -112,18 +101,16 @@ void set_sampling(SamplingOptions& sampling, const std::string& key, const std::
     double number = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
     if (error != std::errc{} || end != value.data() + value.size() || !fits(setting, number)) {
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format("{} = '{}': give a {} from {} to {}", name, value,
-                        setting.whole ? "whole number" : "number", setting.least, setting.most));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} = '{}': give a {} from {} to {}", name, value,
+                                setting.whole ? "whole number" : "number", setting.least, setting.most));
     }
     setting.assign(sampling, number, n_ctx);
 }
 
 std::string describe_sampling(const SamplingOptions& s) {
-    return fmt::format(
-        "repeat_penalty={} repeat_last_n={} top_k={} top_p={} min_p={} temp={} seed={}",
-        s.repeat_penalty, s.repeat_last_n, s.top_k, s.top_p, s.min_p, s.temperature, s.seed);
+    return fmt::format("repeat_penalty={} repeat_last_n={} top_k={} top_p={} min_p={} temp={} seed={}",
+                       s.repeat_penalty, s.repeat_last_n, s.top_k, s.top_p, s.min_p, s.temperature, s.seed);
 }
 
 std::uint64_t random_seed() { return std::random_device{}(); }

@@ -49,9 +49,10 @@ void log_line(int level, std::string_view kind, std::string_view message) noexce
     try {
         std::string line = fmt::format("winnow: {}{}", kind, message);
         for (char& c : line) {
-            if (c == '\n' || c == '\r') c = ' ';
+            if (c == '\n' || c == '\r' || c == '\t') c = ' ';
         }
-        line += '\n';
+        // Names and values out of a file, and texts of a model, stand in messages.
+        line = without_controls(line) + '\n';
         if (verbosity >= level) write_err(line);
         if (to_file) write_all(log_fd, line);
     } catch (...) {
@@ -81,8 +82,7 @@ void configure_terminal(const std::string& color, int level) {
 void open_log_file(const std::string& path) {
     log_fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (log_fd < 0) {
-        throw Error(ErrorCode::kIo,
-                    fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+        throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
     }
 }
 
@@ -94,24 +94,32 @@ void write_out(std::string_view text) {
     const int error = write_all(STDOUT_FILENO, text);
     if (error == 0) return;
     if (error == EPIPE || error == EBADF) throw ClosedOutput{};
-    throw Error(ErrorCode::kIo,
-                fmt::format("writing to standard output failed: {}", std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("writing to standard output failed: {}", std::strerror(error)));
 }
 
 void write_err(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }
 
-std::string printable(std::string_view text) {
-    if (!stdout_is_terminal()) return std::string(text);
+std::string without_controls(std::string_view text) {
     std::string out;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        if ((byte >= 0x20 && byte != 0x7f) || c == '\n' || c == '\t') out += c;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const auto byte = static_cast<unsigned char>(text[i]);
+        const auto next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+        if (byte == 0xc2 && next >= 0x80 && next < 0xa0) {
+            ++i;  // C1, as UTF-8 spells it
+        } else if ((byte >= 0x20 && byte != 0x7f) || byte == '\n' || byte == '\t') {
+            out += text[i];
+        }
     }
     return out;
 }
 
+std::string printable(std::string_view text) {
+    return stdout_is_terminal() ? without_controls(text) : std::string(text);
+}
+
 std::string dim_err(std::string_view text) {
-    return color_err ? fmt::format("{}{}{}", kDim, text, kPlain) : std::string(text);
+    const std::string shown = without_controls(text);
+    return color_err ? fmt::format("{}{}{}", kDim, shown, kPlain) : shown;
 }
 
 std::string input_prompt(std::string_view text) {

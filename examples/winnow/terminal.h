@@ -27,18 +27,20 @@ void write_out(std::string_view text);
 /// Writes text for people; never fails.
 void write_err(std::string_view text) noexcept;
 
-/// Text of a model without the control characters that would reach the terminal's own commands; as
-/// it is when standard output is no terminal.
+/// `text` without what a terminal takes for commands: control characters other than \n and \t.
+std::string without_controls(std::string_view text);
+
+/// Text of a model for standard output: without_controls() where that is a terminal, else as it is.
 std::string printable(std::string_view text);
 
-/// `text` dimmed for standard error, or marked as the user's on standard output, where colours are
-/// on.
+/// `text` without control characters, dimmed for standard error, or marked as the user's on standard output, where
+/// colours are on.
 std::string dim_err(std::string_view text);
 std::string input_prompt(std::string_view text);
 /// Ends the colour that input_prompt() began, once the user has typed.
 std::string input_end();
 
-// One line each on standard error, if the verbosity asks for it.
+// One line each on standard error, if the verbosity asks for it, control characters left out.
 void log_error(std::string_view message) noexcept;
 void log_warning(std::string_view message);
 void log_info(std::string_view message);

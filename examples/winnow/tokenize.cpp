@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string>
-
 #include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
@@ -25,11 +25,10 @@ std::string as_json(const Tokenizer& tokenizer, const std::vector<TokenId>& ids)
 int run_tokenize(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::optional<std::string> text = prompt_text(options);
-    if (!text)
-        throw Error(ErrorCode::kInvalidArgument, "no text: give one with -p TEXT or -f FILE");
+    if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -p TEXT or -f FILE");
     const Tokenizer& tokenizer = *vocabulary.tokenizer;
-    const std::vector<TokenId> ids = tokenizer.encode(
-        *text, {.add_bos = options.add_bos, .parse_special = options.parse_special});
+    const std::vector<TokenId> ids =
+        tokenizer.encode(*text, {.add_bos = options.add_bos, .parse_special = options.parse_special});
     if (options.json) {
         write_out(as_json(tokenizer, ids));
         return 0;

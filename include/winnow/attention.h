@@ -14,17 +14,19 @@ namespace winnow {
 
 /// Shape of one attention layer.
 struct AttentionConfig {
-    std::uint32_t n_heads = 0;     ///< query heads; a multiple of n_kv_heads. The kv head of query head h is h / (n_heads / n_kv_heads)
+    std::uint32_t n_heads =
+        0;  ///< query heads; a multiple of n_kv_heads. The kv head of query head h is h / (n_heads / n_kv_heads)
     std::uint32_t n_kv_heads = 0;
-    std::uint32_t head_dim = 0;    ///< a multiple of 8, at most 256
-    std::uint32_t capacity = 0;    ///< most tokens
-    float scale = 0;               ///< softmax scale; 0 = 1 / sqrt(head_dim)
+    std::uint32_t head_dim = 0;  ///< a multiple of 8, at most 256
+    std::uint32_t capacity = 0;  ///< most tokens
+    float scale = 0;             ///< softmax scale; 0 = 1 / sqrt(head_dim)
     KvType kv_type = KvType::kF16;
 };
 
-/// One layer of sparse decode attention for people with their own queries, keys and values: a cache on the device, a policy that
-/// chooses the tokens, exact attention over them, and an exact measure of what they held. Keys and queries are taken as they are
-/// (after RoPE, if the model has it). Not thread-safe. All device memory is taken on construction.
+/// One layer of sparse decode attention for people with their own queries, keys and values: a cache on the device, a
+/// policy that chooses the tokens, exact attention over them, and an exact measure of what they held. Keys and queries
+/// are taken as they are (after RoPE, if the model has it). Not thread-safe. All device memory is taken on
+/// construction.
 class SparseAttention {
 public:
     /// @param policy for one layer; see make_sparse_attention_policy.
@@ -42,7 +44,8 @@ public:
     /// @returns [n_heads, head_dim], valid until the next call. @throws Error(kInvalidArgument) on an empty cache.
     std::span<const float> step(std::span<const float> query);
 
-    /// Share of the softmax weight that the last step's tokens held, per query head [n_heads]: exact, by a pass over all keys.
+    /// Share of the softmax weight that the last step's tokens held, per query head [n_heads]: exact, by a pass over
+    /// all keys.
     std::vector<float> audit();
     /// Tokens that the last step attended to, per kv head.
     std::vector<std::uint32_t> attended() const;
@@ -50,8 +53,8 @@ public:
     std::vector<std::uint32_t> selected(std::uint32_t kv_head) const;
 
     std::uint32_t n_tokens() const;
-    void clear();                       ///< forgets all tokens
-    std::uint64_t device_bytes() const; ///< memory taken
+    void clear();                        ///< forgets all tokens
+    std::uint64_t device_bytes() const;  ///< memory taken
     const DeviceInfo& device() const;
 
 private:

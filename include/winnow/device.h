@@ -13,19 +13,21 @@ struct DeviceInfo {
     std::uint32_t index = 0;
     std::string name;
     DeviceType type = DeviceType::kOther;
-    std::string driver;                ///< driver name and its own version text
-    std::uint32_t api_version = 0;     ///< packed as Vulkan does
+    std::string driver;             ///< driver name and its own version text
+    std::uint32_t api_version = 0;  ///< packed as Vulkan does
     std::uint32_t vendor_id = 0;
     std::uint32_t subgroup_size = 0;
-    std::uint64_t memory_bytes = 0;    ///< size of the largest device-local heap
-    std::string unusable_reason;       ///< empty, or the requirement that is missing
+    std::uint64_t memory_bytes = 0;  ///< size of the largest device-local heap
+    std::string uuid;                ///< deviceUUID as 8-4-4-4-12 hexadecimal digits; empty when unknown
+    std::string unusable_reason;     ///< empty, or the requirement that is missing
+    std::string cache_problem;       ///< of an open device: empty, or why compiled shaders cannot be kept
 };
 
 struct DeviceOptions {
-    /// Empty: best by rank discrete > integrated > virtual > CPU, then memory. Otherwise an index
-    /// or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
+    /// Empty: best by rank discrete > integrated > virtual > CPU, then memory. Otherwise an index,
+    /// a UUID or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
     std::string select;
-    bool validation = false;   ///< Khronos layer with synchronisation validation, if installed
+    bool validation = false;  ///< Khronos layer with synchronisation validation, if installed
 };
 
 /// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.

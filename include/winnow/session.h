@@ -29,18 +29,19 @@ struct SparseOptions {
     std::string preset = "off";
     SparseOverrides overrides;
     std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
-    std::shared_ptr<const Calibration> calibration;  ///< null: the model's sidecar, read when the preset has a use for it
+    std::shared_ptr<const Calibration>
+        calibration;  ///< null: the model's sidecar, read when the preset has a use for it
 };
 
 /// What sparse attention read and kept since the last answer began.
 struct SparseReport {
-    std::uint64_t n_steps = 0;        ///< sparse steps
-    double attended_share = 1;        ///< tokens attended of those cached, mean over full layers, kv heads and steps
-    double kv_bytes_per_token = 0;    ///< keys, values, summaries and index keys read per step
-    std::uint64_t n_audits = 0;       ///< (step, layer, query head) records
+    std::uint64_t n_steps = 0;      ///< sparse steps
+    double attended_share = 1;      ///< tokens attended of those cached, mean over full layers, kv heads and steps
+    double kv_bytes_per_token = 0;  ///< keys, values, summaries and index keys read per step
+    std::uint64_t n_audits = 0;     ///< (step, layer, query head) records
     double mass_mean = 1, mass_p5 = 1, mass_min = 1;  ///< captured mass
     double rest_mean = 1, rest_p5 = 1, rest_min = 1;  ///< the same without the sinks
-    std::vector<float> layer_head_mass;   ///< mean [n_layers, n_heads]; NaN where nothing was audited
+    std::vector<float> layer_head_mass;               ///< mean [n_layers, n_heads]; NaN where nothing was audited
     std::vector<float> layer_head_share;  ///< mean [n_layers, n_kv_heads] of tokens attended; 1 for dense layers
 };
 
@@ -58,7 +59,7 @@ struct SessionOptions {
 
 /// Counts and times of the last answer.
 struct SessionStats {
-    std::uint32_t n_prompt = 0;      ///< tokens prefilled (without those already in the cache)
+    std::uint32_t n_prompt = 0;  ///< tokens prefilled (without those already in the cache)
     double prompt_seconds = 0;
     std::uint32_t n_generated = 0;
     double generate_seconds = 0;
@@ -94,7 +95,8 @@ public:
     /// Prefills like prefill() and gives the logits that follow each token, in chunks:
     /// rows(first, logits) with logits f32 [n, n_vocab] for tokens first .. first+n.
     using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
-    virtual void evaluate(std::span<const std::int32_t> tokens, const LogitRows& rows, const Progress& progress = {}) = 0;
+    virtual void evaluate(std::span<const std::int32_t> tokens, const LogitRows& rows,
+                          const Progress& progress = {}) = 0;
 
     /// Begins an answer after the cached tokens and `prompt` (at least one token, may follow a truncate). Only the last
     /// token of the prompt is left to the first decode step.
@@ -103,7 +105,8 @@ public:
                        const Progress& progress = {}) = 0;
     /// The next token, or nullopt when the answer is over (stop token returned before, limit, full context).
     virtual std::optional<std::int32_t> next() = 0;
-    /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the last.
+    /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the
+    /// last.
     virtual void finish() = 0;
 
     virtual const SessionStats& stats() const = 0;
@@ -112,14 +115,18 @@ public:
     virtual void use_sparse(const SparseOptions& sparse) = 0;
     virtual const SparsePolicy& sparse_policy() const = 0;
     virtual SparseReport sparse_report() const = 0;
-    /// Teacher-forced decoding: runs the decode step on `token` at the end of the cache and gives the logits [n_vocab] that follow.
+    /// Teacher-forced decoding: runs the decode step on `token` at the end of the cache and gives the logits [n_vocab]
+    /// that follow.
     virtual std::span<const float> decode_logits(std::int32_t token) = 0;
 
-    /// For calibration: prefills like prefill() and gives the queries of each chunk after RoPE and scaling, layer by layer, f16
-    /// [n, n_heads, head_dim] for tokens first .. first+n. Takes device memory for the time of the call.
-    using QueryRows = std::function<void(std::uint32_t layer, std::uint32_t first, std::span<const std::uint16_t> queries)>;
-    virtual void capture(std::span<const std::int32_t> tokens, const QueryRows& rows, const Progress& progress = {}) = 0;
-    /// Keys of a layer after RoPE, f16 [n_cached, n_kv_heads, head_dim]; zeros where a windowed layer holds them no more.
+    /// For calibration: prefills like prefill() and gives the queries of each chunk after RoPE and scaling, layer by
+    /// layer, f16 [n, n_heads, head_dim] for tokens first .. first+n. Takes device memory for the time of the call.
+    using QueryRows =
+        std::function<void(std::uint32_t layer, std::uint32_t first, std::span<const std::uint16_t> queries)>;
+    virtual void capture(std::span<const std::int32_t> tokens, const QueryRows& rows,
+                         const Progress& progress = {}) = 0;
+    /// Keys of a layer after RoPE, f16 [n_cached, n_kv_heads, head_dim]; zeros where a windowed layer holds them no
+    /// more.
     virtual std::vector<std::uint16_t> cached_keys(std::uint32_t layer) const = 0;
 
     /// For benches: makes the cache hold n tokens (id 0) with pseudo-random keys and values, without computing them.

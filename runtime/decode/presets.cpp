@@ -285,11 +285,12 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     if (layers.size() != n_layers) bad(fmt::format("has {} layers, the model {}", layers.size(), n_layers));
     for (std::size_t i = 0; i < levels.size(); ++i) {
         const SelectLevel& level = levels[i];
-        if (!(level.mass > 0 && level.mass <= 1)) bad(fmt::format("attention mass {} is outside (0, 1]", level.mass));
+        if (!(level.mass > 0 && level.mass <= 1)) bad(fmt::format("attention mass {} is outside (0, 1]: give more than 0, and 1 at most", level.mass));
         if (!(level.budget_share >= 0 && level.budget_share <= 1)) bad("the budget share is outside 0 to 1");
         if (level.rule == BudgetRule::kTopK && level.budget == 0) bad("top-k needs a budget");
         if (level.budget != 0 && level.budget < std::uint64_t{sink} + window && i + 1 == levels.size())
-            bad(fmt::format("the budget of {} tokens is below sink + window ({} + {})", level.budget, sink, window));
+            bad(fmt::format("the budget of {} tokens is below sink + window ({} + {}): give a larger budget or fewer of those",
+                            level.budget, sink, window));
         const bool tokens = level.scorer == Scorer::kExact || level.scorer == Scorer::kLowdim;
         if (tokens != (level.unit == 1)) bad("token scorers score units of 1, block scorers units of 16, 32, 64 or 1024");
         if (!tokens && level.unit != 16 && level.unit != 32 && level.unit != kBlock && level.unit != kSuper)
@@ -313,7 +314,7 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;
         if (selects && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
         if (layer.kind != LayerKind::kReuse) continue;
-        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later", i, layer.source));
+        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later: name one before it", i, layer.source));
         const LayerKind source = layers[layer.source].kind;
         if (source != LayerKind::kSelect && source != LayerKind::kAnchor)
             bad(fmt::format("layer {} reuses layer {}, which selects nothing", i, layer.source));

@@ -9,6 +9,22 @@
 #include "runtime/vk/upload.h"
 
 namespace winnow {
+namespace {
+
+// Most tokens, in whole blocks, whose pools are all within `limit` bytes. Local heads do not grow with the capacity
+// and the full heads beside them do, so this is asked of the layout and not computed from bytes per token.
+std::uint32_t largest_capacity(KvConfig config, std::uint64_t limit) {
+    std::uint32_t low = 0, high = config.capacity / config.block_size;
+    while (low < high) {
+        const std::uint32_t middle = high - (high - low) / 2;
+        config.capacity = middle * config.block_size;
+        if (KvLayout(config).largest_pool_bytes() <= limit) low = middle;
+        else high = middle - 1;
+    }
+    return low * config.block_size;
+}
+
+}  // namespace
 
 KvCache::KvCache(vk::Device& device, KvConfig config) : layout_(std::move(config)) {
     const KvConfig& c = layout_.config();
@@ -17,12 +33,12 @@ KvCache::KvCache(vk::Device& device, KvConfig config) : layout_(std::move(config
     for (std::uint32_t layer = 0; layer < c.n_layers; ++layer) {
         const std::uint64_t bytes = layout_.pool_bytes(layer);
         if (bytes > limit) {
-            const std::uint64_t per_token = bytes / c.capacity + 1;
-            throw Error(ErrorCode::kOutOfMemory,
-                        fmt::format("the K pool of layer {} needs {} MiB for {} tokens; this device binds at most {} MiB: "
-                                    "use -c {} or less",
-                                    layer, bytes >> 20, c.capacity, limit >> 20,
-                                    limit / per_token / c.block_size * c.block_size));
+            const std::uint32_t most = largest_capacity(c, limit);
+            throw Error(
+                ErrorCode::kOutOfMemory,
+                fmt::format("the K pool of layer {} needs {} MiB for {} tokens; this device binds at most {} MiB: {}",
+                            layer, bytes >> 20, c.capacity, limit >> 20,
+                            most != 0 ? fmt::format("use -c {} or less", most) : "use another device"));
         }
         keys_.emplace_back(device, fmt::format("k_pool_{}", layer), bytes, vk::BufferUse::kDevice);
         values_.emplace_back(device, fmt::format("v_pool_{}", layer), bytes, vk::BufferUse::kDevice);

@@ -2,7 +2,6 @@
 #include "runtime/kv/step_buffers.h"
 
 #include <algorithm>
-
 #include <vector>
 
 #include "runtime/vk/device.h"

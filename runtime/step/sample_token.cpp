@@ -12,8 +12,7 @@ SampleToken::SampleToken(vk::Device& device) : n_groups_(device.is_cpu() ? 8 : k
     const std::uint32_t group_size = device.is_cpu() ? 64 : 512;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const std::array<std::uint32_t, 3> spec{group_size, group_size / subgroup, n_groups_};
-    pipeline_ =
-        vk::ComputePipeline(device, vk::find_shader("sample_token"), 7, sizeof(SamplePush), spec, subgroup);
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader("sample_token"), 7, sizeof(SamplePush), spec, subgroup);
 }
 
 void SampleToken::record(vk::Recorder& recorder, const Buffers& b, const SamplePush& push) const {

@@ -21,15 +21,13 @@ double megabytes(std::uint64_t bytes) { return static_cast<double>(bytes) * 1e-6
 
 Buffer::Buffer(Device& device, std::string name, std::uint64_t bytes, BufferUse use)
     : device_(&device), name_(std::move(name)), bytes_(bytes) {
-    if (bytes == 0)
-        throw Error(ErrorCode::kInternal, fmt::format("buffer '{}' has no bytes", name_));
+    if (bytes == 0) throw Error(ErrorCode::kInternal, fmt::format("buffer '{}' has no bytes", name_));
     const std::uint64_t limit = device.limits().max_allocation_bytes;
     if (bytes > limit - std::min(limit, kRounding)) {
-        throw Error(
-            ErrorCode::kOutOfMemory,
-            fmt::format("buffer '{}' needs {:.1f} MB; device '{}' allocates at most {:.1f} MB "
-                        "in one piece",
-                        name_, megabytes(bytes), device.info().name, megabytes(limit)));
+        throw Error(ErrorCode::kOutOfMemory,
+                    fmt::format("buffer '{}' needs {:.1f} MB; device '{}' allocates at most {:.1f} MB "
+                                "in one piece",
+                                name_, megabytes(bytes), device.info().name, megabytes(limit)));
     }
     try {
         create(use);
@@ -42,8 +40,8 @@ Buffer::Buffer(Device& device, std::string name, std::uint64_t bytes, BufferUse 
 void Buffer::create(BufferUse use) {
     auto create = make_struct<VkBufferCreateInfo>(VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO);
     create.size = (bytes_ + kRounding - 1) / kRounding * kRounding;
-    create.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                   VK_BUFFER_USAGE_TRANSFER_DST_BIT;
+    create.usage =
+        VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
     create.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
     WINNOW_VK_CHECK(vkCreateBuffer(device_->handle(), &create, nullptr, &buffer_));
 
@@ -52,8 +50,8 @@ void Buffer::create(BufferUse use) {
     auto allocate = make_struct<VkMemoryAllocateInfo>(VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO);
     allocate.allocationSize = needs.size;
     VkResult result = VK_ERROR_OUT_OF_DEVICE_MEMORY;
-    for (std::uint32_t type : memory_types_for(device_->memory_properties(), needs.memoryTypeBits,
-                                               use, device_->unified_memory())) {
+    for (std::uint32_t type :
+         memory_types_for(device_->memory_properties(), needs.memoryTypeBits, use, device_->unified_memory())) {
         allocate.memoryTypeIndex = type;
         result = vkAllocateMemory(device_->handle(), &allocate, nullptr, &memory_);
         if (result != VK_ERROR_OUT_OF_DEVICE_MEMORY && result != VK_ERROR_OUT_OF_HOST_MEMORY) break;
@@ -63,8 +61,7 @@ void Buffer::create(BufferUse use) {
             ErrorCode::kOutOfMemory,
             fmt::format("buffer '{}' needs {:.1f} MB, which device '{}' does not have beside the "
                         "{:.1f} MB already in use",
-                        name_, megabytes(needs.size), device_->info().name,
-                        megabytes(device_->allocated_bytes())));
+                        name_, megabytes(needs.size), device_->info().name, megabytes(device_->allocated_bytes())));
     }
     WINNOW_VK_CHECK(result);
     allocated_bytes_ = needs.size;
@@ -86,8 +83,7 @@ void Buffer::release() noexcept {
     if (device_ == nullptr) return;
     vkDestroyBuffer(device_->handle(), buffer_, nullptr);
     vkFreeMemory(device_->handle(), memory_, nullptr);  // unmaps too
-    if (allocated_bytes_ != 0)
-        device_->count_allocation(-static_cast<std::int64_t>(allocated_bytes_));
+    if (allocated_bytes_ != 0) device_->count_allocation(-static_cast<std::int64_t>(allocated_bytes_));
     device_ = nullptr;
     buffer_ = VK_NULL_HANDLE;
     memory_ = VK_NULL_HANDLE;
@@ -124,12 +120,10 @@ std::uint64_t resolved_bytes(const BufferRange& range) {
         throw Error(ErrorCode::kInternal, "range of a buffer that does not exist");
     }
     const std::uint64_t whole = range.buffer->bytes();
-    const std::uint64_t bytes =
-        range.bytes != 0 ? range.bytes : whole - std::min(whole, range.offset);
+    const std::uint64_t bytes = range.bytes != 0 ? range.bytes : whole - std::min(whole, range.offset);
     if (bytes == 0 || range.offset > whole || bytes > whole - range.offset) {
-        throw Error(ErrorCode::kInternal,
-                    fmt::format("range [{}, +{}) is outside buffer '{}' of {} bytes", range.offset,
-                                bytes, range.buffer->name(), whole));
+        throw Error(ErrorCode::kInternal, fmt::format("range [{}, +{}) is outside buffer '{}' of {} bytes",
+                                                      range.offset, bytes, range.buffer->name(), whole));
     }
     return bytes;
 }

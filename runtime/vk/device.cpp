@@ -88,6 +88,7 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
         is_unified(device->info_, device->memory_) && !is_set("WINNOW_DISCRETE_MEMORY");
     device->create_logical_device();
     device->pipeline_cache_ = std::make_unique<PipelineCache>(*device);
+    device->info_.cache_problem = device->pipeline_cache_->problem();
     return device;
 }
 

@@ -65,13 +65,16 @@ const DeviceInfo& choose_device(const std::vector<DeviceInfo>& devices, const st
     }
 
     const std::string part = lower(select);
+    for (const DeviceInfo& device : devices) {
+        if (!device.uuid.empty() && device.uuid == part) return device;
+    }
     const DeviceInfo* best = nullptr;
     for (const DeviceInfo& device : devices) {
         if (lower(device.name).find(part) == std::string::npos) continue;
         if (best == nullptr || is_better(device, *best)) best = &device;
     }
     if (best == nullptr && !select.empty()) {
-        throw refuse(fmt::format("no Vulkan device has '{}' in its name", select));
+        throw refuse(fmt::format("no Vulkan device has '{}' in its name, or as its UUID", select));
     }
     // An unusable device is returned only when it was asked for: then opening it says what it
     // lacks.

@@ -47,6 +47,15 @@ std::string version_text(std::uint32_t version) {
                        VK_API_VERSION_PATCH(version));
 }
 
+std::string uuid_text(const std::uint8_t (&bytes)[VK_UUID_SIZE]) {
+    std::string text;
+    for (std::size_t i = 0; i < VK_UUID_SIZE; ++i) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+        text += fmt::format("{:02x}", bytes[i]);
+    }
+    return text;
+}
+
 bool has_extension(VkPhysicalDevice physical, const char* name) {
     std::uint32_t n_extensions = 0;
     WINNOW_VK_CHECK(
@@ -213,6 +222,7 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     vkGetPhysicalDeviceProperties2(physical, &properties.core);
     info.driver = fmt::format("{} {}", properties.v12.driverName, properties.v12.driverInfo);
     info.subgroup_size = properties.v11.subgroupSize;
+    info.uuid = uuid_text(properties.v11.deviceUUID);
 
     std::uint32_t timestamp_bits = 0;
     if (!find_queue_family(physical, report.queue_family, timestamp_bits)) {

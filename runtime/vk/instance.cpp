@@ -31,8 +31,7 @@ bool has_extension(const char* layer, const char* name) {
     std::uint32_t n_extensions = 0;
     WINNOW_VK_CHECK(vkEnumerateInstanceExtensionProperties(layer, &n_extensions, nullptr));
     std::vector<VkExtensionProperties> extensions(n_extensions);
-    WINNOW_VK_CHECK(
-        vkEnumerateInstanceExtensionProperties(layer, &n_extensions, extensions.data()));
+    WINNOW_VK_CHECK(vkEnumerateInstanceExtensionProperties(layer, &n_extensions, extensions.data()));
     for (const VkExtensionProperties& extension : extensions) {
         if (std::strcmp(extension.extensionName, name) == 0) return true;
     }
@@ -41,8 +40,7 @@ bool has_extension(const char* layer, const char* name) {
 
 VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity,
                                           VkDebugUtilsMessageTypeFlagsEXT,
-                                          const VkDebugUtilsMessengerCallbackDataEXT* data,
-                                          void* user) {
+                                          const VkDebugUtilsMessengerCallbackDataEXT* data, void* user) {
     const auto& sink = *static_cast<const Instance::MessageSink*>(user);
     const bool is_error = (severity & VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT) != 0;
     try {
@@ -93,13 +91,13 @@ Instance::Instance(bool validation, MessageSink sink) : sink_(std::move(sink)) {
     if (debug_utils_) extensions.push_back(VK_EXT_DEBUG_UTILS_EXTENSION_NAME);
 
     auto create = make_struct<VkInstanceCreateInfo>(VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO);
-    auto messenger = make_struct<VkDebugUtilsMessengerCreateInfoEXT>(
-        VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT);
-    messenger.messageSeverity = VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT |
-                                VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT;
+    auto messenger =
+        make_struct<VkDebugUtilsMessengerCreateInfoEXT>(VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT);
+    messenger.messageSeverity =
+        VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT;
     // Not GENERAL: loaders and drivers use it for remarks about other drivers on the machine.
-    messenger.messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT |
-                            VK_DEBUG_UTILS_MESSAGE_TYPE_PERFORMANCE_BIT_EXT;
+    messenger.messageType =
+        VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_TYPE_PERFORMANCE_BIT_EXT;
     messenger.pfnUserCallback = on_message;
     messenger.pUserData = &sink_;
 
@@ -128,8 +126,7 @@ Instance::Instance(bool validation, MessageSink sink) : sink_(std::move(sink)) {
     WINNOW_VK_CHECK(result);
     load_instance_functions(instance_);
     if (validation_enabled() && debug_utils_) {
-        const VkResult created =
-            vkCreateDebugUtilsMessengerEXT(instance_, &messenger, nullptr, &messenger_);
+        const VkResult created = vkCreateDebugUtilsMessengerEXT(instance_, &messenger, nullptr, &messenger_);
         if (created != VK_SUCCESS) {
             vkDestroyInstance(instance_, nullptr);
             WINNOW_VK_CHECK(created);
@@ -138,8 +135,7 @@ Instance::Instance(bool validation, MessageSink sink) : sink_(std::move(sink)) {
 }
 
 Instance::~Instance() {
-    if (messenger_ != VK_NULL_HANDLE)
-        vkDestroyDebugUtilsMessengerEXT(instance_, messenger_, nullptr);
+    if (messenger_ != VK_NULL_HANDLE) vkDestroyDebugUtilsMessengerEXT(instance_, messenger_, nullptr);
     vkDestroyInstance(instance_, nullptr);
 }
 

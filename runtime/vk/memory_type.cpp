@@ -32,8 +32,8 @@ int n_bits(VkMemoryPropertyFlags flags) { return __builtin_popcount(flags); }
 
 }  // namespace
 
-std::vector<std::uint32_t> memory_types_for(const VkPhysicalDeviceMemoryProperties& memory,
-                                            std::uint32_t type_bits, BufferUse use, bool unified) {
+std::vector<std::uint32_t> memory_types_for(const VkPhysicalDeviceMemoryProperties& memory, std::uint32_t type_bits,
+                                            BufferUse use, bool unified) {
     // Protected memory, and AMD's uncached debugging types, must be asked for by special features.
     constexpr VkMemoryPropertyFlags kNever =
         VK_MEMORY_PROPERTY_PROTECTED_BIT | VK_MEMORY_PROPERTY_LAZILY_ALLOCATED_BIT |
@@ -49,8 +49,7 @@ std::vector<std::uint32_t> memory_types_for(const VkPhysicalDeviceMemoryProperti
         if ((type_bits & (1u << type)) == 0 || (flags & kNever) != 0) continue;
         if ((flags & wish.required) == wish.required) types.push_back(type);
     }
-    std::stable_sort(types.begin(), types.end(),
-                     [&](std::uint32_t a, std::uint32_t b) { return score(a) > score(b); });
+    std::stable_sort(types.begin(), types.end(), [&](std::uint32_t a, std::uint32_t b) { return score(a) > score(b); });
     return types;
 }
 

@@ -20,12 +20,13 @@ public:
     /// Specialisation constant i (constant_id = i) gets spec[i] (raw 32 bits).
     /// `subgroup_size` 0 leaves the driver's choice; otherwise it is required where the device can vary it.
     /// @throws Error(kUnsupported) when the device lacks the variant's features or the group is too large.
-    ComputePipeline(Device& device, const ShaderVariant& shader, std::uint32_t n_buffers,
-                    std::uint32_t push_bytes, std::span<const std::uint32_t> spec,
-                    std::uint32_t subgroup_size = 0);
+    ComputePipeline(Device& device, const ShaderVariant& shader, std::uint32_t n_buffers, std::uint32_t push_bytes,
+                    std::span<const std::uint32_t> spec, std::uint32_t subgroup_size = 0);
     ~ComputePipeline();
     ComputePipeline(ComputePipeline&& other) noexcept;
     ComputePipeline& operator=(ComputePipeline&& other) noexcept;
+    ComputePipeline(const ComputePipeline&) = delete;
+    ComputePipeline& operator=(const ComputePipeline&) = delete;
 
     VkPipeline handle() const { return pipeline_; }
     VkPipelineLayout layout() const { return layout_; }

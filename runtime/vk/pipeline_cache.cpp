@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -66,6 +67,17 @@ std::filesystem::path cache_path(const Device& device) {
     return folder / "winnow" / fmt::format("{}-{:08x}.bin", uuid, header.driver_version);
 }
 
+/// Makes the folder. Empty, or one line on why nothing can be kept there.
+std::string prepare_folder(const std::filesystem::path& folder) {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (!error && access(folder.c_str(), W_OK | X_OK) == 0) return {};
+    return fmt::format(
+        "compiled shaders cannot be kept in '{}' ({}), so that every start compiles them again: set "
+        "XDG_CACHE_HOME to a directory that can be written, or WINNOW_NO_CACHE=1",
+        folder.string(), error ? error.message() : std::strerror(errno));
+}
+
 /// The driver's bytes, or empty for every kind of miss.
 std::vector<char> load(const Device& device, const std::filesystem::path& path) {
     std::ifstream file(path, std::ios::binary);
@@ -74,8 +86,7 @@ std::vector<char> load(const Device& device, const std::filesystem::path& path) 
     if (found.magic != kMagic || found.n_bytes == 0 || found.n_bytes > kMaxBytes) return {};
     // Sized by the file, not by the header, which may lie.
     std::error_code error;
-    if (std::filesystem::file_size(path, error) != sizeof(found) + found.n_bytes || error)
-        return {};
+    if (std::filesystem::file_size(path, error) != sizeof(found) + found.n_bytes || error) return {};
     std::vector<char> data(found.n_bytes);
     if (!file.read(data.data(), static_cast<std::streamsize>(data.size()))) return {};
     const Header expected = make_header(device, data);
@@ -87,12 +98,14 @@ std::vector<char> load(const Device& device, const std::filesystem::path& path) 
 
 PipelineCache::PipelineCache(Device& device) : device_(device), path_(cache_path(device)) {
     std::vector<char> data;
-    if (!path_.empty()) data = load(device, path_);
+    if (!path_.empty()) {
+        problem_ = prepare_folder(path_.parent_path());
+        data = load(device, path_);
+    }
     hit_ = !data.empty();
     loaded_bytes_ = data.size();
 
-    auto create =
-        make_struct<VkPipelineCacheCreateInfo>(VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO);
+    auto create = make_struct<VkPipelineCacheCreateInfo>(VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO);
     create.initialDataSize = data.size();
     create.pInitialData = data.data();
     VkResult result = vkCreatePipelineCache(device.handle(), &create, nullptr, &cache_);
@@ -112,21 +125,17 @@ PipelineCache::~PipelineCache() {
 }
 
 void PipelineCache::save() noexcept {
-    if (path_.empty()) return;
+    if (path_.empty() || !problem_.empty()) return;
     try {
         std::size_t n_bytes = 0;
-        if (vkGetPipelineCacheData(device_.handle(), cache_, &n_bytes, nullptr) != VK_SUCCESS)
-            return;
+        if (vkGetPipelineCacheData(device_.handle(), cache_, &n_bytes, nullptr) != VK_SUCCESS) return;
         if (n_bytes == 0 || n_bytes == loaded_bytes_) return;
         std::vector<char> data(n_bytes);
-        if (vkGetPipelineCacheData(device_.handle(), cache_, &n_bytes, data.data()) != VK_SUCCESS)
-            return;
+        if (vkGetPipelineCacheData(device_.handle(), cache_, &n_bytes, data.data()) != VK_SUCCESS) return;
         data.resize(n_bytes);
         const Header header = make_header(device_, data);
 
         std::error_code error;
-        std::filesystem::create_directories(path_.parent_path(), error);
-        if (error) return;
         // Renaming is atomic: another process sees the old file or the new one, never a part.
         const std::filesystem::path temporary = path_.string() + fmt::format(".{}.tmp", getpid());
         std::ofstream file(temporary, std::ios::binary | std::ios::trunc);

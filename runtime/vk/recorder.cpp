@@ -34,16 +34,14 @@ Recorder::Recorder(Device& device, std::string name, Reuse reuse)
     auto pool = make_struct<VkCommandPoolCreateInfo>(VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO);
     pool.queueFamilyIndex = device.queue_family();
     WINNOW_VK_CHECK(vkCreateCommandPool(device.handle(), &pool, nullptr, &pool_));
-    auto allocate =
-        make_struct<VkCommandBufferAllocateInfo>(VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO);
+    auto allocate = make_struct<VkCommandBufferAllocateInfo>(VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO);
     allocate.commandPool = pool_;
     allocate.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY;
     allocate.commandBufferCount = 1;
     const VkResult result = vkAllocateCommandBuffers(device.handle(), &allocate, &command_);
     if (result != VK_SUCCESS) vkDestroyCommandPool(device.handle(), pool_, nullptr);
     WINNOW_VK_CHECK(result);
-    device.set_name(VK_OBJECT_TYPE_COMMAND_BUFFER, reinterpret_cast<std::uint64_t>(command_),
-                    name_);
+    device.set_name(VK_OBJECT_TYPE_COMMAND_BUFFER, reinterpret_cast<std::uint64_t>(command_), name_);
 }
 
 Recorder::~Recorder() {
@@ -72,26 +70,23 @@ void Recorder::begin() {
 void Recorder::end() { WINNOW_VK_CHECK(vkEndCommandBuffer(command_)); }
 
 void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferRange> buffers,
-                        std::span<const std::byte> push, std::uint32_t groups_x,
-                        std::uint32_t groups_y, std::uint32_t groups_z) {
+                        std::span<const std::byte> push, std::uint32_t groups_x, std::uint32_t groups_y,
+                        std::uint32_t groups_z) {
     const DeviceLimits& limits = device_->limits();
     const auto fail = [&](const std::string& why) {
         return Error(ErrorCode::kInternal, fmt::format("dispatch of {}: {}", pipeline.name(), why));
     };
     if (buffers.size() != pipeline.n_buffers() || buffers.size() > kMaxBuffers) {
-        throw fail(
-            fmt::format("{} buffers given, {} wanted", buffers.size(), pipeline.n_buffers()));
+        throw fail(fmt::format("{} buffers given, {} wanted", buffers.size(), pipeline.n_buffers()));
     }
     if (push.size() != pipeline.push_bytes()) {
-        throw fail(fmt::format("{} bytes of push constants given, {} wanted", push.size(),
-                               pipeline.push_bytes()));
+        throw fail(fmt::format("{} bytes of push constants given, {} wanted", push.size(), pipeline.push_bytes()));
     }
-    if (groups_x == 0 || groups_y == 0 || groups_z == 0 ||
-        groups_x > limits.max_workgroup_count_x || groups_y > limits.max_workgroup_count_y ||
-        groups_z > limits.max_workgroup_count_z) {
-        throw fail(fmt::format("{} x {} x {} groups; the device runs 1 to {} x {} x {}", groups_x,
-                               groups_y, groups_z, limits.max_workgroup_count_x,
-                               limits.max_workgroup_count_y, limits.max_workgroup_count_z));
+    if (groups_x == 0 || groups_y == 0 || groups_z == 0 || groups_x > limits.max_workgroup_count_x ||
+        groups_y > limits.max_workgroup_count_y || groups_z > limits.max_workgroup_count_z) {
+        throw fail(fmt::format("{} x {} x {} groups; the device runs 1 to {} x {} x {}", groups_x, groups_y, groups_z,
+                               limits.max_workgroup_count_x, limits.max_workgroup_count_y,
+                               limits.max_workgroup_count_z));
     }
 
     std::array<VkDescriptorBufferInfo, kMaxBuffers> infos;
@@ -100,15 +95,13 @@ void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferR
         const BufferRange& range = buffers[i];
         const std::uint64_t bytes = resolved_bytes(range);
         if (bytes > limits.max_storage_buffer_range) {
-            throw fail(
-                fmt::format("binding {} is {:.1f} MB of '{}'; the device binds at most {:.1f} MB",
-                            i, static_cast<double>(bytes) * 1e-6, range.buffer->name(),
-                            static_cast<double>(limits.max_storage_buffer_range) * 1e-6));
+            throw fail(fmt::format("binding {} is {:.1f} MB of '{}'; the device binds at most {:.1f} MB", i,
+                                   static_cast<double>(bytes) * 1e-6, range.buffer->name(),
+                                   static_cast<double>(limits.max_storage_buffer_range) * 1e-6));
         }
         if (range.offset % limits.storage_buffer_alignment != 0) {
-            throw fail(fmt::format("binding {} starts at byte {} of '{}', not a multiple of {}", i,
-                                   range.offset, range.buffer->name(),
-                                   limits.storage_buffer_alignment));
+            throw fail(fmt::format("binding {} starts at byte {} of '{}', not a multiple of {}", i, range.offset,
+                                   range.buffer->name(), limits.storage_buffer_alignment));
         }
         infos[i] = {range.buffer->handle(), range.offset, bytes};
         writes[i] = make_struct<VkWriteDescriptorSet>(VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET);
@@ -131,15 +124,14 @@ void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferR
 }
 
 void Recorder::barrier() {
-    memory_barrier(command_, VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT,
-                   VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT, VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT,
+    memory_barrier(command_, VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT, VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT,
+                   VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT,
                    VK_ACCESS_2_SHADER_STORAGE_READ_BIT | VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT);
     ++n_barriers_;
 }
 
 void Recorder::full_barrier() {
-    constexpr VkPipelineStageFlags2 kAll =
-        VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT | VK_PIPELINE_STAGE_2_HOST_BIT;
+    constexpr VkPipelineStageFlags2 kAll = VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT | VK_PIPELINE_STAGE_2_HOST_BIT;
     memory_barrier(command_, kAll, VK_ACCESS_2_MEMORY_WRITE_BIT, kAll,
                    VK_ACCESS_2_MEMORY_READ_BIT | VK_ACCESS_2_MEMORY_WRITE_BIT);
     ++n_barriers_;
@@ -149,9 +141,8 @@ void Recorder::fill(const BufferRange& range, std::uint32_t word) {
     const std::uint64_t bytes = resolved_bytes(range);
     const bool to_end = range.offset + bytes == range.buffer->bytes();
     if (range.offset % 4 != 0 || (bytes % 4 != 0 && !to_end)) {
-        throw Error(ErrorCode::kInternal,
-                    fmt::format("fill of '{}': range [{}, +{}) is not made of 4-byte words",
-                                range.buffer->name(), range.offset, bytes));
+        throw Error(ErrorCode::kInternal, fmt::format("fill of '{}': range [{}, +{}) is not made of 4-byte words",
+                                                      range.buffer->name(), range.offset, bytes));
     }
     // A buffer's memory goes on to a whole word, so the last one may be filled.
     vkCmdFillBuffer(command_, range.buffer->handle(), range.offset, (bytes + 3) / 4 * 4, word);
@@ -161,8 +152,8 @@ void Recorder::copy(const BufferRange& from, const BufferRange& to) {
     const std::uint64_t bytes = resolved_bytes(from);
     if (resolved_bytes(to) < bytes) {
         throw Error(ErrorCode::kInternal,
-                    fmt::format("copy of {} bytes of '{}' does not fit into {} bytes of '{}'",
-                                bytes, from.buffer->name(), resolved_bytes(to), to.buffer->name()));
+                    fmt::format("copy of {} bytes of '{}' does not fit into {} bytes of '{}'", bytes,
+                                from.buffer->name(), resolved_bytes(to), to.buffer->name()));
     }
     const VkBufferCopy region{from.offset, to.offset, bytes};
     vkCmdCopyBuffer(command_, from.buffer->handle(), to.buffer->handle(), 1, &region);

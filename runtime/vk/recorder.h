@@ -23,6 +23,8 @@ public:
     ~Recorder();
     Recorder(Recorder&& other) noexcept;
     Recorder& operator=(Recorder&&) = delete;
+    Recorder(const Recorder&) = delete;
+    Recorder& operator=(const Recorder&) = delete;
 
     void begin();
     void end();
@@ -35,9 +37,8 @@ public:
                   std::span<const std::byte> push, std::uint32_t groups_x, std::uint32_t groups_y = 1,
                   std::uint32_t groups_z = 1);
     template <typename Push>
-    void dispatch(const ComputePipeline& pipeline, std::initializer_list<BufferRange> buffers,
-                  const Push& push, std::uint32_t groups_x, std::uint32_t groups_y = 1,
-                  std::uint32_t groups_z = 1) {
+    void dispatch(const ComputePipeline& pipeline, std::initializer_list<BufferRange> buffers, const Push& push,
+                  std::uint32_t groups_x, std::uint32_t groups_y = 1, std::uint32_t groups_z = 1) {
         dispatch(pipeline, std::span<const BufferRange>(buffers.begin(), buffers.size()),
                  std::as_bytes(std::span<const Push>(&push, 1)), groups_x, groups_y, groups_z);
     }

@@ -14,10 +14,9 @@ namespace {
 
 const ShaderVariant* lookup(std::string_view name) {
     const auto all = all_shaders();
-    const auto it = std::lower_bound(all.begin(), all.end(), name,
-                                     [](const ShaderVariant& variant, std::string_view wanted) {
-                                         return variant.name < wanted;
-                                     });
+    const auto it =
+        std::lower_bound(all.begin(), all.end(), name,
+                         [](const ShaderVariant& variant, std::string_view wanted) { return variant.name < wanted; });
     return it != all.end() && it->name == name ? &*it : nullptr;
 }
 
@@ -46,8 +45,7 @@ std::string refusal(std::string_view name, FeatureSet features) {
 const ShaderVariant& find_shader(std::string_view name) {
     const ShaderVariant* variant = lookup(name);
     if (variant == nullptr) {
-        throw Error(ErrorCode::kInternal,
-                    fmt::format("there is no shader '{}' in this build", name));
+        throw Error(ErrorCode::kInternal, fmt::format("there is no shader '{}' in this build", name));
     }
     return *variant;
 }
@@ -67,8 +65,7 @@ const ShaderVariant& best_shader(std::span<const std::string_view> names, Featur
         if (!refusals.empty()) refusals += "; ";
         refusals += why;
     }
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("no shader variant fits the device: {}", refusals));
+    throw Error(ErrorCode::kUnsupported, fmt::format("no shader variant fits the device: {}", refusals));
 }
 
 }  // namespace winnow::vk

@@ -70,8 +70,8 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
             const auto id = spec_id_of.find(args[1]);
             const bool given = id != spec_id_of.end() && id->second < spec.size();
             value_of[args[1]] = given ? spec[id->second] : args[2];
-        } else if ((op == kOpConstantComposite || op == kOpSpecConstantComposite) &&
-                   args.size() == 5 && size_composite != 0 && args[1] == size_composite) {
+        } else if ((op == kOpConstantComposite || op == kOpSpecConstantComposite) && args.size() == 5 &&
+                   size_composite != 0 && args[1] == size_composite) {
             size_ids.assign(args.begin() + 2, args.end());  // outranks the execution mode
         }
     }

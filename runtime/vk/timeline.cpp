@@ -11,8 +11,7 @@
 namespace winnow::vk {
 
 Timeline::Timeline(Device& device) : device_(device) {
-    auto type =
-        make_struct<VkSemaphoreTypeCreateInfo>(VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO);
+    auto type = make_struct<VkSemaphoreTypeCreateInfo>(VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO);
     type.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE;
     auto create = make_struct<VkSemaphoreCreateInfo>(VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO);
     create.pNext = &type;
@@ -29,18 +28,16 @@ Timeline::~Timeline() {
 
 void Timeline::check(VkResult result, const char* call) const {
     if (result == VK_ERROR_DEVICE_LOST) {
-        throw Error(
-            ErrorCode::kDeviceLost,
-            fmt::format("device '{}' was lost during '{}': the driver stopped it, perhaps because "
-                        "one submission ran too long",
-                        device_.info().name, last_name_));
+        throw Error(ErrorCode::kDeviceLost,
+                    fmt::format("device '{}' was lost during '{}': the driver stopped it, perhaps because "
+                                "one submission ran too long",
+                                device_.info().name, last_name_));
     }
     vk::check(result, call, __FILE__, __LINE__);
 }
 
 Ticket Timeline::submit(const Recorder& recorder) {
-    auto command =
-        make_struct<VkCommandBufferSubmitInfo>(VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO);
+    auto command = make_struct<VkCommandBufferSubmitInfo>(VK_STRUCTURE_TYPE_COMMAND_BUFFER_SUBMIT_INFO);
     command.commandBuffer = recorder.handle();
     auto signal = make_struct<VkSemaphoreSubmitInfo>(VK_STRUCTURE_TYPE_SEMAPHORE_SUBMIT_INFO);
     signal.semaphore = semaphore_;
@@ -59,8 +56,7 @@ Ticket Timeline::submit(const Recorder& recorder) {
 bool Timeline::reached(Ticket ticket) const {
     if (ticket == 0) return true;
     std::uint64_t value = 0;
-    check(vkGetSemaphoreCounterValue(device_.handle(), semaphore_, &value),
-          "vkGetSemaphoreCounterValue");
+    check(vkGetSemaphoreCounterValue(device_.handle(), semaphore_, &value), "vkGetSemaphoreCounterValue");
     return value >= ticket;
 }
 
@@ -74,8 +70,7 @@ void Timeline::wait(Ticket ticket) const {
     info.semaphoreCount = 1;
     info.pSemaphores = &semaphore_;
     info.pValues = &ticket;
-    check(vkWaitSemaphores(device_.handle(), &info, std::numeric_limits<std::uint64_t>::max()),
-          "vkWaitSemaphores");
+    check(vkWaitSemaphores(device_.handle(), &info, std::numeric_limits<std::uint64_t>::max()), "vkWaitSemaphores");
 }
 
 }  // namespace winnow::vk

@@ -19,8 +19,7 @@ GpuTimer::~GpuTimer() { vkDestroyQueryPool(device_.handle(), pool_, nullptr); }
 
 std::uint32_t GpuTimer::add(const std::string& label) {
     if (labels_.size() == capacity_) {
-        throw Error(ErrorCode::kInternal,
-                    fmt::format("timer of {} timestamps is full at '{}'", capacity_, label));
+        throw Error(ErrorCode::kInternal, fmt::format("timer of {} timestamps is full at '{}'", capacity_, label));
     }
     labels_.push_back(label);
     return static_cast<std::uint32_t>(labels_.size() - 1);
@@ -31,16 +30,15 @@ void GpuTimer::reset() { labels_.clear(); }
 std::vector<GpuTimer::Interval> GpuTimer::intervals() const {
     if (labels_.size() < 2) return {};
     std::vector<std::uint64_t> ticks(labels_.size());
-    WINNOW_VK_CHECK(vkGetQueryPoolResults(
-        device_.handle(), pool_, 0, static_cast<std::uint32_t>(ticks.size()),
-        ticks.size() * sizeof(ticks[0]), ticks.data(), sizeof(ticks[0]), VK_QUERY_RESULT_64_BIT));
+    WINNOW_VK_CHECK(vkGetQueryPoolResults(device_.handle(), pool_, 0, static_cast<std::uint32_t>(ticks.size()),
+                                          ticks.size() * sizeof(ticks[0]), ticks.data(), sizeof(ticks[0]),
+                                          VK_QUERY_RESULT_64_BIT));
     const std::uint32_t bits = device_.limits().timestamp_valid_bits;
     const std::uint64_t mask = bits >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << bits) - 1;
     std::vector<Interval> result;
     for (std::size_t i = 1; i < ticks.size(); ++i) {
         const std::uint64_t elapsed = (ticks[i] - ticks[i - 1]) & mask;  // right across a wrap
-        result.push_back({labels_[i], static_cast<double>(elapsed) *
-                                          device_.limits().timestamp_period_ns * 1e-3});
+        result.push_back({labels_[i], static_cast<double>(elapsed) * device_.limits().timestamp_period_ns * 1e-3});
     }
     return result;
 }

@@ -74,10 +74,9 @@ void Uploader::upload(const BufferRange& to, const Fill& fill) {
 void Uploader::upload(const BufferRange& to, std::span<const std::byte> bytes) {
     if (bytes.empty()) return;
     // Exactly the bytes given, even where the range goes on to the end of its buffer.
-    upload(BufferRange(*to.buffer, to.offset, bytes.size()),
-           [&](std::uint64_t offset, std::span<std::byte> piece) {
-               std::memcpy(piece.data(), bytes.data() + offset, piece.size());
-           });
+    upload(BufferRange(*to.buffer, to.offset, bytes.size()), [&](std::uint64_t offset, std::span<std::byte> piece) {
+        std::memcpy(piece.data(), bytes.data() + offset, piece.size());
+    });
 }
 
 void Uploader::finish() { impl_->timeline.wait(impl_->timeline.last_submitted()); }
@@ -90,9 +89,7 @@ std::vector<std::byte> read_back(Device& device, const BufferRange& from) {
         return bytes;
     }
     const Buffer staging(device, "read_back", bytes.size(), BufferUse::kReadback);
-    run_once(device, [&](Recorder& recorder) {
-        recorder.copy({*from.buffer, from.offset, bytes.size()}, staging);
-    });
+    run_once(device, [&](Recorder& recorder) { recorder.copy({*from.buffer, from.offset, bytes.size()}, staging); });
     std::memcpy(bytes.data(), staging.mapped(), bytes.size());
     return bytes;
 }

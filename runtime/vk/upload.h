@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <algorithm>
 #include <functional>
-#include <vector>
 #include <span>
+#include <vector>
 
 #include "runtime/vk/buffer.h"
 #include "runtime/vk/timeline.h"

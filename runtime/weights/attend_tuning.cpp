@@ -22,7 +22,8 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
         t.tokens_in_flight = n_group * head_dim >= 1024 ? 1 : 2;
         return t;
     }
-    // Best of a sweep on an H100 (winnow_tune): 16 lanes for long rows, so that four tokens under way still fit the registers.
+    // Best of a sweep on an H100 (winnow_tune): 16 lanes for long rows, so that four tokens under way still fit the
+    // registers.
     if (head_dim >= 128 && subgroup >= 16) t.lanes = 16;
     t.tokens_in_flight = n_group * head_dim / t.lanes >= 64 ? 2 : 4;
     return t;

@@ -10,7 +10,7 @@ class Device;
 
 /// Group shape of the decode attention stages; both use the same one, so that their sums run in the same order.
 struct AttendTuning {
-    std::uint32_t group_size = 0;  ///< invocations
+    std::uint32_t group_size = 0;        ///< invocations
     std::uint32_t lanes = 8;             ///< per token
     std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once
 };

@@ -40,7 +40,8 @@ struct ModelWeights {
     std::vector<MatrixRange> table;   ///< token embeddings
     std::vector<MatrixRange> output;  ///< logits; may be the table itself
     vk::BufferRange output_norm;
-    vk::BufferRange rope;  ///< vec2 cos, sin; per distinct layer table [256][n_rot/2] then [ceil(capacity/256)][n_rot/2]
+    vk::BufferRange
+        rope;  ///< vec2 cos, sin; per distinct layer table [256][n_rot/2] then [ceil(capacity/256)][n_rot/2]
     std::vector<LayerWeights> layers;
     std::vector<vk::Buffer> buffers;
     std::uint64_t bytes = 0;  ///< of all buffers

@@ -15,9 +15,9 @@ namespace {
 constexpr std::uint64_t align16(std::uint64_t bytes) { return (bytes + 15) / 16 * 16; }
 
 struct Format {
-    std::uint32_t block_weights, block_bytes;             // in the file
-    std::uint32_t quant_bytes, high_bytes, scale_bytes;   // per 32 weights, repacked
-    std::uint32_t super_bytes;                            // per 256 weights, repacked
+    std::uint32_t block_weights, block_bytes;            // in the file
+    std::uint32_t quant_bytes, high_bytes, scale_bytes;  // per 32 weights, repacked
+    std::uint32_t super_bytes;                           // per 256 weights, repacked
 };
 
 Format format_of(WeightType type) {
@@ -41,8 +41,7 @@ using Nibbles = std::array<std::uint8_t, 32>;  // one code per weight, up to 8 b
 
 // uvec4 word k: byte j = weight 4k+j in the low nibble, weight 16+4k+j in the high one.
 void put_nibbles(std::byte* out, const Nibbles& codes) {
-    for (std::size_t i = 0; i < 16; ++i)
-        out[i] = static_cast<std::byte>((codes[i] & 15) | ((codes[16 + i] & 15) << 4));
+    for (std::size_t i = 0; i < 16; ++i) out[i] = static_cast<std::byte>((codes[i] & 15) | ((codes[16 + i] & 15) << 4));
 }
 // Bit k of byte j = bit 4 of weight 4k+j.
 void put_fifth_bits(std::byte* out, const Nibbles& codes) {

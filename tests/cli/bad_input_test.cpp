@@ -12,19 +12,16 @@ TEST(BadModel, MissingAndForeignFiles) {
     expect_error(run_program({"-m", files.path(""), "-p", "a"}), 4, "");
     expect_error(run_program({"-m", files.write("empty.gguf", ""), "-p", "a"}), 4, "empty.gguf");
     expect_error(
-        run_program({"-m",
-                     files.write("text.gguf", "This is no model, but a text of some length.\n"),
-                     "-p", "a"}),
-        4, "text.gguf");
+        run_program({"-m", files.write("text.gguf", "This is no model, but a text of some length.\n"), "-p", "a"}), 4,
+        "text.gguf");
     expect_error(run_program({"tokenize", "-m", "/dev/null", "-p", "a"}), 4, "");
 }
 
 TEST(BadModel, TruncatedAtAnyLength) {
     const Files& files = Files::shared();
     const std::string& bytes = files.tiny_bytes();
-    for (const std::size_t length :
-         {std::size_t{4}, std::size_t{23}, std::size_t{24}, std::size_t{1000}, bytes.size() / 4,
-          bytes.size() / 2, bytes.size() - 1}) {
+    for (const std::size_t length : {std::size_t{4}, std::size_t{23}, std::size_t{24}, std::size_t{1000},
+                                     bytes.size() / 4, bytes.size() / 2, bytes.size() - 1}) {
         const std::string path = files.write("cut.gguf", bytes.substr(0, length));
         expect_error(run_program({"-m", path, "-p", "a"}), 4, "cut.gguf");
     }
@@ -39,8 +36,7 @@ TEST(BadModel, FlippedBitsNeverCrash) {
         const std::size_t at = i * header / kFlips;
         bytes[at] = static_cast<char>(bytes[at] ^ (1 << (i % 8)));
         const std::string path = files.write("flipped.gguf", bytes);
-        const Outcome outcome =
-            run_program({"tokenize", "-m", path, "-p", "the other one", "--ids"});
+        const Outcome outcome = run_program({"tokenize", "-m", path, "-p", "the other one", "--ids"});
         EXPECT_TRUE(outcome.status == 0 || outcome.status == 4)
             << "byte " << at << ", status " << outcome.status << ": " << outcome.err;
         if (outcome.status != 0) {
@@ -62,8 +58,7 @@ TEST_F(BadRequest, ContextThatCannotBe) {
     expect_error(run_program({"-m", model, "-p", "a", "-c", "2000000000"}), 2, "256");
     expect_error(run_program({"info", "-m", model, "-c", "257"}), 2, "257");
     expect_error(run_program({"-m", model, "-p", "a", "-ngl", "1"}), 2, "-ngl all");
-    expect_error(run_program({"-m", model, "-p", "a", "--device", "no such device"}), 3,
-                 "no such device");
+    expect_error(run_program({"-m", model, "-p", "a", "--device", "no such device"}), 3, "no such device");
 }
 
 TEST_F(BadRequest, PromptLongerThanTheContextNamesBothNumbers) {
@@ -79,8 +74,7 @@ TEST_F(BadRequest, PromptLongerThanTheContextNamesBothNumbers) {
 TEST_F(BadRequest, LogitsThatCannotBeWritten) {
     const Files& files = Files::shared();
     const auto generate = [&](const std::string& logits, const std::string& text) {
-        return run_program({"generate", "-m", files.tiny(), "-p", text, "-n", "0", "-no-cnv",
-                            "--logits-out", logits});
+        return run_program({"generate", "-m", files.tiny(), "-p", text, "-n", "0", "-no-cnv", "--logits-out", logits});
     };
     expect_error(generate("/nonexistent/x.npy", "a"), 1, "/nonexistent/x.npy");
     expect_error(generate(files.path(""), "a"), 1, "");
@@ -94,17 +88,45 @@ TEST_F(BadRequest, LogitsThatCannotBeWritten) {
     EXPECT_EQ(files.read("old.npy"), "old");
 }
 
+// Not an error: the answer comes, and a line says why the next start will be slow too.
+TEST_F(BadRequest, ACacheFolderThatCannotBeWrittenIsOneWarning) {
+    Program::Options options;
+    options.environment["XDG_CACHE_HOME"] = Files::shared().write("no-folder", "");
+    const Outcome outcome = run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1"}, "", options);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const std::vector<std::string> lines = own_lines(outcome.err);
+    ASSERT_EQ(lines.size(), 1u) << outcome.err;
+    EXPECT_NE(lines[0].find("no-folder/winnow"), std::string::npos) << lines[0];
+    EXPECT_NE(lines[0].find("XDG_CACHE_HOME"), std::string::npos) << lines[0];
+}
+
+TEST_F(BadRequest, ResultsThatCannotBeWrittenAreRefusedBeforeTheWork) {
+    const std::string& model = Files::shared().tiny();
+    expect_error(run_program({"calibrate", "-m", model, "-o", "/nonexistent/x.gguf"}), 1, "/nonexistent/x.gguf");
+    expect_error(run_program({"calibrate", "-m", model, "--plot", "/nonexistent/x.svg"}), 1, "/nonexistent/x.svg");
+}
+
+TEST_F(BadRequest, SparsePoliciesThatCannotBe) {
+    const std::string& model = Files::shared().tiny();
+    const auto generate = [&](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments{"generate", "-m", model, "-p", "a", "-n", "1"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        return run_program(arguments);
+    };
+    for (const char* mass : {"0", "-0.5", "1.01", "nan"})
+        expect_error(generate({"--sparse-mass", mass}), 2, "--sparse-mass");
+    expect_error(generate({"--sparse", "exact", "--sparse-budget", "67"}), 2, "below sink + window (4 + 64)");
+    expect_error(generate({"--sparse", "no-such"}), 2, "twilight");
+}
+
 TEST_F(BadRequest, TextsThatCannotBeUsed) {
     const Files& files = Files::shared();
-    expect_error(run_program({"perplexity", "-m", files.tiny(), "-p", "too short", "-c", "64"}), 2,
-                 "64");
-    expect_error(run_program({"perplexity", "-m", files.tiny(), "-f", files.path("missing.txt")}),
-                 1, "missing.txt");
+    expect_error(run_program({"perplexity", "-m", files.tiny(), "-p", "too short", "-c", "64"}), 2, "64");
+    expect_error(run_program({"perplexity", "-m", files.tiny(), "-f", files.path("missing.txt")}), 1, "missing.txt");
     expect_error(run_program({"perplexity", "-m", files.tiny()}), 2, "-f FILE");
     expect_error(run_program({"generate", "-m", files.tiny()}), 2, "-p TEXT");
     expect_error(run_program({"tokenize", "-m", files.tiny()}), 2, "-p TEXT");
-    expect_error(run_program({"-m", files.tiny(), "-p", "a", "--chat-template", "no-such"}), 2,
-                 "no-such");
+    expect_error(run_program({"-m", files.tiny(), "-p", "a", "--chat-template", "no-such"}), 2, "no-such");
 }
 
 }  // namespace

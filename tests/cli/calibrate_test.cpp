@@ -13,49 +13,28 @@ class Calibrate : public OnDevice {
 protected:
     void SetUp() override {
         OnDevice::SetUp();
-        std::string pattern =
-            (std::filesystem::temp_directory_path() / "winnow-calibrate-XXXXXX").string();
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
-        options_.environment["XDG_CACHE_HOME"] = (folder_ / "cache").string();
-        model_ = copy(Files::shared().tiny(), "model.gguf");
+        options_.environment["XDG_CACHE_HOME"] = path("cache");
+        model_ = folder_.copy(Files::shared().tiny(), "model.gguf");
         std::string text;
         for (int i = 0; i < 300; ++i) text += "the " + std::to_string(i * 7919 % 1000) + " rivers ";
         text_ = write("text.txt", text);
     }
-    void TearDown() override {
-        std::error_code ignored;
-        std::filesystem::remove_all(folder_, ignored);
-    }
 
-    std::string path(const std::string& name) const { return (folder_ / name).string(); }
-    std::string copy(const std::string& from, const std::string& name) const {
-        std::filesystem::copy_file(from, folder_ / name);
-        return path(name);
-    }
-    std::string write(const std::string& name, const std::string& bytes) const {
-        std::ofstream(path(name), std::ios::binary) << bytes;
-        return path(name);
-    }
-    std::string read(const std::string& name) const {
-        std::ifstream file(path(name), std::ios::binary);
-        return {std::istreambuf_iterator<char>(file), {}};
-    }
+    std::string path(const std::string& name) const { return folder_.path(name); }
+    std::string write(const std::string& name, const std::string& bytes) const { return folder_.write(name, bytes); }
     // Of tokens enough for the index to choose from.
     std::string prompt() const {
         std::string words;
         for (int i = 0; i < 24; ++i) words += "the " + std::to_string(i * 37) + " ";
         return write("prompt.txt", words);
     }
-    Outcome run(const std::vector<std::string>& arguments) const {
-        return run_program(arguments, "", options_);
-    }
+    Outcome run(const std::vector<std::string>& arguments) const { return run_program(arguments, "", options_); }
     Outcome generate(const std::string& preset) const {
-        return run({"generate", "-m", model_, "-f", text_, "-c", "256", "-n", "4", "--temp", "0",
-                    "--sparse", preset, "--sparse-min-ctx", "0"});
+        return run({"generate", "-m", model_, "-f", text_, "-c", "256", "-n", "4", "--temp", "0", "--sparse", preset,
+                    "--sparse-min-ctx", "0"});
     }
 
-    std::filesystem::path folder_;
+    TemporaryFolder folder_;
     std::string model_, text_;
     Program::Options options_;
 };
@@ -70,8 +49,8 @@ TEST_F(Calibrate, WritesASidecarThatThePresetsThenUse) {
     EXPECT_THAT(made.out, HasSubstr("retrieval heads:"));
     EXPECT_THAT(made.out, HasSubstr("| calibrated | 8 |"));
     EXPECT_THAT(made.out, HasSubstr("model.winnow.gguf"));
-    EXPECT_TRUE(std::filesystem::exists(path("model.winnow.gguf")));
-    const std::string plot = read("plot.svg");
+    EXPECT_TRUE(folder_.has("model.winnow.gguf"));
+    const std::string plot = folder_.read("plot.svg");
     EXPECT_THAT(plot, HasSubstr("</svg>"));
     EXPECT_EQ(plot.find("nan\" "), std::string::npos);
     for (const char* preset : {"rtpurbo", "hisa", "fasa", "duo", "kascade", "auto"}) {
@@ -85,7 +64,7 @@ TEST_F(Calibrate, ABadSidecarIsOneLineAndDenseStillWorks) {
     const std::string sidecar = path("model.winnow.gguf");
     const std::string text = write("long.txt", std::string(3000, 'x') + " y z");
     ASSERT_EQ(run({"calibrate", "-m", model_, "-f", text, "--index-dim", "16"}).status, 0);
-    const std::string good = read("model.winnow.gguf");
+    const std::string good = folder_.read("model.winnow.gguf");
 
     write("model.winnow.gguf", good.substr(0, good.size() / 2));  // truncated
     expect_error(generate("rtpurbo"), 4, "model.winnow.gguf");
@@ -109,8 +88,8 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
     const Outcome first = generate("auto");
     EXPECT_EQ(first.status, 0) << first.err;
     EXPECT_THAT(first.err, HasSubstr("no calibration of this model yet"));
-    EXPECT_TRUE(std::filesystem::exists(folder_ / "cache" / "winnow"));
-    EXPECT_FALSE(std::filesystem::exists(path("model.winnow.gguf")));
+    EXPECT_TRUE(folder_.has("cache/winnow"));
+    EXPECT_FALSE(folder_.has("model.winnow.gguf"));
     const Outcome second = generate("auto");
     EXPECT_EQ(second.status, 0) << second.err;
     EXPECT_EQ(second.err.find("no calibration"), std::string::npos) << second.err;
@@ -123,11 +102,11 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
 }
 
 TEST_F(Calibrate, WindowedModelsAndOddRequests) {
-    const std::string gemma = copy(Files::shared().tiny_gemma(), "gemma.gguf");
-    const Outcome made = run({"calibrate", "-m", gemma, "-f", text_, "-o", path("own.gguf"),
-                              "--retrieval-share", "0.5"});
+    const std::string gemma = folder_.copy(Files::shared().tiny_gemma(), "gemma.gguf");
+    const Outcome made =
+        run({"calibrate", "-m", gemma, "-f", text_, "-o", path("own.gguf"), "--retrieval-share", "0.5"});
     EXPECT_EQ(made.status, 0) << made.err;
-    EXPECT_TRUE(std::filesystem::exists(path("own.gguf")));
+    EXPECT_TRUE(folder_.has("own.gguf"));
     write("short.txt", "too short");
     expect_error(run({"calibrate", "-m", model_, "-f", path("short.txt")}), 2, "needs 128 or more");
     expect_error(run({"calibrate", "-m", model_, "--index-dim", "12"}), 2, "multiple of 8");
@@ -135,7 +114,7 @@ TEST_F(Calibrate, WindowedModelsAndOddRequests) {
     expect_error(run({"calibrate", "-m", model_, "-c", "64"}), 2, "too short");
     expect_error(run({"calibrate", "-m", model_, "--retrieval-share", "2"}), 2, "retrieval-share");
     expect_error(run({"calibrate", "-m", model_, "-f", path("missing.txt")}), 1, "missing.txt");
-    EXPECT_FALSE(std::filesystem::exists(path("model.winnow.gguf")));
+    EXPECT_FALSE(folder_.has("model.winnow.gguf"));
 }
 
 }  // namespace

@@ -12,23 +12,19 @@ using nlohmann::json;
 class ChatProgram : public OnDevice {
 protected:
     static std::vector<std::string> arguments(const std::vector<std::string>& more = {}) {
-        std::vector<std::string> all = {"chat",   "-m", Files::shared().tiny(), "-n", "6",
-                                        "--temp", "0"};
+        std::vector<std::string> all = {"chat", "-m", Files::shared().tiny(), "-n", "6", "--temp", "0"};
         all.insert(all.end(), more.begin(), more.end());
         return all;
     }
     static std::size_t count_of(const std::string& text, const std::string& part) {
         std::size_t n = 0;
-        for (std::size_t at = text.find(part); at != std::string::npos;
-             at = text.find(part, at + 1))
-            ++n;
+        for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
         return n;
     }
 };
 
 TEST_F(ChatProgram, AnswersUntilTheEndOfInput) {
-    const Outcome outcome =
-        run_program(arguments(), "the end\nand \\\nanother\n\"\"\"one\ntwo\n\"\"\"\n");
+    const Outcome outcome = run_program(arguments(), "the end\nand \\\nanother\n\"\"\"one\ntwo\n\"\"\"\n");
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_EQ(count_of(outcome.err, "[ prompt "), 3u) << outcome.err;
     EXPECT_EQ(count_of(outcome.err, "/256 ]"), 3u) << outcome.err;
@@ -39,8 +35,7 @@ TEST_F(ChatProgram, SingleTurnAnswersOnce) {
     EXPECT_EQ(count_of(run_program(arguments({"-st"}), "one\ntwo\n").err, "[ prompt "), 1u);
     EXPECT_EQ(count_of(run_program(arguments({"-st", "-p", "one"}), "two\n").err, "[ prompt "), 1u);
     EXPECT_EQ(count_of(run_program(arguments({"-p", "one"}), "two\n").err, "[ prompt "), 2u);
-    const Outcome once =
-        run_program({"-m", Files::shared().tiny(), "-n", "6", "-p", "one"}, "two\n");
+    const Outcome once = run_program({"-m", Files::shared().tiny(), "-n", "6", "-p", "one"}, "two\n");
     EXPECT_EQ(once.status, 0) << once.err;
     EXPECT_EQ(count_of(once.err, "[ prompt "), 1u);
 }
@@ -50,8 +45,7 @@ TEST_F(ChatProgram, ReusesWhatIsCached) {
     const std::string question(60, 'x');
     const Outcome outcome = run_program(arguments(), question + "\nb\n/regen\n");
     std::vector<int> n_prompt;
-    for (std::size_t at = 0; (at = outcome.err.find("[ prompt ", at)) != std::string::npos;
-         at += 9) {
+    for (std::size_t at = 0; (at = outcome.err.find("[ prompt ", at)) != std::string::npos; at += 9) {
         n_prompt.push_back(std::atoi(outcome.err.c_str() + at + 9));
     }
     ASSERT_EQ(n_prompt.size(), 3u) << outcome.err;
@@ -63,16 +57,14 @@ TEST_F(ChatProgram, ReusesWhatIsCached) {
 TEST_F(ChatProgram, Commands) {
     const Files& files = Files::shared();
     files.write("read.txt", "the text of a file");
-    const Outcome outcome =
-        run_program(arguments(), "/help\n/read " + files.path("read.txt") +
-                                     "\none\n/undo\n/undo\n/system be brief\n/system\n" +
-                                     "/set temp=0.5\n/set temp=hot\n/set "
-                                     "nothing=1\n/set\n/stats\n/tokens\n/nonsense\n/clear\n/bye\n");
+    const Outcome outcome = run_program(arguments(), "/help\n/read " + files.path("read.txt") +
+                                                         "\none\n/undo\n/undo\n/system be brief\n/system\n" +
+                                                         "/set temp=0.5\n/set temp=hot\n/set "
+                                                         "nothing=1\n/set\n/stats\n/tokens\n/nonsense\n/clear\n/bye\n");
     EXPECT_EQ(outcome.status, 0) << outcome.err;
-    for (const char* part :
-         {"/regen", "goes with your next question", "last question taken back", "nothing to undo",
-          "system: be brief", "temp=0.5", "'hot'", "'nothing' is no setting", "weights",
-          "in the cache", "'/nonsense' is no command", "conversation cleared"}) {
+    for (const char* part : {"/regen", "goes with your next question", "last question taken back", "nothing to undo",
+                             "system: be brief", "temp=0.5", "'hot'", "'nothing' is no setting", "weights",
+                             "in the cache", "'/nonsense' is no command", "conversation cleared"}) {
         EXPECT_NE(outcome.err.find(part), std::string::npos) << part << "\n" << outcome.err;
     }
 }
@@ -80,8 +72,7 @@ TEST_F(ChatProgram, Commands) {
 TEST_F(ChatProgram, SavesAndLoads) {
     const Files& files = Files::shared();
     const std::string path = files.path("chat.json");
-    const Outcome saved =
-        run_program(arguments({"-sys", "be brief"}), "one\ntwo\n/save " + path + "\n");
+    const Outcome saved = run_program(arguments({"-sys", "be brief"}), "one\ntwo\n/save " + path + "\n");
     EXPECT_EQ(saved.status, 0) << saved.err;
     const json root = json::parse(files.read("chat.json"), nullptr, false);
     ASSERT_TRUE(root.is_object());
@@ -90,8 +81,8 @@ TEST_F(ChatProgram, SavesAndLoads) {
     ASSERT_EQ(root["messages"].size(), 5u);
     EXPECT_EQ(root["messages"][3]["content"], "two");
 
-    const Outcome loaded = run_program(
-        arguments(), "/load " + path + "\n/system\n/save " + files.path("again.json") + "\n");
+    const Outcome loaded =
+        run_program(arguments(), "/load " + path + "\n/system\n/save " + files.path("again.json") + "\n");
     EXPECT_NE(loaded.err.find("4 messages loaded"), std::string::npos) << loaded.err;
     EXPECT_NE(loaded.err.find("system: be brief"), std::string::npos) << loaded.err;
     EXPECT_EQ(files.read("again.json"), files.read("chat.json"));
@@ -114,11 +105,10 @@ TEST_F(ChatProgram, DamagedChatsChangeNothing) {
                                               saved(R"({"role":"user","content":3})"),
                                               saved(too_long + "," + answer)};
     for (std::size_t i = 0; i < damaged.size(); ++i) {
-        script +=
-            "/load " + files.write("damaged" + std::to_string(i) + ".json", damaged[i]) + "\n";
+        script += "/load " + files.write("damaged" + std::to_string(i) + ".json", damaged[i]) + "\n";
     }
-    script += "/load " + files.path("missing.json") + "\n/save " + files.path("after.json") +
-              "\n/save /nonexistent/x.json\n";
+    script +=
+        "/load " + files.path("missing.json") + "\n/save " + files.path("after.json") + "\n/save /nonexistent/x.json\n";
     const Outcome outcome = run_program(arguments(), script);
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_EQ(own_lines(outcome.err, "winnow: error: ").size(), damaged.size() + 2) << outcome.err;
@@ -129,8 +119,7 @@ TEST_F(ChatProgram, DamagedChatsChangeNothing) {
 }
 
 TEST_F(ChatProgram, AFullContextSaysSoAndTheChatGoesOn) {
-    const Outcome outcome =
-        run_program(arguments({"-c", "64"}), std::string(100, 'x') + "\n/clear\na\n");
+    const Outcome outcome = run_program(arguments({"-c", "64"}), std::string(100, 'x') + "\n/clear\na\n");
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const std::vector<std::string> errors = own_lines(outcome.err, "winnow: error: ");
     ASSERT_EQ(errors.size(), 1u) << outcome.err;
@@ -156,8 +145,7 @@ TEST_F(ChatProgram, CtrlCStopsTheAnswerOnly) {
     const Outcome outcome = program.finish();
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_EQ(count_of(outcome.err, "/256 ]"), 1u) << outcome.err;
-    EXPECT_EQ(count_of(outcome.err, "256/256 ]"), 0u)
-        << "the answer was over before Ctrl-C: " << outcome.err;
+    EXPECT_EQ(count_of(outcome.err, "256/256 ]"), 0u) << "the answer was over before Ctrl-C: " << outcome.err;
 }
 
 }  // namespace

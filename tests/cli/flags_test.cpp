@@ -23,34 +23,47 @@ TEST(Flags, PenaltiesThatTheSamplerLacksAreRefusedByName) {
 }
 
 TEST(Flags, LogFilesThatCannotBeWrittenAreOneLine) {
-    expect_error(run_program({"tokenize", "-m", Files::shared().vocabulary(), "-p", "a", "--log-file",
-                              "/nonexistent/log"}),
-                 1, "/nonexistent/log");
+    expect_error(
+        run_program({"tokenize", "-m", Files::shared().vocabulary(), "-p", "a", "--log-file", "/nonexistent/log"}), 1,
+        "/nonexistent/log");
 }
 
 TEST(Flags, TheLogFileHasErrorsTooAndLogDisableSilencesTheTerminal) {
     const Files& files = Files::shared();
-    const Outcome failed = run_program(
-        {"tokenize", "-m", files.path("missing.gguf"), "-p", "a", "--log-disable", "--log-file", files.path("error.log")});
+    const Outcome failed = run_program({"tokenize", "-m", files.path("missing.gguf"), "-p", "a", "--log-disable",
+                                        "--log-file", files.path("error.log")});
     EXPECT_EQ(failed.status, 4);
     EXPECT_TRUE(own_lines(failed.err).empty()) << failed.err;
     EXPECT_THAT(files.read("error.log"), HasSubstr("winnow: error: "));
     EXPECT_THAT(files.read("error.log"), HasSubstr("missing.gguf"));
 }
 
+TEST(Flags, ControlCharactersReachNeitherTheTerminalNorTheLog) {
+    const Files& files = Files::shared();
+    const Outcome failed = run_program({"tokenize", "-m", files.vocabulary(), "-f",
+                                        files.path("a\x1b[2Jb\xc2\x9b"
+                                                   "31mc\x07\n.txt"),
+                                        "--log-file", files.path("control.log")});
+    expect_error(failed, 1, "a[2Jb31mc .txt");
+    for (const std::string& text : {failed.err, files.read("control.log")}) {
+        EXPECT_EQ(text.find('\x1b'), text.npos) << text;
+        EXPECT_EQ(text.find("\xc2\x9b"), text.npos) << text;
+        EXPECT_EQ(text.find('\x07'), text.npos) << text;
+    }
+}
+
 class FlagsOnDevice : public OnDevice {};
 
 TEST_F(FlagsOnDevice, BatchSizeAndZeroPenaltiesAreAccepted) {
-    const Outcome outcome =
-        run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "-b", "2048", "--presence-penalty", "0",
-                     "--frequency-penalty", "0.0"});
+    const Outcome outcome = run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "-b", "2048",
+                                         "--presence-penalty", "0", "--frequency-penalty", "0.0"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
 }
 
 TEST_F(FlagsOnDevice, TheLogFileHasWhatTheTerminalIsSpared) {
     const Files& files = Files::shared();
-    const Outcome outcome = run_program(
-        {"generate", "-m", files.tiny(), "-p", "a", "-n", "1", "--log-file", files.path("run.log")});
+    const Outcome outcome =
+        run_program({"generate", "-m", files.tiny(), "-p", "a", "-n", "1", "--log-file", files.path("run.log")});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_TRUE(own_lines(outcome.err).empty()) << outcome.err;
     EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: device "));
@@ -60,8 +73,9 @@ TEST_F(FlagsOnDevice, TheLogFileHasWhatTheTerminalIsSpared) {
 // The prefix and suffix belong to the message, inside the chat template: the prompt is as if they had been typed.
 TEST_F(FlagsOnDevice, InputPrefixAndSuffixStandAroundTheMessage) {
     const auto answer = [](const std::string& message, const std::vector<std::string>& flags) {
-        std::vector<std::string> arguments{"generate", "-m", Files::shared().tiny(), "-cnv", "-p", message,
-                                           "-n", "4", "--temp", "0", "-s", "1", "--chat-template", "chatml", "--json"};
+        std::vector<std::string> arguments{
+            "generate", "-m", Files::shared().tiny(), "-cnv",   "-p",    message, "-n", "4", "--temp", "0",
+            "-s",       "1",  "--chat-template",      "chatml", "--json"};
         arguments.insert(arguments.end(), flags.begin(), flags.end());
         const Outcome outcome = run_program(arguments);
         EXPECT_EQ(outcome.status, 0) << outcome.err;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-
 #include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
@@ -23,17 +22,14 @@ struct Matrix {
 Matrix read_npy(const std::string& bytes) {
     Matrix matrix;
     EXPECT_EQ(bytes.substr(0, 8), std::string("\x93NUMPY\x01\x00", 8));
-    const std::size_t header =
-        static_cast<unsigned char>(bytes[8]) + 256u * static_cast<unsigned char>(bytes[9]);
+    const std::size_t header = static_cast<unsigned char>(bytes[8]) + 256u * static_cast<unsigned char>(bytes[9]);
     EXPECT_EQ((10 + header) % 64, 0u);
     const std::string text = bytes.substr(10, header);
     EXPECT_NE(text.find("'descr': '<f4', 'fortran_order': False"), std::string::npos) << text;
-    EXPECT_EQ(std::sscanf(text.c_str() + text.find("'shape'"), "'shape': (%zu, %zu)",
-                          &matrix.n_rows, &matrix.n_columns),
-              2);
+    EXPECT_EQ(
+        std::sscanf(text.c_str() + text.find("'shape'"), "'shape': (%zu, %zu)", &matrix.n_rows, &matrix.n_columns), 2);
     matrix.values.resize((bytes.size() - 10 - header) / sizeof(float));
-    std::memcpy(matrix.values.data(), bytes.data() + 10 + header,
-                matrix.values.size() * sizeof(float));
+    std::memcpy(matrix.values.data(), bytes.data() + 10 + header, matrix.values.size() * sizeof(float));
     EXPECT_EQ(matrix.values.size(), matrix.n_rows * matrix.n_columns);
     return matrix;
 }
@@ -61,8 +57,7 @@ TEST(Tokenize, Forms) {
     EXPECT_EQ(ids.status, 0) << ids.err;
     EXPECT_EQ(std::count(ids.out.begin(), ids.out.end(), '\n'), 1);
     const Outcome lines = tokenize({"-p", "the end"});
-    EXPECT_EQ(static_cast<std::size_t>(std::count(lines.out.begin(), lines.out.end(), '\n')),
-              count_words(ids.out));
+    EXPECT_EQ(static_cast<std::size_t>(std::count(lines.out.begin(), lines.out.end(), '\n')), count_words(ids.out));
     EXPECT_NE(lines.out.find(" -> 'the'"), std::string::npos) << lines.out;
     EXPECT_EQ(tokenize({"-p", "the end", "--pieces"}).out.substr(0, 4), "the\n");
 
@@ -71,9 +66,7 @@ TEST(Tokenize, Forms) {
     const Outcome file = tokenize({"-f", files.path("text.txt"), "--ids"});
     EXPECT_EQ(count_words(file.out), 5u) << file.out;
     EXPECT_EQ(tokenize({"-p", "a\\nb\n", "--ids"}).out, file.out);
-    EXPECT_EQ(
-        run_program({"tokenize", "-m", files.vocabulary(), "-f", "-", "--ids"}, "a\\nb\n").out,
-        file.out);
+    EXPECT_EQ(run_program({"tokenize", "-m", files.vocabulary(), "-f", "-", "--ids"}, "a\\nb\n").out, file.out);
     files.write("bytes.txt", std::string("\xff\x00\xfe", 3));
     EXPECT_EQ(count_words(tokenize({"-f", files.path("bytes.txt"), "--ids"}).out), 3u);
 
@@ -87,8 +80,7 @@ TEST(Tokenize, Forms) {
 TEST(Tokenize, NoBosDropsIt) {
     const std::string& model = Files::shared().tiny_gemma();
     const Outcome with = run_program({"tokenize", "-m", model, "-p", "the", "--ids"});
-    const Outcome without =
-        run_program({"tokenize", "-m", model, "-p", "the", "--ids", "--no-bos"});
+    const Outcome without = run_program({"tokenize", "-m", model, "-p", "the", "--ids", "--no-bos"});
     EXPECT_EQ(with.out, "2 " + without.out);
 }
 
@@ -96,8 +88,7 @@ class Commands : public OnDevice {};
 
 TEST_F(Commands, TheSameSeedGivesTheSameText) {
     const std::string& model = Files::shared().tiny();
-    const std::vector<std::string> base = {"generate", "-m", model,    "-p", "the other",
-                                           "-n",       "24", "--json", "-s"};
+    const std::vector<std::string> base = {"generate", "-m", model, "-p", "the other", "-n", "24", "--json", "-s"};
     const auto with_seed = [&](const char* seed) {
         std::vector<std::string> arguments = base;
         arguments.push_back(seed);
@@ -118,8 +109,7 @@ TEST_F(Commands, TheSameSeedGivesTheSameText) {
 
 TEST_F(Commands, PlainTextIsPromptAndCompletion) {
     const std::string& model = Files::shared().tiny();
-    const std::vector<std::string> base = {"generate", "-m", model,    "-p", "the\\tend",
-                                           "-n",       "8",  "--temp", "0"};
+    const std::vector<std::string> base = {"generate", "-m", model, "-p", "the\\tend", "-n", "8", "--temp", "0"};
     const auto with = [&](const std::vector<std::string>& more) {
         std::vector<std::string> arguments = base;
         arguments.insert(arguments.end(), more.begin(), more.end());
@@ -135,12 +125,11 @@ TEST_F(Commands, PlainTextIsPromptAndCompletion) {
 
 TEST_F(Commands, LogitsOfThePrompt) {
     const Files& files = Files::shared();
-    const Outcome ids =
-        run_program({"tokenize", "-m", files.tiny(), "-p", "the other one", "--ids"});
+    const Outcome ids = run_program({"tokenize", "-m", files.tiny(), "-p", "the other one", "--ids"});
     for (const std::string chunk : {"0", "1", "7"}) {
-        const Outcome outcome = run_program({"generate", "-m", files.tiny(), "-p", "the other one",
-                                             "-n", "0", "-no-cnv", "-ub", chunk, "--logits-out",
-                                             files.path("logits" + chunk + ".npy")});
+        const Outcome outcome =
+            run_program({"generate", "-m", files.tiny(), "-p", "the other one", "-n", "0", "-no-cnv", "-ub", chunk,
+                         "--logits-out", files.path("logits" + chunk + ".npy")});
         EXPECT_EQ(outcome.status, 0) << outcome.err;
         EXPECT_EQ(outcome.out, "");
     }
@@ -153,20 +142,18 @@ TEST_F(Commands, LogitsOfThePrompt) {
         double most = 0;
         for (std::size_t i = 0; i < whole.values.size(); ++i) {
             ASSERT_TRUE(std::isfinite(whole.values[i])) << i;
-            most = std::max(most, std::abs(static_cast<double>(chunked.values[i]) -
-                                           static_cast<double>(whole.values[i])));
+            most =
+                std::max(most, std::abs(static_cast<double>(chunked.values[i]) - static_cast<double>(whole.values[i])));
         }
-        EXPECT_LT(most, 1e-2)
-            << name;  // f16 activations of the prefill; tests/decode has the sharp bound
+        EXPECT_LT(most, 1e-2) << name;  // f16 activations of the prefill; tests/decode has the sharp bound
     }
 }
 
 TEST_F(Commands, LogitsAndTextInOneRun) {
     const Files& files = Files::shared();
     for (const std::string& model : {files.tiny(), files.tiny_gemma()}) {
-        std::vector<std::string> arguments = {
-            "generate", "-m", model,    "-p", "the other one in the end",
-            "-n",       "8",  "--temp", "0",  "--json"};
+        std::vector<std::string> arguments = {"generate", "-m", model,    "-p", "the other one in the end",
+                                              "-n",       "8",  "--temp", "0",  "--json"};
         const json plain = run_json(arguments);
         arguments.insert(arguments.end(), {"--logits-out", files.path("both.npy")});
         const json both = run_json(arguments);
@@ -175,9 +162,7 @@ TEST_F(Commands, LogitsAndTextInOneRun) {
         const Matrix logits = read_npy(files.read("both.npy"));
         EXPECT_EQ(logits.n_rows, both["prompt_tokens"].get<std::size_t>());
         const auto last = logits.values.end() - static_cast<std::ptrdiff_t>(logits.n_columns);
-        EXPECT_EQ(std::max_element(last, logits.values.end()) - last,
-                  both["tokens"][0].get<std::ptrdiff_t>())
-            << model;
+        EXPECT_EQ(std::max_element(last, logits.values.end()) - last, both["tokens"][0].get<std::ptrdiff_t>()) << model;
     }
 }
 
@@ -186,9 +171,8 @@ TEST_F(Commands, PerplexityMatchesItsOwnLogits) {
     std::string text;
     for (int i = 0; i < 40; ++i) text += "the other one and another line in the end\n";
     files.write("long.txt", text);
-    const std::vector<std::string> base = {
-        "perplexity", "-m", files.tiny(), "-f", files.path("long.txt"),
-        "-c",         "32", "--windows",  "3"};
+    const std::vector<std::string> base = {"perplexity", "-m", files.tiny(), "-f", files.path("long.txt"),
+                                           "-c",         "32", "--windows",  "3"};
     const Outcome plain = run_program(base);
     EXPECT_EQ(plain.status, 0) << plain.err;
     EXPECT_TRUE(plain.out.starts_with("[1]")) << plain.out;
@@ -204,16 +188,14 @@ TEST_F(Commands, PerplexityMatchesItsOwnLogits) {
     ASSERT_EQ(logits.n_rows, 96u);
 
     std::vector<int> ids;
-    std::istringstream stream(
-        run_program({"tokenize", "-m", files.tiny(), "-f", files.path("long.txt"), "--ids"}).out);
+    std::istringstream stream(run_program({"tokenize", "-m", files.tiny(), "-f", files.path("long.txt"), "--ids"}).out);
     for (int id; stream >> id;) ids.push_back(id);
     double sum = 0;
     for (std::size_t i = 0; i < 96; ++i) {
         if (i % 32 < 16) continue;
         const float* row = logits.values.data() + (i - 1) * logits.n_columns;
         double total = 0;
-        for (std::size_t j = 0; j < logits.n_columns; ++j)
-            total += std::exp(static_cast<double>(row[j]));
+        for (std::size_t j = 0; j < logits.n_columns; ++j) total += std::exp(static_cast<double>(row[j]));
         sum += std::log(total) - static_cast<double>(row[ids[i]]);
     }
     EXPECT_NEAR(result["ppl"].get<double>(), std::exp(sum / 48), 1e-6 * std::exp(sum / 48));
@@ -225,20 +207,17 @@ TEST_F(Commands, InfoNamesTheMemory) {
         ASSERT_TRUE(info.is_object());
         EXPECT_EQ(info["n_ctx"], 128);
         EXPECT_EQ(info["total_bytes"].get<std::uint64_t>(),
-                  info["weight_bytes"].get<std::uint64_t>() +
-                      info["kv_bytes"].get<std::uint64_t>() +
-                      info["index_bytes"].get<std::uint64_t>() +
-                      info["scratch_bytes"].get<std::uint64_t>());
+                  info["weight_bytes"].get<std::uint64_t>() + info["kv_bytes"].get<std::uint64_t>() +
+                      info["index_bytes"].get<std::uint64_t>() + info["scratch_bytes"].get<std::uint64_t>());
         EXPECT_GT(info["kv_bytes"], 0);
         EXPECT_LE(info["n_dependent_dispatches"], 8 * 2 + 8);
-        EXPECT_NE(run_program({"info", "-m", model}).out.find("dependent dispatches"),
-                  std::string::npos);
+        EXPECT_NE(run_program({"info", "-m", model}).out.find("dependent dispatches"), std::string::npos);
     }
 }
 
 TEST_F(Commands, BenchFormats) {
-    const std::vector<std::string> base = {
-        "bench", "-m", Files::shared().tiny(), "-p", "16", "-n", "4", "-r", "2", "-o"};
+    const std::vector<std::string> base = {"bench", "-m", Files::shared().tiny(), "-p", "16", "-n", "4", "-r",
+                                           "2",     "-o"};
     const auto with = [&](const char* format) {
         std::vector<std::string> arguments = base;
         arguments.push_back(format);

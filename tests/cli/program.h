@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <gtest/gtest.h>
-
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -39,8 +38,7 @@ public:
     explicit Program(const std::vector<std::string>& arguments) : Program(arguments, Options{}) {}
     Program(const std::vector<std::string>& arguments, const Options& options) {
         int in[2], out[2], err[2];
-        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0)
-            std::abort();
+        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
         std::vector<std::string> words = {std::string(WINNOW_BIN) + "/winnow"};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
@@ -52,8 +50,7 @@ public:
             if (options.close_output) close(STDOUT_FILENO);
             else dup2(out[1], STDOUT_FILENO);
             dup2(err[1], STDERR_FILENO);
-            for (const auto& [name, value] : options.environment)
-                setenv(name.c_str(), value.c_str(), 1);
+            for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), 1);
             execv(argv[0], argv.data());
             _exit(127);
         }
@@ -159,8 +156,7 @@ inline Outcome run_program(const std::vector<std::string>& arguments, const std:
 }
 
 /// Lines of standard error that winnow wrote itself; drivers may write there too.
-inline std::vector<std::string> own_lines(const std::string& text,
-                                          const std::string& prefix = "winnow: ") {
+inline std::vector<std::string> own_lines(const std::string& text, const std::string& prefix = "winnow: ") {
     std::vector<std::string> lines;
     std::istringstream stream(text);
     for (std::string line; std::getline(stream, line);) {
@@ -182,31 +178,51 @@ inline bool has_device() {
     return found;
 }
 
-/// A folder that lives as long as the test program, with models made for it.
-class Files {
+/// A folder of files that is removed with everything in it.
+class TemporaryFolder {
 public:
-    static Files& shared() {
-        static Files files;
-        return files;
+    TemporaryFolder() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
+        if (mkdtemp(pattern.data()) == nullptr) std::abort();
+        folder_ = pattern;
     }
-    ~Files() {
+    ~TemporaryFolder() {
         std::error_code ignored;
         std::filesystem::remove_all(folder_, ignored);
     }
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
     std::string path(const std::string& name) const { return (folder_ / name).string(); }
     std::string write(const std::string& name, const std::string& bytes) const {
         std::ofstream(path(name), std::ios::binary) << bytes;
         return path(name);
     }
+    std::string copy(const std::string& from, const std::string& name) const {
+        std::filesystem::copy_file(from, folder_ / name);
+        return path(name);
+    }
     std::string read(const std::string& name) const {
         std::ifstream file(path(name), std::ios::binary);
         return {std::istreambuf_iterator<char>(file), {}};
     }
+    bool has(const std::string& name) const { return std::filesystem::exists(path(name)); }
     std::size_t count() const {
         std::size_t n = 0;
         for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_)) ++n;
         return n;
+    }
+
+private:
+    std::filesystem::path folder_;
+};
+
+/// The folder of the test program, with models made for it.
+class Files : public TemporaryFolder {
+public:
+    static Files& shared() {
+        static Files files;
+        return files;
     }
 
     const std::string& tiny() const { return tiny_; }              ///< llama, context 256
@@ -216,10 +232,6 @@ public:
 
 private:
     Files() {
-        std::string pattern =
-            (std::filesystem::temp_directory_path() / "winnow-cli-XXXXXX").string();
-        if (mkdtemp(pattern.data()) == nullptr) std::abort();
-        folder_ = pattern;
         const auto make = [this](const char* name, const TinyOptions& options) {
             const std::vector<std::byte> bytes = make_tiny_gguf(options);
             return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
@@ -234,7 +246,6 @@ private:
         tiny_bytes_ = read("tiny.gguf");
     }
 
-    std::filesystem::path folder_;
     std::string tiny_;
     std::string tiny_gemma_;
     std::string vocabulary_;

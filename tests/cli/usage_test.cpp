@@ -9,8 +9,7 @@ TEST(Usage, HelpAndVersionGoToStandardOutput) {
     for (const char* command : {"chat", "generate", "tokenize", "perplexity", "info", "bench"}) {
         const Outcome help = run_program({command, "--help"});
         EXPECT_EQ(help.status, 0);
-        EXPECT_NE(help.out.find("Usage: winnow " + std::string(command)), std::string::npos)
-            << help.out;
+        EXPECT_NE(help.out.find("Usage: winnow " + std::string(command)), std::string::npos) << help.out;
     }
     const Outcome help = run_program({"-h"});
     EXPECT_EQ(help.status, 0);
@@ -52,8 +51,7 @@ TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
     options.environment["WINNOW_MODEL"] = files.vocabulary();
     EXPECT_EQ(run_program({"tokenize", "-p", "a"}, "", options).status, 0);
     options.environment["WINNOW_MODEL"] = files.path("missing.gguf");
-    EXPECT_EQ(run_program({"tokenize", "-p", "a", "-m", files.vocabulary()}, "", options).status,
-              0);
+    EXPECT_EQ(run_program({"tokenize", "-p", "a", "-m", files.vocabulary()}, "", options).status, 0);
     options.environment["WINNOW_TEMP"] = "warm";
     expect_error(run_program({"-m", files.tiny()}, "", options), 2, "--temp");
 }
@@ -76,8 +74,7 @@ TEST(Usage, WithoutADeviceTheStatusIsThree) {
     expect_error(run_program({"-m", files.tiny(), "-p", "a"}, "", options), 3, "");
     expect_error(run_program({"info", "-m", files.tiny()}, "", options), 3, "");
     EXPECT_EQ(run_program({"tokenize", "-m", files.tiny(), "-p", "a"}, "", options).status, 0);
-    expect_error(run_program({"-m", files.path("missing.gguf"), "-p", "a"}, "", options), 4,
-                 "missing.gguf");
+    expect_error(run_program({"-m", files.path("missing.gguf"), "-p", "a"}, "", options), 4, "missing.gguf");
 }
 
 TEST(Usage, ClosedOutputEndsQuietly) {

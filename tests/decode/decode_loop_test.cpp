@@ -33,7 +33,8 @@ KvConfig kv_config(const ModelShape& s, std::uint32_t n_ctx, std::uint32_t n_chu
 
 /// All that decodes a tiny model on the shared device.
 struct Rig {
-    explicit Rig(vk::Device& device_to_use, Flavour flavour, std::uint32_t context = 128, std::uint32_t n_steps_in_flight = 2)
+    explicit Rig(vk::Device& device_to_use, Flavour flavour, std::uint32_t context = 128,
+                 std::uint32_t n_steps_in_flight = 2)
         : device(device_to_use),
           model(flavour),
           source(model.source()),
@@ -44,19 +45,24 @@ struct Rig {
           buffers(device, source.shape, n_splits),
           prefill_buffers(device, source.shape, 16),
           prefill(device, source.shape, weights, cache, prefill_buffers, 16),
-          attention(device, {source.shape.n_layers, source.shape.n_heads, source.shape.n_kv_heads, source.shape.head_dim},
-                    cache, {buffers.state, buffers.query, buffers.partials, buffers.counters, buffers.attended, buffers.act_attended},
+          attention(device,
+                    {source.shape.n_layers, source.shape.n_heads, source.shape.n_kv_heads, source.shape.head_dim},
+                    cache,
+                    {buffers.state, buffers.query, buffers.partials, buffers.counters, buffers.attended,
+                     buffers.act_attended},
                     n_splits, dense_policy(source.shape)),
           plan(device, source.shape, weights, cache, buffers, attention),
           loop(device, plan, buffers, {n_steps_in_flight, false, 0, 0}) {}
 
     /// Puts all but the last token into the cache and starts the loop with it.
-    void start(const Tokens& prompt, const SamplingOptions& sampling, std::uint32_t n_limit, const Tokens& stop_tokens = {}) {
+    void start(const Tokens& prompt, const SamplingOptions& sampling, std::uint32_t n_limit,
+               const Tokens& stop_tokens = {}) {
         prefill.run(std::span(prompt).first(prompt.size() - 1), 0, {}, {});
         begin(prompt, sampling, n_limit, stop_tokens);
     }
     /// The same for tokens that are in the cache already, but the last.
-    void begin(const Tokens& tokens, const SamplingOptions& sampling, std::uint32_t n_limit, const Tokens& stop_tokens = {}) {
+    void begin(const Tokens& tokens, const SamplingOptions& sampling, std::uint32_t n_limit,
+               const Tokens& stop_tokens = {}) {
         DecodeLoop::Start at;
         at.token = static_cast<std::uint32_t>(tokens.back());
         at.position = static_cast<std::uint32_t>(tokens.size() - 1);
@@ -71,7 +77,8 @@ struct Rig {
         while (const auto token = loop.next()) tokens.push_back(*token);
         return tokens;
     }
-    Tokens generate(const Tokens& prompt, const SamplingOptions& sampling, std::uint32_t n_limit, const Tokens& stop_tokens = {}) {
+    Tokens generate(const Tokens& prompt, const SamplingOptions& sampling, std::uint32_t n_limit,
+                    const Tokens& stop_tokens = {}) {
         start(prompt, sampling, n_limit, stop_tokens);
         return rest();
     }
@@ -235,8 +242,8 @@ TEST_F(DecodeLoopTest, TimesEveryStage) {
     rig.start(prompt, greedy(), 2);
     std::vector<std::string> labels;
     for (const auto& interval : rig.loop.time_step()) labels.push_back(interval.label);
-    EXPECT_THAT(labels, ::testing::IsSupersetOf({"embed", "qkv", "attend_dense", "output", "gate_up", "down", "logits",
-                                                 "sample_token"}));
+    EXPECT_THAT(labels, ::testing::IsSupersetOf(
+                            {"embed", "qkv", "attend_dense", "output", "gate_up", "down", "logits", "sample_token"}));
     EXPECT_EQ(rig.generate(prompt, greedy(), 2), expected);
 }
 

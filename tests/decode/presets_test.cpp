@@ -14,7 +14,8 @@ namespace winnow::test {
 namespace {
 
 const std::vector<bool> kFull(12, false);
-const std::vector<bool> kMixed{true, true, true, true, true, false, true, true, true, true, true, false};  // five windowed, one full
+const std::vector<bool> kMixed{true, true, true, true, true, false,
+                               true, true, true, true, true, false};  // five windowed, one full
 
 template <typename Call>
 void expect_refused(Call&& call, const std::string& part) {
@@ -30,13 +31,15 @@ void expect_refused(Call&& call, const std::string& part) {
 }
 
 std::size_t count(const SparsePolicy& p, LayerKind kind) {
-    return static_cast<std::size_t>(std::count_if(p.layers.begin(), p.layers.end(), [&](const LayerSchedule& l) { return l.kind == kind; }));
+    return static_cast<std::size_t>(
+        std::count_if(p.layers.begin(), p.layers.end(), [&](const LayerSchedule& l) { return l.kind == kind; }));
 }
 
 TEST(PresetsTest, EveryPresetPassesItsCheck) {
     for (const PresetInfo& info : sparse_presets()) {
         SCOPED_TRACE(info.name);
-        for (const auto& windowed : {kFull, kMixed, std::vector<bool>(1), std::vector<bool>(3), std::vector<bool>(1, true)}) {
+        for (const auto& windowed :
+             {kFull, kMixed, std::vector<bool>(1), std::vector<bool>(3), std::vector<bool>(1, true)}) {
             SparsePolicy p = make_preset(info.name, windowed);
             if (p.needs_sidecar) p.index_dim = 16;  // as the sidecar sets it
             EXPECT_NO_THROW(p.check(static_cast<std::uint32_t>(windowed.size()), 3));
@@ -63,7 +66,8 @@ TEST(PresetsTest, Schedules) {
     EXPECT_EQ(count(tidal, LayerKind::kAnchor), 2u);
     EXPECT_EQ(count(tidal, LayerKind::kReuse), 8u);
     EXPECT_EQ(count(make_preset("delta", kFull), LayerKind::kAnchor), 3u);
-    EXPECT_EQ(count(make_preset("kascade", kFull), LayerKind::kSelect), 4u);  // of its five, two fall together in so few layers
+    EXPECT_EQ(count(make_preset("kascade", kFull), LayerKind::kSelect),
+              4u);  // of its five, two fall together in so few layers
     for (const char* name : {"tidal", "delta", "kascade"}) {
         for (const auto& windowed : {kFull, kMixed, std::vector<bool>(40)}) {
             const SparsePolicy p = make_preset(name, windowed);
@@ -98,12 +102,14 @@ TEST(PresetsTest, OverridesReachThePolicy) {
     const SparsePolicy budget = make_preset("kascade", kFull, {.budget = 777});
     EXPECT_EQ(budget.levels.back().budget, 777u);
     EXPECT_EQ(budget.levels.back().budget_share, 0.0f);
-    for (const SelectLevel& level : make_preset("twilight", kFull, {.mass = 1}).levels) {  // nothing is left out on the way
+    for (const SelectLevel& level :
+         make_preset("twilight", kFull, {.mass = 1}).levels) {  // nothing is left out on the way
         EXPECT_EQ(level.mass, 1.0f);
         EXPECT_EQ(level.budget, 0u);
         EXPECT_EQ(level.rule, BudgetRule::kTopP);
     }
-    for (const SelectLevel& level : make_preset("hisa", kFull, {.budget = 20000}).levels) EXPECT_EQ(level.budget, 20000u);
+    for (const SelectLevel& level : make_preset("hisa", kFull, {.budget = 20000}).levels)
+        EXPECT_EQ(level.budget, 20000u);
 }
 
 TEST(PresetsTest, RefusesBadNumbers) {

@@ -45,7 +45,8 @@ protected:
         for (std::size_t i = 0; i < allowance.size(); ++i) allowance[i] += kRounding * expected.gate_terms[i];
         // Nobody reads the squares of a vector that feeds no norm: they are zero.
         const std::vector<double> zeros(c.n_ff / 32, 0.0);
-        expect_activations(act_out.contents<std::uint32_t>(), expected.product.values, allowance, zeros, zeros, "gate_up");
+        expect_activations(act_out.contents<std::uint32_t>(), expected.product.values, allowance, zeros, zeros,
+                           "gate_up");
     }
 };
 

@@ -93,7 +93,8 @@ std::vector<Case> cases() {
     std::vector<Case> list;
     for (const WeightType type : kAllWeightTypes) {
         list.push_back({type, is_k_type(type) ? 256u : 576u, 160, {64}});
-        if (!is_k_type(type) && type != WeightType::kQ4_1 && type != WeightType::kQ5_0) list.push_back({type, 96, 96, {}});
+        if (!is_k_type(type) && type != WeightType::kQ4_1 && type != WeightType::kQ5_0)
+            list.push_back({type, 96, 96, {}});
     }
     list.push_back({WeightType::kQ4_0, 64, 32, {}});
     list.push_back({WeightType::kQ4_1, 1536, 288, {64, 256}});

@@ -6,10 +6,10 @@
 
 #include "runtime/kv/kv_layout.h"
 #include "tests/reference/qkv.h"
-#include "tests/support/kv_rows.h"
-#include "tests/support/sparse_data.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
+#include "tests/support/kv_rows.h"
+#include "tests/support/sparse_data.h"
 
 namespace winnow::test {
 namespace {
@@ -66,8 +66,8 @@ public:
              const GuardedBuffer& values, bool stopped = false) {
         const vk::Buffer state = make_state(device_, 0, position, stopped);
         vk::run_once(device_, [&](vk::Recorder& recorder) {
-            Qkv::Buffers b{weights_, act_in_[i], state, rope_, tables_, params_buffer_, query.range(), keys.range(),
-                           values.range(), {}, {}, {}};
+            Qkv::Buffers b{weights_,      act_in_[i],   state,          rope_, tables_, params_buffer_,
+                           query.range(), keys.range(), values.range(), {},    {},      {}};
             if (summary_min != nullptr) {
                 b.summary_min = summary_min->range();
                 b.summary_max = summary_max->range();
@@ -77,8 +77,9 @@ public:
         });
     }
     reference::QkvOutput expected(std::uint32_t position, std::size_t i) const {
-        reference::QkvInput in{q.ref, k.ref, v.ref, a[i].ref, c.head_dim, c.n_rot, c.pairing, {}, {}, {}, frequencies_,
-                               double{push_.eps}, double{push_.scale}};
+        reference::QkvInput in{
+            q.ref, k.ref, v.ref,        a[i].ref,          c.head_dim,         c.n_rot, c.pairing, {},
+            {},    {},    frequencies_, double{push_.eps}, double{push_.scale}};
         const std::vector<double> params = to_doubles(params_);
         if (c.qk_norm) {
             in.q_norm.assign(params.begin(), params.begin() + c.head_dim);
@@ -159,7 +160,8 @@ private:
 
 class QkvTest : public GpuTest, public ::testing::WithParamInterface<Case> {
 protected:
-    static std::vector<float> pool_values(const std::vector<std::byte>& pool, KvType type, std::size_t first, std::size_t n) {
+    static std::vector<float> pool_values(const std::vector<std::byte>& pool, KvType type, std::size_t first,
+                                          std::size_t n) {
         std::vector<float> values;
         for (std::size_t i = first; i < first + n; ++i) {
             if (type == KvType::kF32) {
@@ -180,7 +182,8 @@ protected:
         std::vector<float> got;
         for (std::uint32_t head = 0; head < rig.c.n_kv_heads; ++head) {
             const std::size_t first = rig.element(head, position);
-            got.insert(got.end(), stored.begin() + static_cast<std::ptrdiff_t>(first), stored.begin() + static_cast<std::ptrdiff_t>(first + dim));
+            got.insert(got.end(), stored.begin() + static_cast<std::ptrdiff_t>(first),
+                       stored.begin() + static_cast<std::ptrdiff_t>(first + dim));
             for (const auto& [at, size] : row_bytes_of(rig.c.kv_type, rig.c.head_dim, first / dim))
                 std::fill_n(pool.begin() + static_cast<std::ptrdiff_t>(at), size, std::byte{0xff});
         }
@@ -188,7 +191,8 @@ protected:
         for (std::size_t i = 0; i < allowance.size(); ++i) {
             const std::size_t run = i - i % dim % 32;
             double largest = 0;
-            for (std::size_t j = run; j < std::min(run + 32, i - i % dim + dim); ++j) largest = std::max(largest, std::abs(expected.values[j]));
+            for (std::size_t j = run; j < std::min(run + 32, i - i % dim + dim); ++j)
+                largest = std::max(largest, std::abs(expected.values[j]));
             allowance[i] += storing_error(rig.c.kv_type, expected.values[i], largest);
         }
         expect_close(got, expected.values, allowance, what);
@@ -261,9 +265,8 @@ std::vector<Case> cases() {
     return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, QkvTest, ::testing::ValuesIn(cases()), [](const auto& test) {
-    return type_name(test.param.config.type_q) + "_" + test.param.name;
-});
+INSTANTIATE_TEST_SUITE_P(Shapes, QkvTest, ::testing::ValuesIn(cases()),
+                         [](const auto& test) { return type_name(test.param.config.type_q) + "_" + test.param.name; });
 
 TEST_F(QkvTest, WritesNothingWhenStopped) {
     QkvRig rig(device(), config(WeightType::kQ8_0, 64, 2, 1, 64, 64, RopePairing::kNorm, KvType::kF16), 10000);
@@ -317,8 +320,9 @@ TEST_F(QkvTest, KeepsSummaries) {
         const auto check = [&](std::uint32_t head, std::uint32_t row, Unit unit) {
             std::vector<float> low(c.head_dim), high(c.head_dim), sum(c.head_dim);
             for (std::uint32_t p = unit.first; p <= unit.last; ++p) {
-                const std::vector<float> key(stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p)),
-                                             stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p) + c.head_dim));
+                const std::vector<float> key(
+                    stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p)),
+                    stored.begin() + static_cast<std::ptrdiff_t>(rig.element(head, p) + c.head_dim));
                 for (std::uint32_t d = 0; d < c.head_dim; ++d) {
                     low[d] = p == unit.first ? key[d] : std::min(low[d], key[d]);
                     high[d] = p == unit.first ? key[d] : std::max(high[d], key[d]);
@@ -344,7 +348,8 @@ TEST_F(QkvTest, KeepsSummaries) {
             check(head, super_first + 2 * head + 1, {1024, 1042});
         }
         for (const auto* bytes : {&min_bytes, &max_bytes, &sum_bytes})
-            EXPECT_EQ(static_cast<std::size_t>(std::count(bytes->begin(), bytes->end(), std::byte{0xff})), bytes->size());
+            EXPECT_EQ(static_cast<std::size_t>(std::count(bytes->begin(), bytes->end(), std::byte{0xff})),
+                      bytes->size());
     }
 }
 

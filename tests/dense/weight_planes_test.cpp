@@ -86,8 +86,8 @@ protected:
 
 TEST_P(WeightPlanesTest, KeepsEveryValue) {
     const WeightType type = GetParam();
-    for (const std::size_t n_in : is_k_type(type) ? std::vector<std::size_t>{256, 768}
-                                                  : std::vector<std::size_t>{32, 96, 576}) {
+    for (const std::size_t n_in :
+         is_k_type(type) ? std::vector<std::size_t>{256, 768} : std::vector<std::size_t>{32, 96, 576}) {
         for (const std::size_t n_rows : {1, 3, 10}) {
             ReplicableRng rng(n_in + n_rows);
             const auto blocks = random_blocks(type, n_rows, n_in, rng, Scales::kAnyFinite);
@@ -100,7 +100,8 @@ TEST_P(WeightPlanesTest, KeepsEveryValue) {
             std::size_t n_wrong = 0;
             for (std::size_t e = 0; e < n_rows * n_in; ++e) {
                 const double got = reader.value(e / 32, e % 32);
-                // Random bits of an F32 or BF16 never are NaN here; equality is meant to the bit but for the sign of zero.
+                // Random bits of an F32 or BF16 never are NaN here; equality is meant to the bit but for the sign of
+                // zero.
                 if (got != expected.values[e] && n_wrong++ == 0)
                     ADD_FAILURE() << "row " << e / n_in << " column " << e % n_in << ": " << got << ", expected "
                                   << expected.values[e];

@@ -33,9 +33,8 @@ ModelShape odd_shape() {
 }
 
 std::vector<const vk::Buffer*> all(const StepBuffers& b) {
-    return {&b.state,        &b.state_upload, &b.x,           &b.act_embd,
-            &b.query,        &b.attended,     &b.act_attended, &b.act_ff,
-            &b.raw_product,  &b.partials,     &b.counters,    &b.logits,
+    return {&b.state,        &b.state_upload, &b.x,           &b.act_embd, &b.query,    &b.attended,
+            &b.act_attended, &b.act_ff,       &b.raw_product, &b.partials, &b.counters, &b.logits,
             &b.maxima,       &b.candidates,   &b.counts,      &b.ring};
 }
 

@@ -39,8 +39,8 @@ ChatTemplate recognised(const std::string& text, const std::vector<std::string>&
     writer.add_uint("tokenizer.ggml.eos_token_id", 0);
     if (!text.empty()) writer.add_string("tokenizer.chat_template", text);
     static std::atomic<int> n_files{0};
-    const auto path = std::filesystem::temp_directory_path() /
-                      fmt::format("winnow_chat_{}_{}.gguf", getpid(), n_files++);
+    const auto path =
+        std::filesystem::temp_directory_path() / fmt::format("winnow_chat_{}_{}.gguf", getpid(), n_files++);
     writer.write(path);
     struct Remove {
         std::filesystem::path path;
@@ -80,8 +80,7 @@ TEST(ChatTemplate, RendersLikeJinja) {
                 for (const json& m : golden["conversations"][i]) {
                     messages.push_back({m["role"], m["content"]});
                 }
-                EXPECT_EQ(chat.render(with_default_system(chat, messages), open),
-                          expected[i].get<std::string>());
+                EXPECT_EQ(chat.render(with_default_system(chat, messages), open), expected[i].get<std::string>());
                 ++n_compared;
             }
         }
@@ -109,10 +108,9 @@ TEST(ChatTemplate, FindsTheSystemPromptThatTheTemplateInserts) {
 
 TEST(ChatTemplate, SurvivesBrokenTemplates) {
     for (const char* text :
-         {"<|im_start|>system", "'<|im_start|>system\\n", "'<|im_start|>system\\n' +",
-          "'<|im_start|>system\\n' + x", "'<|im_start|>system\\n' + x {% set x = ",
-          "'<|im_start|>system\\n' + x {% set x = '", "<|im_start|>system\n\\",
-          "'<|im_start|>system\\n<|im_end|>", "<|im_start|>system\n{{ a }}<|im_end|>",
+         {"<|im_start|>system", "'<|im_start|>system\\n", "'<|im_start|>system\\n' +", "'<|im_start|>system\\n' + x",
+          "'<|im_start|>system\\n' + x {% set x = ", "'<|im_start|>system\\n' + x {% set x = '",
+          "<|im_start|>system\n\\", "'<|im_start|>system\\n<|im_end|>", "<|im_start|>system\n{{ a }}<|im_end|>",
           "'<|im_start|>system\\n' + messages[0] {% set messages = messages[1:] %}",
           "'<|im_start|>system\\n' + {% set = 'x' %}"}) {
         const ChatTemplate chat = recognised(text);
@@ -120,14 +118,12 @@ TEST(ChatTemplate, SurvivesBrokenTemplates) {
         EXPECT_EQ(chat.default_system(), "") << text;
     }
     EXPECT_TRUE(recognised("{{ messages }}").is_fallback());
-    EXPECT_EQ(recognised("<|start_header_id|><|eot_id|>Cutting Knowledge Date: ").default_system(),
-              "");
+    EXPECT_EQ(recognised("<|start_header_id|><|eot_id|>Cutting Knowledge Date: ").default_system(), "");
 }
 
 TEST(ChatTemplate, GuessesFromTheVocabularyAndSaysSo) {
-    for (const auto& [token, name] :
-         {std::pair{"<start_of_turn>", "gemma"}, std::pair{"<|start_header_id|>", "llama3"},
-          std::pair{"<|im_start|>", "chatml"}, std::pair{"x", "chatml"}}) {
+    for (const auto& [token, name] : {std::pair{"<start_of_turn>", "gemma"}, std::pair{"<|start_header_id|>", "llama3"},
+                                      std::pair{"<|im_start|>", "chatml"}, std::pair{"x", "chatml"}}) {
         const ChatTemplate chat = recognised("", {"</s>", token});
         EXPECT_EQ(chat.name(), name);
         EXPECT_TRUE(chat.is_fallback());
@@ -152,8 +148,7 @@ TEST(ChatTemplate, IsMadeByName) {
     for (const std::string_view family : {"chatml", "llama3", "gemma", "mistral", "phi3", "zephyr"}) {
         EXPECT_THAT(ChatTemplate::names(), ::testing::Contains(family));
     }
-    EXPECT_EQ(ChatTemplate::named("gemma").stop_strings(),
-              std::vector<std::string>{"<end_of_turn>"});
+    EXPECT_EQ(ChatTemplate::named("gemma").stop_strings(), std::vector<std::string>{"<end_of_turn>"});
     EXPECT_TRUE(ChatTemplate::named("mistral").stop_strings().empty());
     try {
         ChatTemplate::named("vicuna");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reference's dequantisation on blocks worked by hand from the formats' definitions. All types against PyPI gguf's own
-// values: tests/dense/weight_planes_test.cpp.
+// The reference's dequantisation on blocks worked by hand from the formats' definitions. All types against PyPI gguf's
+// own values: tests/dense/weight_planes_test.cpp.
 #include "tests/reference/dequantize.h"
 
 #include <gtest/gtest.h>
@@ -86,15 +86,16 @@ TEST(Dequantize, EightBits) {
     EXPECT_EQ(values(WeightType::kQ8_0, q8_0, 32), expected);
 }
 
-// d = 1, dmin = 0.5; groups 0-3 take scale and min from the low six bits, groups 4-7 from nibbles and leftover top bits.
+// d = 1, dmin = 0.5; groups 0-3 take scale and min from the low six bits, groups 4-7 from nibbles and leftover top
+// bits.
 Block k_block(std::size_t n_bytes) {
     Block b{kOneLow, kOneHigh, kHalfLow, kHalfHigh};
     b.resize(n_bytes, 0);
-    b[4] = 0x80 | 3;    // group 0: scale 3; group 4: scale bits 4-5 are 10
-    b[8] = 0x40 | 4;    // group 0: min 4; group 4: min bits 4-5 are 01
-    b[12] = 0x25;       // group 4: scale 0b10'0101 = 37, min 0b01'0010 = 18
-    b[7] = 63;          // group 3: scale 63
-    b[15] = 0xf1;       // group 7: scale 1, min 15
+    b[4] = 0x80 | 3;  // group 0: scale 3; group 4: scale bits 4-5 are 10
+    b[8] = 0x40 | 4;  // group 0: min 4; group 4: min bits 4-5 are 01
+    b[12] = 0x25;     // group 4: scale 0b10'0101 = 37, min 0b01'0010 = 18
+    b[7] = 63;        // group 3: scale 63
+    b[15] = 0xf1;     // group 7: scale 1, min 15
     return b;
 }
 
@@ -116,8 +117,8 @@ TEST(Dequantize, Q4K) {
 
 TEST(Dequantize, Q5K) {
     Block b = k_block(176);
-    b[16] = 0x01;            // weight 0 of group 0 has its fifth bit
-    b[16 + 5] = 0x80;        // weight 5 of group 7 too
+    b[16] = 0x01;      // weight 0 of group 0 has its fifth bit
+    b[16 + 5] = 0x80;  // weight 5 of group 7 too
     b[48] = 0x0e;
     b[48 + 96 + 5] = 0xb0;
     const std::vector<double> v = values(WeightType::kQ5_K, b, 256);
@@ -129,15 +130,15 @@ TEST(Dequantize, Q5K) {
 TEST(Dequantize, Q6K) {
     Block b(210, 0);
     b[208] = kOneLow, b[209] = kOneHigh;
-    b[192] = 2;       // weights 0-15
+    b[192] = 2;         // weights 0-15
     b[192 + 6] = 0xff;  // weights 96-111: scale -1
-    b[192 + 15] = 1;  // weights 240-255
-    b[0] = 0x05;      // low nibble: weight 0
-    b[128] = 0x03;    // its top bits
-    b[32] = 0x70;     // high nibble of row 1's byte: weight 96
-    b[128] |= 0x40;   // top bits of weight 96: 01
-    b[127] = 0x90;    // second half, row 3: weight 255
-    b[191] = 0x80;    // its top bits: 10
+    b[192 + 15] = 1;    // weights 240-255
+    b[0] = 0x05;        // low nibble: weight 0
+    b[128] = 0x03;      // its top bits
+    b[32] = 0x70;       // high nibble of row 1's byte: weight 96
+    b[128] |= 0x40;     // top bits of weight 96: 01
+    b[127] = 0x90;      // second half, row 3: weight 255
+    b[191] = 0x80;      // its top bits: 10
     const std::vector<double> v = values(WeightType::kQ6_K, b, 256);
     EXPECT_EQ(v[0], 2 * (5 + 48 - 32));
     EXPECT_EQ(v[1], 2 * -32);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files that are damaged or made to do harm: each is refused in one line, and nothing else happens (the asan preset runs
-// this too).
+// Files that are damaged or made to do harm: each is refused in one line, and nothing else happens (the asan preset
+// runs this too).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -72,7 +72,8 @@ struct Raw {
         bytes.resize(bytes.size() + n);
         return *this;
     }
-    Raw& tensor(std::string_view name, const std::vector<std::uint64_t>& dims, std::uint32_t type, std::uint64_t offset) {
+    Raw& tensor(std::string_view name, const std::vector<std::uint64_t>& dims, std::uint32_t type,
+                std::uint64_t offset) {
         text(name).u32(static_cast<std::uint32_t>(dims.size()));
         for (const std::uint64_t d : dims) u64(d);
         return u32(type).u64(offset);
@@ -121,7 +122,8 @@ std::vector<Hostile> hostile_headers() {
          "1152921504606846976 elements, more than"},
         {"count x size overflows", header(0, 1).text("k").u32(kArray).u32(10).u64((kHuge << 1) + 1).zeros(100).bytes,
          "elements, more than"},
-        {"array element cut off", header(0, 1).text("k").u32(kArray).u32(kString).u64(2).text("a").u64(9).zeros(8).bytes,
+        {"array element cut off",
+         header(0, 1).text("k").u32(kArray).u32(kString).u64(2).text("a").u64(9).zeros(8).bytes,
          "string runs past its end"},
         {"key twice", header(0, 2).text("k").u32(kU32).u32(1).text("k").u32(kU32).u32(1).zeros(32).bytes,
          "'k' appears twice"},
@@ -163,7 +165,8 @@ std::vector<Hostile> hostile_tensors() {
         {"data one block short", one_tensor({32, 228}, 2).bytes, "'t' runs past its end"},
         {"much too large", one_tensor({1024, std::uint64_t{1} << 30}).bytes, "'t' runs past its end"},
         {"no data at all", header(1, 0).tensor("t", {4}, 0, 0).bytes, "'t' runs past its end"},
-        {"name twice", header(2, 0).tensor("t", {4}, 0, 0).tensor("t", {4}, 0, 32).zeros(128).bytes, "'t' appears twice"},
+        {"name twice", header(2, 0).tensor("t", {4}, 0, 0).tensor("t", {4}, 0, 32).zeros(128).bytes,
+         "'t' appears twice"},
         {"name length 2^63", header(1, 0).u64(std::uint64_t{1} << 63).zeros(100).bytes, "string runs past its end"},
         {"terminal escape in a name", header(1, 0).tensor("\x1b]0;", {4}, 99, 0).zeros(64).bytes, "'?]0;'"},
     };
@@ -195,7 +198,8 @@ TEST(GgufHostile, TheBordersAreAccepted) {
 // Arrays grow in memory (a byte becomes 8): there is a bound for what a file that does hold them can make of it.
 TEST(GgufHostile, ArraysAreBounded) {
     const std::uint64_t n = (std::uint64_t{1} << 24) + 1;
-    EXPECT_THAT(refusal(header(0, 1).text("k").u32(kArray).u32(kU8).u64(n).zeros(n).bytes), HasSubstr("16777217 elements"));
+    EXPECT_THAT(refusal(header(0, 1).text("k").u32(kArray).u32(kU8).u64(n).zeros(n).bytes),
+                HasSubstr("16777217 elements"));
 }
 
 TEST(GgufHostile, WhatIsNoFile) {
@@ -210,8 +214,7 @@ TEST(GgufHostile, WhatIsNoFile) {
 
 // A name can be hostile as well: no control character of it gets out at any stage (refusal_at checks that).
 TEST(GgufHostile, EscapesInThePath) {
-    const auto path = scratch_path().parent_path() /
-                      ("winnow_\x1b[31m\n\x7f_" + std::to_string(::getpid()) + ".gguf");
+    const auto path = scratch_path().parent_path() / ("winnow_\x1b[31m\n\x7f_" + std::to_string(::getpid()) + ".gguf");
     const char* const shown = "winnow_?[31m??_";
     EXPECT_EQ(safe_path("a\xc3\xa9 b.gguf"), "a\xc3\xa9 b.gguf");  // UTF-8 stays
     EXPECT_THAT(refusal_at(path), AllOf(HasSubstr(shown), HasSubstr("No such file")));
@@ -232,9 +235,11 @@ TEST(GgufHostile, ModelsThatAreNone) {
     EXPECT_THAT(with([](GgufWriter& w) { w.add_uint("general.architecture", 1); }), HasSubstr("is not a string"));
     EXPECT_THAT(with([](GgufWriter& w) { w.add_string("general.architecture", "mamba"); }),
                 HasSubstr("'mamba' is not supported, known are llama, gemma3"));
-    EXPECT_THAT(with([](GgufWriter& w) { w.add_string("general.architecture", "a\nb\x1b[0m" + std::string(1000, 'c')); }),
-                HasSubstr("'a?b?[0mccc"));
-    EXPECT_THAT(with([](GgufWriter& w) { w.add_string("general.architecture", "llama"); }), HasSubstr("llama.block_count"));
+    EXPECT_THAT(
+        with([](GgufWriter& w) { w.add_string("general.architecture", "a\nb\x1b[0m" + std::string(1000, 'c')); }),
+        HasSubstr("'a?b?[0mccc"));
+    EXPECT_THAT(with([](GgufWriter& w) { w.add_string("general.architecture", "llama"); }),
+                HasSubstr("llama.block_count"));
 }
 
 TEST(GgufHostile, EveryTruncationIsRefused) {

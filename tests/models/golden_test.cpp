@@ -61,8 +61,8 @@ double logsumexp(std::span<const float> row) {
     return largest + std::log(sum);
 }
 
-// KL(reference || row) over the reference's largest tokens and one bucket for the rest (a lower bound that misses nothing
-// that matters: the bucket holds little).
+// KL(reference || row) over the reference's largest tokens and one bucket for the rest (a lower bound that misses
+// nothing that matters: the bucket holds little).
 double divergence(const GoldenRow& golden, std::span<const float> row) {
     const double lse = logsumexp(row);
     double kl = 0, rest_p = 1, rest_q = 1;
@@ -124,7 +124,8 @@ void expect_golden(const char* file, const char* golden_name, std::uint32_t n_ct
 TEST(Golden, Smollm2) { expect_golden("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2_logits.bin", 512); }
 TEST(Golden, Gemma3) { expect_golden("gemma-3-270m-q4_k_m.gguf", "gemma3_logits.bin", 1024); }
 
-// Perplexity on the GPL-3 text within 0.3 % of the reference; two windows keep the suite short (bench/README.md has all 8).
+// Perplexity on the GPL-3 text within 0.3 % of the reference; two windows keep the suite short (bench/README.md has all
+// 8).
 TEST(Golden, Smollm2Tokens) {
     const std::string path = model_path("SmolLM2-135M-Instruct.Q4_1.gguf");
     const char* text_path = "/usr/share/common-licenses/GPL-3";

@@ -157,11 +157,13 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_uint("llama.embedding_length", 72), {"'llama.embedding_length' is 72", "multiple of 32"}},
             {replace_uint("llama.embedding_length", 96), {"'token_embd.weight' is [64, 320], expected [96, 320]"}},
             {replace_uint("llama.feed_forward_length", 100), {"'llama.feed_forward_length' is 100", "multiple of 32"}},
-            {replace_uint("llama.feed_forward_length", 128), {"'blk.0.ffn_gate.weight' is [64, 96], expected [64, 128]"}},
+            {replace_uint("llama.feed_forward_length", 128),
+             {"'blk.0.ffn_gate.weight' is [64, 96], expected [64, 128]"}},
             {replace_uint("llama.attention.head_count", 0), {"'llama.attention.head_count' is 0"}},
             {replace_uint("llama.attention.head_count", 3), {"'llama.attention.head_count' is 3", "2 kv heads"}},
             {replace_uint("llama.attention.head_count_kv", 0), {"'llama.attention.head_count_kv' is 0"}},
-            {replace_uint("llama.attention.head_count_kv", 4), {"'blk.0.attn_k.weight' is [64, 64], expected [64, 128]"}},
+            {replace_uint("llama.attention.head_count_kv", 4),
+             {"'blk.0.attn_k.weight' is [64, 64], expected [64, 128]"}},
             {replace_uint("llama.attention.key_length", 0), {"'llama.attention.key_length' is 0"}},
             {replace_uint("llama.attention.key_length", 36), {"'llama.attention.key_length' is 36", "multiple of 8"}},
             {replace_uint("llama.attention.key_length", 264), {"'llama.attention.key_length' is 264"}},
@@ -179,7 +181,8 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {{{"llama.attention.layer_norm_rms_epsilon"}}, {"lacks the metadata key 'llama.attention.layer_norm_rms"}},
             {replace_uint("llama.expert_count", 8), {"'llama.expert_count' is 8"}},
             {replace_float("llama.final_logit_softcapping", 30), {"'llama.final_logit_softcapping' is 30"}},
-            {replace_string("llama.rope.scaling.type", "yarn"), {"'llama.rope.scaling.type' is 'yarn'", "none, linear"}},
+            {replace_string("llama.rope.scaling.type", "yarn"),
+             {"'llama.rope.scaling.type' is 'yarn'", "none, linear"}},
             {replace_string("llama.rope.scaling.type", "\x1b[2Jlongrope\n"), {"'?[2Jlongrope?'"}},
             {replace_float("llama.rope.scaling.factor", 0.5f), {"'llama.rope.scaling.factor' is 0.5"}},
             {replace_float("llama.rope.scaling.factor", kNan), {"'llama.rope.scaling.factor' is nan"}},
@@ -188,7 +191,10 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_uint("llama.vocab_size", 319), {"'llama.vocab_size' is 319", "320 rows"}},
             {replace_uint("llama.vocab_size", 0), {"'llama.vocab_size' is 0", "320 rows"}},
             {replace_string("general.architecture", "qwen2"), {"'qwen2' is not supported", "llama, gemma3"}},
-            {{{"tokenizer.ggml.tokens"}, [](GgufWriter& w) { w.add_strings("tokenizer.ggml.tokens", {"a", "b"}); }},
+            {{{"tokenizer.ggml.tokens"},
+              [](GgufWriter& w) {
+                  w.add_strings("tokenizer.ggml.tokens", {"a", "b"});
+              }},
              {"'tokenizer.ggml.tokens' has 2 tokens", "320 rows"}},
         });
     // Without key_length the heads share n_embd.
@@ -206,20 +212,21 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
 }
 
 TEST(ModelConfig, BadTensorsAreNamed) {
-    const auto add = [](const char* name, std::uint64_t n) {
-        return replace_tensor(name, WeightType::kF32, {n});
-    };
+    const auto add = [](const char* name, std::uint64_t n) { return replace_tensor(name, WeightType::kF32, {n}); };
     expect_refused(
         {},
         {
             {{{"token_embd.weight"}}, {"no tensor 'token_embd.weight'"}},
             {{{"output_norm.weight"}}, {"no tensor 'output_norm.weight'"}},
             {{{"blk.1.ffn_up.weight"}}, {"no tensor 'blk.1.ffn_up.weight'"}},
-            {replace_tensor("blk.1.attn_v.weight", WeightType::kF32, {64, 8, 8}), {"'blk.1.attn_v.weight' is [64, 8, 8]"}},
+            {replace_tensor("blk.1.attn_v.weight", WeightType::kF32, {64, 8, 8}),
+             {"'blk.1.attn_v.weight' is [64, 8, 8]"}},
             {replace_tensor("blk.0.ffn_down.weight", WeightType::kF32, {64, 96}), {"is [64, 96], expected [96, 64]"}},
             {replace_tensor("blk.0.attn_norm.weight", WeightType::kQ8_0, {64}), {"'blk.0.attn_norm.weight' is Q8_0"}},
-            {replace_tensor("blk.0.ffn_norm.weight", WeightType::kF32, {32}), {"'blk.0.ffn_norm.weight' is [32], expected [64]"}},
-            {replace_tensor("output.weight", WeightType::kF32, {64, 100}), {"'output.weight' is [64, 100], expected [64, 320]"}},
+            {replace_tensor("blk.0.ffn_norm.weight", WeightType::kF32, {32}),
+             {"'blk.0.ffn_norm.weight' is [32], expected [64]"}},
+            {replace_tensor("output.weight", WeightType::kF32, {64, 100}),
+             {"'output.weight' is [64, 100], expected [64, 320]"}},
             {add("blk.0.attn_output.bias", 64), {"'blk.0.attn_output.bias' belongs to a variant"}},
             {add("blk.1.ffn_gate.bias", 96), {"'blk.1.ffn_gate.bias'"}},
             {add("blk.1.attn_k.bias", 64), {"'blk.1.attn_k.bias'"}},
@@ -234,7 +241,9 @@ TEST(ModelConfig, BadTensorsAreNamed) {
 }
 
 TEST(ModelConfig, LinearRopeScaling) {
-    const auto scale = [](const Change& change) { return read_model_shape(changed({}, change)).layers.at(1).rope_freq_scale; };
+    const auto scale = [](const Change& change) {
+        return read_model_shape(changed({}, change)).layers.at(1).rope_freq_scale;
+    };
     const auto both = [](const char* type, float factor) {
         return Change{{}, [=](GgufWriter& w) {
                           w.add_string("llama.rope.scaling.type", type);

@@ -14,9 +14,7 @@ namespace {
 class PieceTokenizer final : public Tokenizer {
 public:
     explicit PieceTokenizer(std::vector<std::string> pieces) : pieces_(std::move(pieces)) {}
-    std::vector<TokenId> encode(std::string_view, const EncodeOptions&) const override {
-        return {};
-    }
+    std::vector<TokenId> encode(std::string_view, const EncodeOptions&) const override { return {}; }
     std::string piece(TokenId id, bool) const override { return pieces_.at(id); }
     std::string decode(const std::vector<TokenId>&, bool) const override { return {}; }
     std::string_view raw_token(TokenId id) const override { return pieces_.at(id); }
@@ -34,8 +32,7 @@ private:
 };
 
 // What push() gives for each piece, then what flush() gives.
-std::vector<std::string> stream(const std::vector<std::string>& pieces,
-                                const std::vector<std::string>& stops = {},
+std::vector<std::string> stream(const std::vector<std::string>& pieces, const std::vector<std::string>& stops = {},
                                 bool* finished = nullptr) {
     const PieceTokenizer tokenizer(pieces);
     TextStream stream(tokenizer, stops);
@@ -50,32 +47,33 @@ std::vector<std::string> stream(const std::vector<std::string>& pieces,
 
 using Texts = std::vector<std::string>;
 
-TEST(TextStream, PassesTextOn) {
-    EXPECT_EQ(stream({"Hello", "", " world"}), (Texts{"Hello", "", " world", ""}));
-}
+TEST(TextStream, PassesTextOn) { EXPECT_EQ(stream({"Hello", "", " world"}), (Texts{"Hello", "", " world", ""})); }
 
 TEST(TextStream, HoldsIncompleteCodePoints) {
-    EXPECT_EQ(stream({"a\xF0", "\x9F", "\x98\x80" "b", "\xC3", "\xA9"}),
-              (Texts{"a", "", "\xF0\x9F\x98\x80" "b", "", "\xC3\xA9", ""}));
+    EXPECT_EQ(stream({"a\xF0", "\x9F",
+                      "\x98\x80"
+                      "b",
+                      "\xC3", "\xA9"}),
+              (Texts{"a", "",
+                     "\xF0\x9F\x98\x80"
+                     "b",
+                     "", "\xC3\xA9", ""}));
 }
 
 TEST(TextStream, LetsInvalidBytesThrough) {
-    EXPECT_EQ(stream({"\xFF", "\x80\x80", "\xC0", "\xE2", "x"}),
-              (Texts{"\xFF", "\x80\x80", "\xC0", "", "\xE2x", ""}));
+    EXPECT_EQ(stream({"\xFF", "\x80\x80", "\xC0", "\xE2", "x"}), (Texts{"\xFF", "\x80\x80", "\xC0", "", "\xE2x", ""}));
     EXPECT_EQ(stream({"ok\xE2\x96"}), (Texts{"ok", "\xE2\x96"})) << "flush gives what is left";
 }
 
 TEST(TextStream, StopsAcrossTokens) {
     bool finished = false;
-    EXPECT_EQ(stream({"one <", "st", "op> two", "three"}, {"<stop>"}, &finished),
-              (Texts{"one ", "", "", "", ""}));
+    EXPECT_EQ(stream({"one <", "st", "op> two", "three"}, {"<stop>"}, &finished), (Texts{"one ", "", "", "", ""}));
     EXPECT_TRUE(finished);
 }
 
 TEST(TextStream, ReleasesAFalseStart) {
     bool finished = true;
-    EXPECT_EQ(stream({"a<", "s", "t!", "<st"}, {"<stop>"}, &finished),
-              (Texts{"a", "", "<st!", "", "<st"}));
+    EXPECT_EQ(stream({"a<", "s", "t!", "<st"}, {"<stop>"}, &finished), (Texts{"a", "", "<st!", "", "<st"}));
     EXPECT_FALSE(finished);
 }
 
@@ -93,8 +91,7 @@ TEST(TextStream, TakesTheEarliestStop) {
 
 TEST(TextStream, StopsInsideCodePointsOfOtherScripts) {
     const std::string stop = "\u7ec8";  // three bytes
-    EXPECT_EQ(stream({"\u7ec7", stop.substr(0, 2), stop.substr(2)}, {stop}),
-              (Texts{"\u7ec7", "", "", ""}));
+    EXPECT_EQ(stream({"\u7ec7", stop.substr(0, 2), stop.substr(2)}, {stop}), (Texts{"\u7ec7", "", "", ""}));
 }
 
 }  // namespace

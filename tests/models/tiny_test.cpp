@@ -99,7 +99,8 @@ TEST(Tiny, ByteLevelVocabulary) {
         const std::size_t space = merge.find(' ', 1);
         ASSERT_NE(space, std::string_view::npos);
         EXPECT_TRUE(known.contains(merge.substr(0, space)) && known.contains(merge.substr(space + 1))) << merge;
-        EXPECT_TRUE(known.contains(std::string(merge.substr(0, space)) + std::string(merge.substr(space + 1)))) << merge;
+        EXPECT_TRUE(known.contains(std::string(merge.substr(0, space)) + std::string(merge.substr(space + 1))))
+            << merge;
     }
     EXPECT_EQ(tokens[file.get_uint("tokenizer.ggml.eos_token_id")], "<|im_end|>");
     EXPECT_NE(file.get_string("tokenizer.chat_template").find("<|im_start|>"), std::string_view::npos);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "models/gguf.h"
 #include "models/pre_tokenizer.h"
 #include "models/tokenizer.h"
+#include "tests/support/cpu_time.h"
 
 namespace winnow::test {
 namespace {
@@ -28,19 +28,6 @@ json read_golden(const std::string& name) {
     std::ifstream in(std::filesystem::path(WINNOW_TEST_DATA) / "golden" / name);
     return json::parse(in);
 }
-
-// Of this thread: other programs may keep the machine busy.
-double cpu_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-#ifdef NDEBUG
-constexpr double kMostSeconds = 2;
-#else
-constexpr double kMostSeconds = 60;  // not quadratic, at least
-#endif
 
 std::string utf8(unsigned code_point) {
     if (code_point >= 0xD800 && code_point < 0xE000) return "";  // a surrogate is none
@@ -85,8 +72,7 @@ TEST_P(TokenizerGolden, GivesTheIdsOfTheOriginal) {
         const auto text = c["text"].get<std::string>();
         SCOPED_TRACE(c["text"].dump(-1, ' ', true));
         EXPECT_EQ(encode(text, true), c["ids"].get<std::vector<TokenId>>());
-        EXPECT_EQ(encode(text, false),
-                  c.value("plain_ids", c["ids"]).get<std::vector<TokenId>>());
+        EXPECT_EQ(encode(text, false), c.value("plain_ids", c["ids"]).get<std::vector<TokenId>>());
     }
 }
 
@@ -111,8 +97,7 @@ TEST_P(TokenizerGolden, KeepsAnyText) {
     std::mt19937 random(4);
     std::array<bool, 256> has_token;
     for (int byte = 0; byte < 256; ++byte) {
-        has_token[static_cast<std::size_t>(byte)] =
-            !encode(std::string(1, static_cast<char>(byte)), false).empty();
+        has_token[static_cast<std::size_t>(byte)] = !encode(std::string(1, static_cast<char>(byte)), false).empty();
     }
     for (int round = 0; round < 200; ++round) {
         std::string text;
@@ -123,9 +108,8 @@ TEST_P(TokenizerGolden, KeepsAnyText) {
                 next = utf8(static_cast<unsigned>(random() % (1u << n_bits)));
                 ASSERT_TRUE(is_valid(next));
             }
-            const bool is_kept = std::all_of(next.begin(), next.end(), [&](char c) {
-                return has_token[static_cast<unsigned char>(c)];
-            });
+            const bool is_kept =
+                std::all_of(next.begin(), next.end(), [&](char c) { return has_token[static_cast<unsigned char>(c)]; });
             if (is_kept && next != "\u2581") text += next;
         }
         EXPECT_EQ(tokenizer_->decode(encode(text, true), true), text) << "round " << round;
@@ -174,8 +158,7 @@ TEST_P(TokenizerGolden, EncodesAMegabyteInTwoSeconds) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, TokenizerGolden,
-                         ::testing::Values("tokenizer_smollm.json", "tokenizer_gemma.json"),
+INSTANTIATE_TEST_SUITE_P(Models, TokenizerGolden, ::testing::Values("tokenizer_smollm.json", "tokenizer_gemma.json"),
                          [](const auto& param) {
                              const std::string_view file = param.param;
                              return file.find("gemma") != file.npos ? "gemma" : "smollm";
@@ -194,8 +177,7 @@ TEST(PreTokenizerGolden, SplitsLikeTheOriginal) {
         for (const json& c : golden["cases"]) {
             const auto text = c["text"].get<std::string>();
             SCOPED_TRACE(family.dump() + " " + c["text"].dump(-1, ' ', true));
-            EXPECT_EQ(sizes(pre.split(text)),
-                      c[family.get<std::string>()].get<std::vector<std::size_t>>());
+            EXPECT_EQ(sizes(pre.split(text)), c[family.get<std::string>()].get<std::vector<std::size_t>>());
         }
     }
 }
@@ -203,7 +185,9 @@ TEST(PreTokenizerGolden, SplitsLikeTheOriginal) {
 TEST(PreTokenizerGolden, CutsOutInvalidBytes) {
     const PreTokenizer pre("llama-bpe");
     const std::vector<std::string_view> expected{"ab", "\xFF\xC0\x80", " cd", "\xE2\x96", "1"};
-    EXPECT_EQ(pre.split("ab\xFF\xC0\x80 cd\xE2\x96" "1"), expected);
+    EXPECT_EQ(pre.split("ab\xFF\xC0\x80 cd\xE2\x96"
+                        "1"),
+              expected);
     EXPECT_EQ(sizes(pre.split("\xED\xA0\x80")), std::vector<std::size_t>{3}) << "a surrogate";
     EXPECT_TRUE(pre.split("").empty());
 }

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <ctime>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -22,6 +21,7 @@
 #include "models/gguf.h"
 #include "models/gguf_writer.h"
 #include "models/pre_tokenizer.h"
+#include "tests/support/cpu_time.h"
 #include "winnow/error.h"
 
 namespace winnow::test {
@@ -68,8 +68,8 @@ struct Draft {
         }
         for (const auto& [name, flag] : flags) writer.add_bool("tokenizer.ggml." + name, flag);
         static std::atomic<int> n_files{0};
-        const auto path = std::filesystem::temp_directory_path() /
-                          fmt::format("winnow_tokenizer_{}_{}.gguf", getpid(), n_files++);
+        const auto path =
+            std::filesystem::temp_directory_path() / fmt::format("winnow_tokenizer_{}_{}.gguf", getpid(), n_files++);
         writer.write(path);
         struct Remove {
             std::filesystem::path path;
@@ -219,8 +219,7 @@ TEST(TokenizerBpe, KeepsAnyBytes) {
         for (int round = 0; round < 20; ++round) {
             std::string text;
             for (int i = 0; i < 300; ++i) {
-                text += round % 2 ? static_cast<char>(random())
-                                  : " \r\nab'sS1\xC3\xA9"[random() % 11];
+                text += round % 2 ? static_cast<char>(random()) : " \r\nab'sS1\xC3\xA9"[random() % 11];
             }
             EXPECT_EQ(t->decode(encode(*t, text)), text);
         }
@@ -246,7 +245,10 @@ TEST(TokenizerBpe, DropsBytesWithoutAToken) {
     Draft d = bpe_draft();
     d.tokens[0xFF] = "<removed>";
     const auto t = d.open();
-    EXPECT_EQ(t->decode(encode(*t, "a\xFF" "b")), "ab");
+    EXPECT_EQ(t->decode(encode(*t,
+                               "a\xFF"
+                               "b")),
+              "ab");
 }
 
 TEST(TokenizerSpm, MergesByScoreWithASpaceInFront) {
@@ -273,8 +275,7 @@ TEST(TokenizerSpm, TakesTheLeftmostOfEqualScores) {
 TEST(TokenizerSpm, PutsASpaceAfterSpecialTokens) {
     const auto t = spm_draft().open();
     const std::string space(kSpace);
-    EXPECT_EQ(raw(*t, encode(*t, "<s>a<tool>b</s>")),
-              (Raw{"<s>", space + "a", "<tool>", space, "b", "</s>"}));
+    EXPECT_EQ(raw(*t, encode(*t, "<s>a<tool>b</s>")), (Raw{"<s>", space + "a", "<tool>", space, "b", "</s>"}));
     Draft d = spm_draft();
     d.flags["add_space_prefix"] = false;
     const auto plain = d.open();
@@ -297,8 +298,7 @@ TEST(TokenizerSpm, FallsBackToBytes) {
     Draft d = spm_draft();
     d.flags["add_space_prefix"] = false;
     const auto t = d.open();
-    EXPECT_EQ(raw(*t, encode(*t, "\u00e9\u00e8\n")),
-              (Raw{"\u00e9", "<0xC3>", "<0xA8>", "<0x0A>"}));
+    EXPECT_EQ(raw(*t, encode(*t, "\u00e9\u00e8\n")), (Raw{"\u00e9", "<0xC3>", "<0xA8>", "<0x0A>"}));
     EXPECT_EQ(t->piece(t->find("<0x0A>")), "\n");
     EXPECT_EQ(raw(*t, encode(*t, "<0x0A>")).size(), 6u) << "a byte token's name is plain text";
     d.tokens[static_cast<std::size_t>(t->find("<0xC3>"))] = "<none>";
@@ -420,22 +420,8 @@ TEST(TokenizerFile, RefusesIdsOutOfRange) {
     EXPECT_EQ(t->find("no such token"), -1);
 }
 
-// Of this thread: other programs may keep the machine busy.
-double cpu_seconds() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-#ifdef NDEBUG
-constexpr double kMostSeconds = 2;
-#else
-constexpr double kMostSeconds = 60;  // not quadratic, at least
-#endif
-
 TEST(TokenizerSpeed, EncodesAMegabyteInTwoSeconds) {
-    for (const auto& draft :
-         {bpe_draft(), bpe_draft("llama-bpe"), bpe_draft("gpt-4o"), spm_draft()}) {
+    for (const auto& draft : {bpe_draft(), bpe_draft("llama-bpe"), bpe_draft("gpt-4o"), spm_draft()}) {
         const auto t = draft.open();
         for (const std::string unit : {"a", " ", "abc", "A", "aB", " \xFF", "<", "\n"}) {
             std::string text;

@@ -24,8 +24,8 @@ struct Chunk {
     std::uint32_t position, n_tokens;
 };
 
-/// Turns the heads of a cache into local ones, as KvLayout sizes them for chunks of at most `max_chunk` tokens, and appends the
-/// tokens again in their order: later ones overwrite those that no query may look back to.
+/// Turns the heads of a cache into local ones, as KvLayout sizes them for chunks of at most `max_chunk` tokens, and
+/// appends the tokens again in their order: later ones overwrite those that no query may look back to.
 void make_rings(TestCache& cache, std::uint32_t window, std::uint32_t sinks, std::uint32_t max_chunk) {
     for (std::uint32_t h = 0; h < cache.heads.size(); ++h) {
         reference::HeadView& head = cache.heads[h];
@@ -104,15 +104,15 @@ protected:
                       const std::vector<std::uint16_t>& queries) {
         const CacheShape& s = cache.shape;
         const reference::HeadView& head = cache.heads[0];
-        SCOPED_TRACE(fmt::format("{} tokens at {}, {}, window {} sinks {} ring {}", chunk.n_tokens, chunk.position, s.text(),
-                                 head.window, head.sink_tokens, head.ring_blocks));
+        SCOPED_TRACE(fmt::format("{} tokens at {}, {}, window {} sinks {} ring {}", chunk.n_tokens, chunk.position,
+                                 s.text(), head.window, head.sink_tokens, head.ring_blocks));
         std::vector<float> query_values, got;
         for (const std::uint16_t bits : queries) query_values.push_back(half_value(bits));
         for (const std::uint16_t bits : run(stage, cache, chunk, queries)) got.push_back(half_value(bits));
         const reference::Attended ref =
             reference::attend_prefill(query_values, s.n_heads(), cache.view(), chunk.position);
-        // Scores add head_dim products and sums add all tokens one after another: random rounding gives square roots (Higham
-        // and Mary 2019). Terms carry their condition. Then the result is rounded to f16.
+        // Scores add head_dim products and sums add all tokens one after another: random rounding gives square roots
+        // (Higham and Mary 2019). Terms carry their condition. Then the result is rounded to f16.
         double n_roundings = 8 + 2 * std::sqrt(s.n_tokens + s.head_dim);
         // Probabilities of f16, over their unrounded sum; matrix units may cut off where the plain variant rounds.
         if (is_cooperative() && s.kv_type == KvType::kF16) n_roundings = 2 * n_roundings + 0x1p13;
@@ -131,8 +131,15 @@ private:
 
 TEST_P(AttendPrefillTest, MatchesReferenceAtEveryHeadShape) {
     const Chunk chunk{190, 9};
-    for (const auto& [head_dim, n_group] :
-         {std::pair{64u, 1u}, {64u, 3u}, {64u, 4u}, {64u, 7u}, {64u, 8u}, {80u, 1u}, {96u, 3u}, {128u, 4u}, {256u, 4u}}) {
+    for (const auto& [head_dim, n_group] : {std::pair{64u, 1u},
+                                            {64u, 3u},
+                                            {64u, 4u},
+                                            {64u, 7u},
+                                            {64u, 8u},
+                                            {80u, 1u},
+                                            {96u, 3u},
+                                            {128u, 4u},
+                                            {256u, 4u}}) {
         const TestCache cache(shape_of(head_dim, n_group, KvType::kF16, chunk));
         check(AttendPrefill(device(), config(cache.shape)), cache, chunk);
     }
@@ -172,7 +179,8 @@ TEST_P(AttendPrefillTest, EveryTile) {
     for (const std::uint32_t head_dim : {128u, 256u}) {
         const Chunk chunk{150, 70};
         const TestCache cache(shape_of(head_dim, 4, KvType::kF16, chunk));
-        for (const std::uint32_t n_busy : {0u, 1000u}) check(AttendPrefill(device(), config(cache.shape), n_busy), cache, chunk);
+        for (const std::uint32_t n_busy : {0u, 1000u})
+            check(AttendPrefill(device(), config(cache.shape), n_busy), cache, chunk);
     }
 }
 

@@ -64,7 +64,8 @@ TEST_F(EmbedRowsTest, LeavesTokensOutsideItsRangeAlone) {
     const GuardedBuffer x(device(), "x", tokens.size() * config.n_embd * sizeof(float));
     const EmbedRows stage(device(), config);
     vk::run_once(device(), [&](vk::Recorder& recorder) {
-        stage.record(recorder, {weights, token_buffer, x.range()}, {ref, 5, static_cast<std::uint32_t>(tokens.size()), 1});
+        stage.record(recorder, {weights, token_buffer, x.range()},
+                     {ref, 5, static_cast<std::uint32_t>(tokens.size()), 1});
     });
     const reference::Values expected = reference::embed_rows(table.ref, 5, tokens, 1);
     expect_close(x.contents<float>(), expected.values, allowances(expected.terms, 4), "x");

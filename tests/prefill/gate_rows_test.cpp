@@ -20,8 +20,8 @@ TEST_F(GateRowsTest, MatchesReference) {
         for (const std::uint32_t n_ff : {32u, 100u, 1536u}) {
             const GateRows stage(device(), {n_ff, activation});
             for (const std::uint32_t n_tokens : {1u, 7u, 33u}) {
-                SCOPED_TRACE(fmt::format("{} n_ff {} tokens {}", activation == Activation::kSilu ? "silu" : "gelu", n_ff,
-                                         n_tokens));
+                SCOPED_TRACE(fmt::format("{} n_ff {} tokens {}", activation == Activation::kSilu ? "silu" : "gelu",
+                                         n_ff, n_tokens));
                 ReplicableRng rng(n_ff + n_tokens);
                 std::vector<float> gate_up = rng.normals(std::size_t{n_tokens} * 2 * n_ff, 0, 5);
                 // Gates beyond what exp can hold, and where the functions bend.

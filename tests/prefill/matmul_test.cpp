@@ -17,8 +17,8 @@
 namespace winnow::test {
 namespace {
 
-constexpr std::size_t kRows = 75;           // no multiple of any tile
-constexpr std::uint32_t kFirstToken = 3;    // of the input rows
+constexpr std::size_t kRows = 75;         // no multiple of any tile
+constexpr std::uint32_t kFirstToken = 3;  // of the input rows
 
 /// Where a matrix's rows go in an output row; at multiples of 4 the cooperative variant stores whole matrices.
 struct Place {
@@ -114,7 +114,8 @@ TEST_P(MatmulTest, AddsToTheResidualStream) {
 }
 
 TEST_P(MatmulTest, EveryTileAndPlace) {
-    for (const auto& [type, add] : {std::pair{WeightType::kQ4_0, false}, {WeightType::kQ8_0, true}, {WeightType::kF16, false}}) {
+    for (const auto& [type, add] :
+         {std::pair{WeightType::kQ4_0, false}, {WeightType::kQ8_0, true}, {WeightType::kF16, false}}) {
         const Matmul::Config config{96, type, add};
         ReplicableRng rng(5);
         const TestMatrix w(type, 150, config.n_in, rng);

@@ -31,8 +31,8 @@ protected:
         in.x = rng.normals(in.input.size(), 0, 3);
         return in;
     }
-    /// 1 / rms: half of what the sum of squares errs (a serial sum of dot products of 4 per lane of at least 8, then a tree),
-    /// the root's 2 ULP; then two products.
+    /// 1 / rms: half of what the sum of squares errs (a serial sum of dot products of 4 per lane of at least 8, then a
+    /// tree), the root's 2 ULP; then two products.
     static double n_roundings(std::uint32_t n) { return (n / 4.0 / 8 + 5 + 7) / 2 + 4 + 2; }
 };
 

@@ -12,9 +12,9 @@
 #include "runtime/kv/kv_layout.h"
 #include "tests/reference/attend_dense.h"
 #include "tests/reference/rope_append.h"
-#include "tests/support/kv_rows.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
+#include "tests/support/kv_rows.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -41,8 +41,7 @@ struct Shape {
 /// What every token of a model shares: frequencies, parameters, and heads that are local (a ring) or not.
 struct Layer {
     explicit Layer(const Shape& shape, std::uint32_t n_tokens_at_most) : s(shape), rng(shape.head_dim + shape.n_rot) {
-        for (std::uint32_t i = 0; i < s.n_rot / 2; ++i)
-            frequencies.push_back(std::pow(10000.0, -2.0 * i / s.n_rot));
+        for (std::uint32_t i = 0; i < s.n_rot / 2; ++i) frequencies.push_back(std::pow(10000.0, -2.0 * i / s.n_rot));
         rope.assign(2 * kRopeOffset, std::numeric_limits<float>::quiet_NaN());
         for (std::uint32_t row = 0; row < 256 + n_tokens_at_most / 256 + 1; ++row) {
             for (const double f : frequencies) {
@@ -104,8 +103,8 @@ protected:
         return values;
     }
 
-    static Run run(const RopeAppend& stage, const Layer& m, const std::vector<float>& projections, std::uint32_t position,
-                   float scale) {
+    static Run run(const RopeAppend& stage, const Layer& m, const std::vector<float>& projections,
+                   std::uint32_t position, float scale) {
         const Shape& s = m.s;
         const auto n_tokens = static_cast<std::uint32_t>(projections.size() / (s.n_all() * s.head_dim));
         const std::size_t pool_bytes = m.pool_values() / s.head_dim * kv_row_bytes(s.kv_type, s.head_dim);
@@ -120,14 +119,18 @@ protected:
             stage.record(recorder, {in, rope, tables, params, query.range(), keys.range(), values.range()},
                          {n_tokens, position, kEps, scale, kRopeOffset, kTableOffset, m.stride});
         });
-        return {half_contents(query), pool_contents(s.kv_type, s.head_dim, keys), pool_contents(s.kv_type, s.head_dim, values)};
+        return {half_contents(query), pool_contents(s.kv_type, s.head_dim, keys),
+                pool_contents(s.kv_type, s.head_dim, values)};
     }
 
-    /// Roundings of a value: a head's norm (half of its sum of squares, root, two products), the angle's sum of two products
-    /// of table entries, the rotation, the scale.
-    static double n_roundings(const Shape& s) { return (s.n_rot > 0 ? 8 : 0) + 4 + (s.qk_norm ? s.head_dim / 16.0 + 8 : 0); }
+    /// Roundings of a value: a head's norm (half of its sum of squares, root, two products), the angle's sum of two
+    /// products of table entries, the rotation, the scale.
+    static double n_roundings(const Shape& s) {
+        return (s.n_rot > 0 ? 8 : 0) + 4 + (s.qk_norm ? s.head_dim / 16.0 + 8 : 0);
+    }
 
-    /// The pool as the reference fills it; NaN where nothing was written. Of tokens that share a place in a ring the last wins.
+    /// The pool as the reference fills it; NaN where nothing was written. Of tokens that share a place in a ring the
+    /// last wins.
     static void expect_pool(const Layer& m, const std::vector<float>& got, const reference::Values& rows,
                             std::uint32_t position, const char* what) {
         const std::size_t dim = m.s.head_dim;
@@ -144,7 +147,8 @@ protected:
             if (std::isnan(expected[i])) continue;
             const std::size_t first = i - i % dim % 32;
             double largest = 0;
-            for (std::size_t j = first; j < std::min(first + 32, i - i % dim + dim); ++j) largest = std::max(largest, std::abs(expected[j]));
+            for (std::size_t j = first; j < std::min(first + 32, i - i % dim + dim); ++j)
+                largest = std::max(largest, std::abs(expected[j]));
             allowance[i] += storing_error(m.s.kv_type, expected[i], largest);
         }
         expect_close(got, expected, allowance, what);
@@ -163,9 +167,9 @@ protected:
             const std::vector<float> projections = m.rng.normals(std::size_t{n_tokens} * s.n_all() * s.head_dim, 0, 3);
             const float scale = 0.37f;
             const Run got = run(stage, m, projections, position, scale);
-            const reference::RopeAppendOutput ref = reference::rope_append(
-                {s.n_heads, s.n_kv_heads, s.head_dim, s.n_rot, s.pairing, projections, m.q_norm, m.k_norm, m.bias,
-                 m.frequencies, position, kEps, scale});
+            const reference::RopeAppendOutput ref =
+                reference::rope_append({s.n_heads, s.n_kv_heads, s.head_dim, s.n_rot, s.pairing, projections, m.q_norm,
+                                        m.k_norm, m.bias, m.frequencies, position, kEps, scale});
             std::vector<double> allowance = allowances(ref.query.terms, n_roundings(s));
             add_half_rounding(ref.query.values, allowance);
             expect_close(got.query, ref.query.values, allowance, "query");
@@ -190,8 +194,8 @@ TEST_F(RopeAppendTest, MatchesReference) {
     check({"one query head per kv head", 128, 64, RopePairing::kNeox, true, false, KvType::kF16, 3, 3});
 }
 
-// The decode step's qkv gives the same keys, values and queries. Its projections are the first column of its weights here,
-// exactly: the activation vector is (1, 0, 0, ...) and its root mean square 1.
+// The decode step's qkv gives the same keys, values and queries. Its projections are the first column of its weights
+// here, exactly: the activation vector is (1, 0, 0, ...) and its root mean square 1.
 TEST_F(RopeAppendTest, AgreesWithTheDecodeStage) {
     for (const Shape& s : {Shape{"llama", 64, 64, RopePairing::kNorm, false, false, KvType::kF32},
                            Shape{"gemma3", 64, 64, RopePairing::kNeox, true, false, KvType::kF32},
@@ -239,9 +243,10 @@ TEST_F(RopeAppendTest, AgreesWithTheDecodeStage) {
         config.kv_type = s.kv_type;
         const Qkv stage(device(), config);
         vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder,
-                         {weights, acts, state, rope, tables, params, query.range(), keys.range(), values.range(), {}, {}, {}},
-                         {q_ref, k_ref, v_ref, kEps, 0.125f, kRopeOffset, kTableOffset, m.stride, 0, 0});
+            stage.record(
+                recorder,
+                {weights, acts, state, rope, tables, params, query.range(), keys.range(), values.range(), {}, {}, {}},
+                {q_ref, k_ref, v_ref, kEps, 0.125f, kRopeOffset, kTableOffset, m.stride, 0, 0});
         });
         const auto expect_same = [](const std::vector<float>& decode, const std::vector<float>& other, double share,
                                     const char* what) {

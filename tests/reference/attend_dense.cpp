@@ -17,8 +17,7 @@ struct Seen {
 
 std::size_t HeadView::row(std::uint32_t token) const {
     std::uint32_t entry = token / block_size;
-    if (ring_blocks != 0 && entry >= sink_blocks)
-        entry = sink_blocks + (entry - sink_blocks) % ring_blocks;
+    if (ring_blocks != 0 && entry >= sink_blocks) entry = sink_blocks + (entry - sink_blocks) % ring_blocks;
     return std::size_t{blocks.at(entry)} * block_size + token % block_size;
 }
 
@@ -31,8 +30,7 @@ Attended attend_dense(std::span<const float> query, const CacheView& cache, std:
     const std::size_t dim = cache.head_dim;
     const std::size_t n_heads = query.size() / dim;
     const std::size_t n_group = n_heads / cache.heads.size();
-    Attended result{std::vector<double>(query.size()), std::vector<double>(query.size()),
-                    std::vector<double>(n_heads)};
+    Attended result{std::vector<double>(query.size()), std::vector<double>(query.size()), std::vector<double>(n_heads)};
     for (std::size_t h = 0; h < n_heads; ++h) {
         const HeadView& head = cache.heads[h / n_group];
         const float* q = query.data() + h * dim;

@@ -11,9 +11,9 @@ namespace winnow::reference {
 struct HeadView {
     std::uint32_t block_size = 64;
     std::uint32_t sink_blocks = 0;
-    std::uint32_t ring_blocks = 0;  ///< 0: logical block b stands at entry b; else see row()
-    std::uint32_t window = 0;       ///< tokens seen, the newest included; 0 = all
-    std::uint32_t sink_tokens = 0;  ///< first tokens seen besides the window
+    std::uint32_t ring_blocks = 0;      ///< 0: logical block b stands at entry b; else see row()
+    std::uint32_t window = 0;           ///< tokens seen, the newest included; 0 = all
+    std::uint32_t sink_tokens = 0;      ///< first tokens seen besides the window
     std::vector<std::uint32_t> blocks;  ///< physical block of each entry
 
     /// Row of the pools where a token stands: the blocks after the sinks take turns in the ring.

@@ -47,12 +47,15 @@ Attended attend_sparse(std::span<const float> query, const CacheView& cache,
                 }
                 largest[g] = std::max(largest[g], score[g * n + t]);
             }
-            for (std::size_t t = 0; t < n; ++t) heaviest[t] = std::max(heaviest[t], std::exp(score[g * n + t] - largest[g]));
+            for (std::size_t t = 0; t < n; ++t)
+                heaviest[t] = std::max(heaviest[t], std::exp(score[g * n + t] - largest[g]));
         }
         for (std::size_t g = 0; g < n_group; ++g) {
             const std::size_t head = kv_head * n_group + g;
             // A weight inherits its score's errors (attend_dense.h), the denominator their weighted mean.
-            const auto condition = [&](std::size_t t) { return 1 + magnitude[g * n + t] + largest[g] - score[g * n + t]; };
+            const auto condition = [&](std::size_t t) {
+                return 1 + magnitude[g * n + t] + largest[g] - score[g * n + t];
+            };
             double sum = 0, mean_condition = 0;
             for (std::size_t t = 0; t < n; ++t) {
                 if (heaviest[t] < value_skip) continue;

@@ -14,8 +14,8 @@ struct Matrix {
     std::size_t n_rows = 0;
     std::size_t n_in = 0;
     std::vector<double> values;  ///< [n_rows, n_in]
-    /// [n_rows, n_in]: |scale * code| + |offset|, the numbers that a kernel which works on the codes adds up; its rounding
-    /// errors are in proportion to these, not to the values, in which code and offset may cancel.
+    /// [n_rows, n_in]: |scale * code| + |offset|, the numbers that a kernel which works on the codes adds up; its
+    /// rounding errors are in proportion to these, not to the values, in which code and offset may cancel.
     std::vector<double> magnitudes;
 };
 

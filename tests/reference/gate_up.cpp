@@ -32,8 +32,8 @@ GatedProduct gate_up(const Matrix& gate, const Matrix& up, const Activations& a,
         out.product.values.push_back(value * y);
         out.product.terms.push_back(std::abs(slope * y) * inverse_rms * g.terms[r] +
                                     std::abs(value) * inverse_rms * u.terms[r]);
-        // exp(-z) may be off by 3 + 2 |z| units in the last place (Vulkan), two roundings each; z itself by 6 roundings. Both
-        // matter as far as exp(-z) matters in 1 + exp(-z).
+        // exp(-z) may be off by 3 + 2 |z| units in the last place (Vulkan), two roundings each; z itself by 6
+        // roundings. Both matter as far as exp(-z) matters in 1 + exp(-z).
         const double z = logistic_argument(activation, x);
         const double share = 1 / (1 + std::exp(z));
         out.gate_terms.push_back(std::abs(value * y) * (share * (6 + 10 * std::abs(z)) + 6));

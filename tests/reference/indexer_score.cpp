@@ -33,7 +33,8 @@ struct Scored {
             double sum = 0;  // index keys before they are rounded
             const std::size_t map = view.index_dim * view.cache.head_dim;
             for (std::uint32_t t = begin; t < end; ++t)
-                sum += dot(queries[g], index_key(view.cache, kv_head, t, view.maps.subspan((2 * kv_head + 1) * map, map)).value);
+                sum += dot(queries[g],
+                           index_key(view.cache, kv_head, t, view.maps.subspan((2 * kv_head + 1) * map, map)).value);
             return sum / (end - begin);
         }
         const Summary s = summarize_block(view.cache, kv_head, begin, end);
@@ -54,7 +55,8 @@ std::uint32_t SelectView::middle_end() const {
 }
 
 Level indexer_score(const SelectView& v, const SelectLevel& level, std::uint32_t kv_head,
-                    const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit, std::span<const double> dropped) {
+                    const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit,
+                    std::span<const double> dropped) {
     const std::size_t dim = v.cache.head_dim;
     Scored s{v, kv_head, {}, level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean};
     for (std::uint32_t g = 0; g < v.n_group(); ++g) {
@@ -77,7 +79,8 @@ Level indexer_score(const SelectView& v, const SelectLevel& level, std::uint32_t
         const std::uint32_t to = std::min((unit + 1) * level.unit, middle_end);
         if (to > from) result.rows.push_back({unit, to - from, {}, 0});
     }
-    const SelectLevel token{.scorer = s.indexed ? Scorer::kLowdim : Scorer::kExact};  // sinks, window and the open block
+    const SelectLevel token{.scorer =
+                                s.indexed ? Scorer::kLowdim : Scorer::kExact};  // sinks, window and the open block
     for (std::uint32_t g = 0; g < v.n_group(); ++g) {
         std::vector<double> sure;
         for (std::uint32_t t = 0; t <= v.position; ++t)
@@ -114,7 +117,8 @@ Level head_ranking(const Level& scored, std::size_t g) {
 std::vector<std::size_t> keep_rows(const Level& scored, const SelectLevel& level, std::uint32_t budget_max) {
     std::vector<std::size_t> order(scored.rows.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return scored.rows[a].pooled > scored.rows[b].pooled; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](auto a, auto b) { return scored.rows[a].pooled > scored.rows[b].pooled; });
     std::vector<std::size_t> kept;
     std::vector<double> mass = scored.sure;
     std::uint32_t count = 0;

@@ -21,7 +21,9 @@ struct SelectView {
 
     /// End of the middle region: whole blocks outside the window and the open block, or the end of the sinks.
     std::uint32_t middle_end() const;
-    std::uint32_t n_group() const { return static_cast<std::uint32_t>(query.size() / cache.head_dim / cache.heads.size()); }
+    std::uint32_t n_group() const {
+        return static_cast<std::uint32_t>(query.size() / cache.head_dim / cache.heads.size());
+    }
 };
 
 /// A token, block or superblock that may be kept.
@@ -40,9 +42,11 @@ struct Level {
 
 /// Scores by the definitions of winnow/sparse.h.
 /// @param parents units of the level above that were kept, ascending; nullptr for the first level
-/// @param dropped log of the summed exp(score) of what the levels above did not keep, by query head; empty for the first level
+/// @param dropped log of the summed exp(score) of what the levels above did not keep, by query head; empty for the
+/// first level
 Level indexer_score(const SelectView& view, const SelectLevel& level, std::uint32_t kv_head,
-                    const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit, std::span<const double> dropped);
+                    const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit,
+                    std::span<const double> dropped);
 
 /// The same rows as one query head ranks them for itself.
 Level head_ranking(const Level& scored, std::size_t g);

@@ -7,8 +7,8 @@
 
 namespace winnow::reference {
 
-/// Results with what their rounding errors are in proportion to: each `terms` is the sum of the magnitudes that a kernel adds
-/// up on the way to the value, or their propagation through what follows, to first order.
+/// Results with what their rounding errors are in proportion to: each `terms` is the sum of the magnitudes that a
+/// kernel adds up on the way to the value, or their propagation through what follows, to first order.
 struct Values {
     std::vector<double> values;
     std::vector<double> terms;

@@ -33,8 +33,8 @@ void rotate_head(Values& x, std::size_t first, const QkvInput& in, std::uint32_t
         const double s = std::sin(position * in.frequencies[i]);
         const double xa = x.values[a], xb = x.values[b];
         const double ta = x.terms[a], tb = x.terms[b];
-        // Cosine and sine come from two factors of a table, four roundings off; a quarter of these values, as the roundings
-        // of the inner product that multiply the terms are more than 16.
+        // Cosine and sine come from two factors of a table, four roundings off; a quarter of these values, as the
+        // roundings of the inner product that multiply the terms are more than 16.
         const double table = 0.25 * (std::abs(xa) + std::abs(xb));
         x.values[a] = xa * c - xb * s;
         x.values[b] = xa * s + xb * c;

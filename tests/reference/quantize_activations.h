@@ -8,12 +8,12 @@ namespace winnow::reference {
 
 /// A quantised activation vector, decoded: shaders/common/activations.glsl has the format. nb = n / 32 blocks.
 struct Activations {
-    std::vector<double> values;    ///< [n] scale * (128 * high + low): what kernels multiply weights with
-    std::vector<int> high, low;    ///< [n]
-    std::vector<double> scales;    ///< [nb]
-    std::vector<double> sums_a;    ///< [nb] of values 0-15, as stored
-    std::vector<double> sums_b;    ///< [nb] of values 16-31
-    std::vector<double> squares;   ///< [nb] sum of squares before the norm's weight
+    std::vector<double> values;   ///< [n] scale * (128 * high + low): what kernels multiply weights with
+    std::vector<int> high, low;   ///< [n]
+    std::vector<double> scales;   ///< [nb]
+    std::vector<double> sums_a;   ///< [nb] of values 0-15, as stored
+    std::vector<double> sums_b;   ///< [nb] of values 16-31
+    std::vector<double> squares;  ///< [nb] sum of squares before the norm's weight
 
     double sum_of_squares() const;
     /// 1 / rms of the vector before the norm's weight.

@@ -21,8 +21,8 @@ std::uint32_t sample_token(const std::vector<float>& logits, const SamplingOptio
     return pick(keep(logits, options, recent), uniform);  // greedy: the lowest id of the ties
 }
 
-bool may_sample(const std::vector<float>& logits, const SamplingOptions& options, const std::vector<std::int32_t>& recent,
-                std::uint32_t rng_counter, std::uint32_t token, double slack) {
+bool may_sample(const std::vector<float>& logits, const SamplingOptions& options,
+                const std::vector<std::int32_t>& recent, std::uint32_t rng_counter, std::uint32_t token, double slack) {
     if (options.temperature <= 0) return token == sample_token(logits, options, recent, rng_counter);
     const double uniform = uniform_draw(options.seed, rng_counter);
     for (const double edge : {0.0, slack, -slack})

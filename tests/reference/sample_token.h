@@ -6,7 +6,7 @@ namespace winnow::reference {
 
 /// What a decode step carries to the next one.
 struct StepCounters {
-    std::uint32_t position = 0;     ///< of the token being processed
+    std::uint32_t position = 0;  ///< of the token being processed
     std::uint32_t n_generated = 0;
     std::uint32_t rng_counter = 0;
     bool stopped = false;
@@ -27,7 +27,7 @@ std::uint32_t sample_token(const std::vector<float>& logits, const SamplingOptio
                            const std::vector<std::int32_t>& recent, std::uint32_t rng_counter);
 
 /// Whether a kernel may draw `token` there when its sums are off by `slack`, relatively.
-bool may_sample(const std::vector<float>& logits, const SamplingOptions& options, const std::vector<std::int32_t>& recent,
-                std::uint32_t rng_counter, std::uint32_t token, double slack);
+bool may_sample(const std::vector<float>& logits, const SamplingOptions& options,
+                const std::vector<std::int32_t>& recent, std::uint32_t rng_counter, std::uint32_t token, double slack);
 
 }  // namespace winnow::reference

@@ -24,8 +24,8 @@ struct Kept {
     std::vector<double> weights;  ///< at the temperature, in proportion to probabilities
 };
 
-/// Repetition penalty, top-k, top-p, min-p, temperature, in this order; ties at a filter's edge are all kept. Top-p and min-p
-/// compare probabilities at temperature 1, top-p those of what top-k left. Greedy keeps the ties for the largest.
+/// Repetition penalty, top-k, top-p, min-p, temperature, in this order; ties at a filter's edge are all kept. Top-p and
+/// min-p compare probabilities at temperature 1, top-p those of what top-k left. Greedy keeps the ties for the largest.
 /// @param slack moves the edges of top-p and min-p down by this share of the probability: negative keeps less.
 Kept keep(const std::vector<float>& logits, const SamplingOptions& options, const std::vector<std::int32_t>& recent,
           double slack = 0);

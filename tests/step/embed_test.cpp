@@ -72,7 +72,8 @@ TEST_F(EmbedTest, WritesNothingWhenStoppedOrOutOfRange) {
         const GuardedBuffer x(device(), "x", n_embd * 4);
         const GuardedBuffer act(device(), "act", activation_bytes(n_embd));
         vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder, {table_buffer, state, x.range(), norm_buffer, act.range()}, {ref, c.first_row, 1.0f});
+            stage.record(recorder, {table_buffer, state, x.range(), norm_buffer, act.range()},
+                         {ref, c.first_row, 1.0f});
         });
         x.expect_untouched();
         act.expect_untouched();

@@ -100,9 +100,17 @@ TEST_F(SampleTokenTest, FiltersAndTemperature) {
         std::uint32_t top_k;
         float top_p, min_p, temperature;
     };
-    for (const Options& o : {Options{0, 1, 0, 1}, {0, 0.9f, 0, 1}, {0, 0.5f, 0, 0.3f}, {0, 1e-6f, 0, 1}, {0, 1, 0.05f, 1},
-                             {0, 1, 1, 2}, {40, 0.95f, 0.05f, 0.8f}, {40, 0.95f, 0.05f, 5}, {5, 0.6f, 0.3f, 1},
-                             {3, 1, 0, 0.01f}, {100, 0.99f, 0, 1.5f}}) {
+    for (const Options& o : {Options{0, 1, 0, 1},
+                             {0, 0.9f, 0, 1},
+                             {0, 0.5f, 0, 0.3f},
+                             {0, 1e-6f, 0, 1},
+                             {0, 1, 0.05f, 1},
+                             {0, 1, 1, 2},
+                             {40, 0.95f, 0.05f, 0.8f},
+                             {40, 0.95f, 0.05f, 5},
+                             {5, 0.6f, 0.3f, 1},
+                             {3, 1, 0, 0.01f},
+                             {100, 0.99f, 0, 1.5f}}) {
         for (const std::size_t n_vocab : {10, 300, 5000}) {
             SampleInput in = random_input(n_vocab);
             in.options.top_k = o.top_k;
@@ -128,7 +136,8 @@ TEST_F(SampleTokenTest, Penalties) {
                 in.options.repeat_last_n = last_n;
                 ReplicableRng rng(9);
                 for (int i = 0; i < 1000; ++i) in.recent.push_back(static_cast<std::int32_t>(rng.integer(0, 499)));
-                SCOPED_TRACE(::testing::Message() << "penalty " << penalty << " of " << last_n << " temperature " << temperature);
+                SCOPED_TRACE(::testing::Message()
+                             << "penalty " << penalty << " of " << last_n << " temperature " << temperature);
                 expect_tokens(rig, in, 40, 1e-5, 4);  // the list of recent tokens wraps around
                 in.recent.resize(3);
                 expect_tokens(rig, in, 5, 1e-5, 4);

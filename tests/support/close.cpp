@@ -23,11 +23,11 @@ double used_share(double got, double ref, double allowance) {
 
 }  // namespace
 
-void expect_close(std::span<const float> got, std::span<const double> ref,
-                  std::span<const double> allowance, const char* what) {
+void expect_close(std::span<const float> got, std::span<const double> ref, std::span<const double> allowance,
+                  const char* what) {
     if (got.size() != ref.size() || allowance.size() != ref.size()) {
-        ADD_FAILURE() << what << ": " << got.size() << " values, " << ref.size() << " references, "
-                      << allowance.size() << " allowances";
+        ADD_FAILURE() << what << ": " << got.size() << " values, " << ref.size() << " references, " << allowance.size()
+                      << " allowances";
         return;
     }
     std::size_t worst = 0;
@@ -62,16 +62,15 @@ double nmse(std::span<const float> got, std::span<const double> ref) {
     return power > 0 ? error / power : std::numeric_limits<double>::infinity();
 }
 
-void expect_nmse(std::span<const float> got, std::span<const double> ref, double limit,
-                 const char* what) {
+void expect_nmse(std::span<const float> got, std::span<const double> ref, double limit, const char* what) {
     if (got.size() != ref.size()) {
         ADD_FAILURE() << what << ": " << got.size() << " values, " << ref.size() << " references";
         return;
     }
     const double error = nmse(got, ref);
     if (error <= limit) return;  // false for NaN
-    ADD_FAILURE() << fmt::format("{}: NMSE {:.3g}, limit {:.3g}; --gtest_random_seed={}", what,
-                                 error, limit, GTEST_FLAG_GET(random_seed));
+    ADD_FAILURE() << fmt::format("{}: NMSE {:.3g}, limit {:.3g}; --gtest_random_seed={}", what, error, limit,
+                                 GTEST_FLAG_GET(random_seed));
 }
 
 }  // namespace winnow::test

@@ -21,7 +21,8 @@ MatrixRef append_planes(std::vector<std::byte>& bytes, const TestMatrix& m, std:
     bytes.resize(at + weight_planes(m.type, n_rows, m.ref.n_in).total, std::byte{0xff});
     repack_rows(m.type, std::span(m.blocks).subspan(begin * row, n_rows * row), m.ref.n_in, n_rows, 0, n_rows,
                 std::span(bytes).subspan(at));
-    return {static_cast<std::uint32_t>(at / 16), static_cast<std::uint32_t>(n_rows), static_cast<std::uint32_t>(m.type)};
+    return {static_cast<std::uint32_t>(at / 16), static_cast<std::uint32_t>(n_rows),
+            static_cast<std::uint32_t>(m.type)};
 }
 
 TestActivations::TestActivations(std::size_t n, ReplicableRng& rng) {
@@ -65,7 +66,8 @@ void expect_activations(const std::vector<std::uint32_t>& words, const std::vect
         double sum[2] = {0, 0};
         for (std::size_t e = first; e < first + 32; ++e) {
             const int code = 128 * got.high[e] + got.low[e];
-            ASSERT_TRUE(std::abs(got.high[e]) <= 127 && got.low[e] >= -64 && got.low[e] < 64) << what << " [" << e << "]";
+            ASSERT_TRUE(std::abs(got.high[e]) <= 127 && got.low[e] >= -64 && got.low[e] < 64)
+                << what << " [" << e << "]";
             largest = std::max(largest, std::abs(values[e]) + allowance[e]);
             largest_code = std::max(largest_code, std::abs(code));
             sum[(e - first) / 16] += code;
@@ -103,7 +105,8 @@ void expect_residual(const GuardedBuffer& x, const GuardedBuffer& act, const ref
         const double value = expected.x.values[i];
         squares.back() += value * value;
         // From the value's own error, and 33 roundings of a serial sum of squares.
-        squares_allowance.back() += (2 * std::abs(value) + x_allowance[i]) * x_allowance[i] + 33 * kRounding * value * value;
+        squares_allowance.back() +=
+            (2 * std::abs(value) + x_allowance[i]) * x_allowance[i] + 33 * kRounding * value * value;
     }
     expect_activations(act.contents<std::uint32_t>(), expected.normed.values,
                        allowances(expected.normed.terms, n_roundings + 1), squares, squares_allowance,

@@ -33,8 +33,7 @@ bool wants_validation();
 
 /// Uploads `values` to a new buffer.
 template <typename T>
-vk::Buffer make_buffer(vk::Device& device, std::span<const T> values,
-                       const std::string& name = "test",
+vk::Buffer make_buffer(vk::Device& device, std::span<const T> values, const std::string& name = "test",
                        vk::BufferUse use = vk::BufferUse::kDevice) {
     vk::Buffer buffer(device, name, values.size_bytes(), use);
     vk::Uploader uploader(device);

@@ -58,8 +58,9 @@ std::vector<std::byte> pack_rows(KvType type, std::uint32_t head_dim, std::span<
             for (std::size_t i = 0; i < run.size(); ++i) {
                 const double steps = scale == 0 || std::isnan(scale) ? 0 : static_cast<double>(run[i]) / scale;
                 const auto [byte, shift] = code_place(type, first + i);
-                const int code = type == KvType::kQ8_0 ? static_cast<int>(std::clamp(std::nearbyint(steps), -127.0, 127.0)) & 255
-                                                       : static_cast<int>(std::clamp(std::floor(steps + 8.5), 0.0, 15.0));
+                const int code = type == KvType::kQ8_0
+                                     ? static_cast<int>(std::clamp(std::nearbyint(steps), -127.0, 127.0)) & 255
+                                     : static_cast<int>(std::clamp(std::floor(steps + 8.5), 0.0, 15.0));
                 pool[at.codes + byte] |= static_cast<std::byte>(code << shift);
             }
         }
@@ -105,7 +106,8 @@ std::vector<std::pair<std::size_t, std::size_t>> row_bytes_of(KvType type, std::
 double storing_error(KvType type, double value, double largest) {
     switch (type) {
         case KvType::kF32: return 0;
-        case KvType::kF16: return 0x1p-10 * std::abs(value) + 0x1p-24;  // packHalf2x16 may round either way
+        case KvType::kF16:
+            return 0x1p-10 * std::abs(value) + 0x1p-24;  // packHalf2x16 may round either way
         // Half a step, and what the clamp takes where the scale was rounded down; a tie may fall either way.
         case KvType::kQ8_0: return 0.6 * largest / 127 + 0x1p-24;
         // Codes reach one step further on the side of the largest value than on the other.

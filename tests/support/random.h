@@ -15,9 +15,7 @@ namespace winnow::test {
 class ReplicableRng {
 public:
     explicit ReplicableRng(std::uint64_t stream = 0)
-        : engine_((static_cast<std::uint64_t>(GTEST_FLAG_GET(random_seed)) + 1) *
-                      0x9e3779b97f4a7c15u +
-                  stream) {}
+        : engine_((static_cast<std::uint64_t>(GTEST_FLAG_GET(random_seed)) + 1) * 0x9e3779b97f4a7c15u + stream) {}
 
     std::uint64_t bits() { return engine_(); }
     /// In [0, 1).

@@ -45,8 +45,8 @@ std::vector<std::byte> random_blocks(WeightType type, std::size_t n_rows, std::s
         bytes[at + 1] = static_cast<std::byte>(bits >> 8);
     };
     const auto half_bits = [&](unsigned exponent) {  // of two octaves from `exponent` on, or any
-        const auto field = static_cast<unsigned>(scales == Scales::kAnyFinite ? rng.integer(0, 30)
-                                                                              : exponent + rng.integer(0, 1));
+        const auto field =
+            static_cast<unsigned>(scales == Scales::kAnyFinite ? rng.integer(0, 30) : exponent + rng.integer(0, 1));
         return static_cast<unsigned>(rng.integer(0, 1)) << 15 | field << 10 |
                static_cast<unsigned>(rng.integer(0, scales == Scales::kAnyFinite && field == 0 ? 2 : 1023));
     };

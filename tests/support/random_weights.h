@@ -12,9 +12,9 @@
 namespace winnow::test {
 
 /// Every weight type that winnow reads.
-inline constexpr std::array kAllWeightTypes{
-    WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0,
-    WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
+inline constexpr std::array kAllWeightTypes{WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ4_0,
+                                            WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0,
+                                            WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
 
 /// As in test names: Q4_K.
 std::string type_name(WeightType type);

@@ -84,7 +84,9 @@ void expect_tokens(const SamplerRig& rig, const SampleInput& in, std::uint32_t n
     EXPECT_EQ(s.rng_counter, at.at.rng_counter);
     EXPECT_EQ(s.stopped != 0, at.at.stopped);
     EXPECT_EQ(s.n_recent, at.recent.size());
-    if (at.at.n_generated != in.at.n_generated) EXPECT_EQ(s.token, token);
+    if (at.at.n_generated != in.at.n_generated) {
+        EXPECT_EQ(s.token, token);
+    }
     for (std::size_t back = 1; back <= std::min<std::size_t>(at.recent.size(), WINNOW_MAX_RECENT); ++back) {
         const std::size_t i = at.recent.size() - back;
         ASSERT_EQ(s.recent[i % WINNOW_MAX_RECENT], static_cast<std::uint32_t>(at.recent[i])) << "recent " << i;

@@ -41,8 +41,8 @@ private:
 /// The state that a decode loop would upload for this input.
 StepState state_of(const SampleInput& in);
 
-/// Expects that each of n_steps tokens is what the reference draws, or may draw with sums off by `slack`, and that the state
-/// afterwards is the reference's.
+/// Expects that each of n_steps tokens is what the reference draws, or may draw with sums off by `slack`, and that the
+/// state afterwards is the reference's.
 void expect_tokens(const SamplerRig& rig, const SampleInput& in, std::uint32_t n_steps, double slack = 1e-6,
                    std::uint32_t group = 64);
 

@@ -47,7 +47,9 @@ void expect_rule(const std::vector<reference::Level>& rankings, const SelectLeve
         for (std::size_t r = 0; r < rankings.size(); ++r) {
             const double weight = clamped(rankings[r].rows[i].pooled);
             any = any || weight >= lowest[r] - kBin;
-            if (!kept[i]) EXPECT_LE(weight, highest[r] + kBin) << "dropped unit " << row.unit << " ranking " << r;
+            if (!kept[i]) {
+                EXPECT_LE(weight, highest[r] + kBin) << "dropped unit " << row.unit << " ranking " << r;
+            }
             for (const double w : rankings[r].rows[i].log_weight) mass[head++] += kept[i] ? row.n_tokens * std::exp(w) : 0;
         }
         if (!kept[i]) continue;

@@ -14,11 +14,11 @@
 namespace winnow::test {
 namespace {
 
-// A number that the type holds exactly, when the first of each 32 dimensions has the code of the largest magnitude: the scale of all is
-// then 2^-6 or 2^-2.
+// A number that the type holds exactly, when the first of each 32 dimensions has the code of the largest magnitude: the
+// scale of all is then 2^-6 or 2^-2.
 float quantized_value(KvType type, std::size_t dim, ReplicableRng& rng) {
     if (type == KvType::kQ4_0) return dim % 32 == 0 ? -2.0f : static_cast<float>(rng.integer(-7, 7)) / 4;
-    const int code = dim % 32 == 0 ? 127 : rng.integer(16, 126);
+    const auto code = dim % 32 == 0 ? 127 : static_cast<int>(rng.integer(16, 126));
     return static_cast<float>((rng.bits() & 1) != 0 ? -code : code) / 64;
 }
 
@@ -40,7 +40,7 @@ std::uint16_t half_bits(double value) {
     if (magnitude < 0x1p-14)  // subnormal: a count of 2^-24
         return static_cast<std::uint16_t>(sign | static_cast<int>(std::nearbyint(magnitude * 0x1p24)));
     int exponent = 0;
-    const double fraction = std::frexp(magnitude, &exponent);  // [0.5, 1)
+    const double fraction = std::frexp(magnitude, &exponent);                // [0.5, 1)
     const int mantissa = static_cast<int>(std::nearbyint(fraction * 2048));  // 1024 to 2048; 2048 carries
     return static_cast<std::uint16_t>(sign | (((exponent + 13) << 10) + mantissa));
 }
@@ -76,9 +76,12 @@ TestCache::TestCache(const CacheShape& cache_shape, std::uint64_t stream) : shap
                 keys[i] = quantized_value(shape.kv_type, i - at, rng);
                 values[i] = quantized_value(shape.kv_type, i - at, rng);
             }
-            for (std::size_t i = at; !is_quantized(shape.kv_type) && i < at + shape.head_dim; ++i) {  // +-[1/4, 2): multiples of 2^-12
-                keys[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
-                values[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) | (rng.bits() & 0x3ff)));
+            for (std::size_t i = at; !is_quantized(shape.kv_type) && i < at + shape.head_dim;
+                 ++i) {  // +-[1/4, 2): multiples of 2^-12
+                keys[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) |
+                                                                (rng.bits() & 0x3ff)));
+                values[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) |
+                                                                  (rng.bits() & 0x3ff)));
             }
         }
     }

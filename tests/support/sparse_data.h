@@ -31,9 +31,9 @@ struct CacheShape {
     std::string text() const;
 };
 
-/// One layer's cache with its blocks in random places, NaN in every slot that holds no token, and a query. Keys and values are
-/// halves of at least 2^-12, so that both float types hold the same numbers and sums of 1024 of them are exact in f32; beside a
-/// quantised cache they are what it holds exactly.
+/// One layer's cache with its blocks in random places, NaN in every slot that holds no token, and a query. Keys and
+/// values are halves of at least 2^-12, so that both float types hold the same numbers and sums of 1024 of them are
+/// exact in f32; beside a quantised cache they are what it holds exactly.
 struct TestCache {
     explicit TestCache(const CacheShape& cache_shape, std::uint64_t stream = 0);
     /// Only the last `window` tokens and the first `sinks` are seen by this head.
@@ -43,7 +43,7 @@ struct TestCache {
     std::size_t key_at(std::uint32_t kv_head, std::uint32_t token) const {
         return heads[kv_head].row(token) * shape.head_dim;
     }
-    std::vector<std::uint32_t> table() const;  ///< with table_offset words before it
+    std::vector<std::uint32_t> table() const;                                     ///< with table_offset words before it
     vk::Buffer upload(vk::Device& device, const std::vector<float>& rows) const;  ///< a pool, as the cache type
     vk::Buffer upload_summary(vk::Device& device, const std::vector<float>& rows) const;
     std::size_t n_rows() const { return std::size_t{n_physical} * kBlock; }

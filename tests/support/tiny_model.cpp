@@ -52,7 +52,8 @@ struct TinyModel::Storage {
     std::deque<GgufTensor> tensors;
     ReplicableRng rng;
 
-    const GgufTensor* add(std::string name, WeightType type, std::vector<std::uint64_t> dims, std::vector<std::byte> data) {
+    const GgufTensor* add(std::string name, WeightType type, std::vector<std::uint64_t> dims,
+                          std::vector<std::byte> data) {
         bytes.push_back(std::move(data));
         names.push_back(std::move(name));
         tensors.push_back({names.back(), type, std::move(dims), bytes.back()});
@@ -64,7 +65,8 @@ struct TinyModel::Storage {
         to = reference::dequantize(type, data, n_rows, n_in);
         return add(name, type, {n_in, n_rows}, std::move(data));
     }
-    const GgufTensor* vector(const std::string& name, std::uint64_t n, float mean, float deviation, std::vector<double>& to) {
+    const GgufTensor* vector(const std::string& name, std::uint64_t n, float mean, float deviation,
+                             std::vector<double>& to) {
         const std::vector<float> values = rng.normals(n, mean, deviation);
         std::vector<std::byte> data(n * sizeof(float));
         std::memcpy(data.data(), values.data(), data.size());

@@ -26,8 +26,7 @@ std::vector<std::uint32_t> count_up(std::size_t n) {
 
 TEST_F(BufferTest, ReturnsWhatWasWrittenForEveryUse) {
     const auto values = count_up(1000);
-    for (BufferUse use :
-         {BufferUse::kDevice, BufferUse::kUpload, BufferUse::kReadback, BufferUse::kShared}) {
+    for (BufferUse use : {BufferUse::kDevice, BufferUse::kUpload, BufferUse::kReadback, BufferUse::kShared}) {
         const Buffer buffer = make_buffer(values, "round trip", use);
         EXPECT_EQ(buffer.bytes(), 4000u);
         EXPECT_EQ(download<std::uint32_t>(buffer), values) << static_cast<int>(use);
@@ -94,8 +93,7 @@ TEST_F(BufferTest, CountsAllocations) {
 
 TEST_F(BufferTest, NamesTheBufferThatIsTooLarge) {
     try {
-        const Buffer buffer(device(), "K cache layer 3", std::uint64_t{1} << 50,
-                            BufferUse::kDevice);
+        const Buffer buffer(device(), "K cache layer 3", std::uint64_t{1} << 50, BufferUse::kDevice);
         FAIL() << "a petabyte was allocated";
     } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);

@@ -13,8 +13,7 @@ using ::testing::HasSubstr;
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 
 std::vector<DeviceInfo> make_devices() {
-    const auto device = [](std::uint32_t index, const char* name, DeviceType type,
-                           std::uint64_t gib) {
+    const auto device = [](std::uint32_t index, const char* name, DeviceType type, std::uint64_t gib) {
         DeviceInfo info;
         info.index = index;
         info.name = name;
@@ -24,8 +23,7 @@ std::vector<DeviceInfo> make_devices() {
     };
     return {device(0, "llvmpipe (LLVM 15)", DeviceType::kCpu, 64),
             device(1, "Integrated Graphics 770", DeviceType::kIntegrated, 32),
-            device(2, "GeForce Small", DeviceType::kDiscrete, 8),
-            device(3, "GeForce Large", DeviceType::kDiscrete, 24),
+            device(2, "GeForce Small", DeviceType::kDiscrete, 8), device(3, "GeForce Large", DeviceType::kDiscrete, 24),
             device(4, "Virtio GPU", DeviceType::kVirtual, 128)};
 }
 
@@ -39,9 +37,7 @@ std::string refusal(const std::vector<DeviceInfo>& devices, const std::string& s
     return "";
 }
 
-TEST(ChooseDevice, PrefersDiscreteThenMemory) {
-    EXPECT_EQ(choose_device(make_devices(), "").index, 3u);
-}
+TEST(ChooseDevice, PrefersDiscreteThenMemory) { EXPECT_EQ(choose_device(make_devices(), "").index, 3u); }
 
 TEST(ChooseDevice, RanksKindsWhateverTheirMemory) {
     std::vector<DeviceInfo> devices = make_devices();
@@ -75,6 +71,15 @@ TEST(ChooseDevice, TakesPartOfANameInAnyCase) {
     EXPECT_EQ(choose_device(make_devices(), "geforce").index, 3u);  // the better of two
     EXPECT_EQ(choose_device(make_devices(), "e small").index, 2u);
     EXPECT_EQ(choose_device(make_devices(), "s 770").index, 1u);
+}
+
+TEST(ChooseDevice, TakesAUuidInAnyCase) {
+    std::vector<DeviceInfo> devices = make_devices();
+    devices[1].uuid = "6c6c766d-7069-7065-5555-494400000000";
+    devices[2].uuid = "12345678-9abc-def0-1234-56789abcdef0";
+    EXPECT_EQ(choose_device(devices, "12345678-9ABC-def0-1234-56789abcdef0").index, 2u);
+    EXPECT_THAT(refusal(devices, "12345678"), HasSubstr("there is no Vulkan device 12345678"));
+    EXPECT_THAT(refusal(devices, "12345678-9abc"), HasSubstr("UUID"));  // all of it or nothing
 }
 
 TEST(ChooseDevice, GivesAnUnusableDeviceOnlyWhenNamed) {

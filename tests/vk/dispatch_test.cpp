@@ -26,8 +26,7 @@ protected:
     static ComputePipeline make_pipeline(std::uint32_t group_size, std::uint32_t scale,
                                          std::uint32_t subgroup_size = 0) {
         const std::array spec{group_size, scale};
-        return ComputePipeline(device(), find_shader("fill_index"), 1, sizeof(Push), spec,
-                               subgroup_size);
+        return ComputePipeline(device(), find_shader("fill_index"), 1, sizeof(Push), spec, subgroup_size);
     }
     static std::vector<std::uint32_t> expected(Push push, std::uint32_t scale) {
         std::vector<std::uint32_t> values(push.n);
@@ -66,9 +65,7 @@ TEST_F(DispatchTest, BindsRangesOfABuffer) {
     const std::uint32_t n = (step + 255) / 256 * 64;
     const Buffer out = make_poisoned<std::uint32_t>(3 * n);
     const Push push{n, 100, 1};
-    run_once(device(), [&](Recorder& recorder) {
-        recorder.dispatch(pipeline, {{out, 4 * n, 4 * n}}, push, n / 64);
-    });
+    run_once(device(), [&](Recorder& recorder) { recorder.dispatch(pipeline, {{out, 4 * n, 4 * n}}, push, n / 64); });
     const auto got = download<std::uint32_t>(out);
     EXPECT_EQ(got[n - 1], ~0u);
     EXPECT_EQ(std::vector(got.begin() + n, got.begin() + 2 * n), expected(push, 1));
@@ -78,8 +75,7 @@ TEST_F(DispatchTest, BindsRangesOfABuffer) {
 TEST_F(DispatchTest, AsksForASubgroupSizeWhereThereIsAChoice) {
     const DeviceLimits& limits = device().limits();
     for (std::uint32_t size : {8u, 32u, 64u, 1024u, limits.max_subgroup_size}) {
-        const ComputePipeline pipeline =
-            make_pipeline(64, 1, size);  // others leave it to the driver
+        const ComputePipeline pipeline = make_pipeline(64, 1, size);  // others leave it to the driver
         EXPECT_TRUE(pipeline);
     }
 }
@@ -198,22 +194,13 @@ TEST_F(DispatchTest, RefusesWhatDoesNotMatch) {
     EXPECT_THAT(refuse([&] { recorder.dispatch(pipeline, {out}, 1.0f, 1); }),
                 HasSubstr("4 bytes of push constants given, 12 wanted"));
     EXPECT_THAT(refuse([&] { recorder.dispatch(pipeline, {out}, push, 0); }), HasSubstr("groups"));
-    EXPECT_THAT(refuse([&] {
-                    recorder.dispatch(pipeline, {{out, 128, 200}}, push, 1);
-                }),
-                HasSubstr("outside buffer"));
+    EXPECT_THAT(refuse([&] { recorder.dispatch(pipeline, {{out, 128, 200}}, push, 1); }), HasSubstr("outside buffer"));
     if (limits.max_workgroup_count_y < ~0u) {
-        EXPECT_THAT(refuse([&] {
-                        recorder.dispatch(pipeline, {out}, push, 1,
-                                          limits.max_workgroup_count_y + 1);
-                    }),
+        EXPECT_THAT(refuse([&] { recorder.dispatch(pipeline, {out}, push, 1, limits.max_workgroup_count_y + 1); }),
                     HasSubstr("groups"));
     }
     if (limits.storage_buffer_alignment > 4) {
-        EXPECT_THAT(refuse([&] {
-                        recorder.dispatch(pipeline, {{out, 4, 0}}, push, 1);
-                    }),
-                    HasSubstr("not a multiple"));
+        EXPECT_THAT(refuse([&] { recorder.dispatch(pipeline, {{out, 4, 0}}, push, 1); }), HasSubstr("not a multiple"));
     }
     recorder.end();
     EXPECT_EQ(recorder.n_dispatches(), 0u);
@@ -238,19 +225,15 @@ TEST_F(DispatchTest, RefusesARangeThatDescriptorsCannotHold) {
 TEST_F(DispatchTest, RefusesPipelinesTheDeviceCannotRun) {
     const ShaderVariant& shader = find_shader("fill_index");
     const std::array huge{1u << 20, 1u};
-    EXPECT_THAT(failure(ErrorCode::kUnsupported,
-                        [&] { ComputePipeline(device(), shader, 1, sizeof(Push), huge); }),
+    EXPECT_THAT(failure(ErrorCode::kUnsupported, [&] { ComputePipeline(device(), shader, 1, sizeof(Push), huge); }),
                 HasSubstr("workgroups of 1048576 x 1 x 1"));
-    EXPECT_THAT(failure(ErrorCode::kInternal,
-                        [&] { ComputePipeline(device(), shader, 0, sizeof(Push), {}); }),
+    EXPECT_THAT(failure(ErrorCode::kInternal, [&] { ComputePipeline(device(), shader, 0, sizeof(Push), {}); }),
                 HasSubstr("binding 0"));
-    EXPECT_THAT(
-        failure(ErrorCode::kInternal, [&] { ComputePipeline(device(), shader, 1, 4000, {}); }),
-        HasSubstr("push constants"));
+    EXPECT_THAT(failure(ErrorCode::kInternal, [&] { ComputePipeline(device(), shader, 1, 4000, {}); }),
+                HasSubstr("push constants"));
     ShaderVariant demanding = shader;
     demanding.features = FeatureSet(1u << 31);
-    EXPECT_THAT(failure(ErrorCode::kUnsupported,
-                        [&] { ComputePipeline(device(), demanding, 1, sizeof(Push), {}); }),
+    EXPECT_THAT(failure(ErrorCode::kUnsupported, [&] { ComputePipeline(device(), demanding, 1, sizeof(Push), {}); }),
                 HasSubstr("fill_index needs"));
 }
 

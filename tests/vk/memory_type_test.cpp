@@ -13,8 +13,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 constexpr VkMemoryPropertyFlags kLocal = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
-constexpr VkMemoryPropertyFlags kMapped =
-    VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+constexpr VkMemoryPropertyFlags kMapped = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
 constexpr VkMemoryPropertyFlags kCached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
 constexpr std::uint32_t kAny = ~0u;
 
@@ -31,8 +30,7 @@ TEST(MemoryTypes, DiscreteDeviceWithMappableWindow) {
     const auto memory = make_memory({0, kLocal, kMapped, kMapped | kCached, kMapped | kLocal});
     EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kDevice, false), ElementsAre(1u, 4u));
     EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kUpload, false), ElementsAre(3u, 2u, 4u));
-    EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kReadback, false),
-                ElementsAre(3u, 2u, 4u));
+    EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kReadback, false), ElementsAre(3u, 2u, 4u));
     EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kShared, false), ElementsAre(4u, 2u, 3u));
 }
 
@@ -49,8 +47,8 @@ TEST(MemoryTypes, ObeysTheBuffersTypeBits) {
 }
 
 TEST(MemoryTypes, LeavesSpecialMemoryAlone) {
-    const auto memory = make_memory({kLocal | VK_MEMORY_PROPERTY_PROTECTED_BIT,
-                                     kLocal | VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD, kLocal});
+    const auto memory = make_memory(
+        {kLocal | VK_MEMORY_PROPERTY_PROTECTED_BIT, kLocal | VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD, kLocal});
     EXPECT_THAT(memory_types_for(memory, kAny, BufferUse::kDevice, false), ElementsAre(2u));
 }
 

@@ -55,8 +55,7 @@ TEST_F(PipelineCacheTest, HitsTheSecondTime) {
     ASSERT_TRUE(fs::exists(first.path));
     EXPECT_TRUE(run_program(folder_).hit);
     // The temporary file is gone.
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "winnow"), fs::directory_iterator()),
-              1);
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / "winnow"), fs::directory_iterator()), 1);
 }
 
 TEST_F(PipelineCacheTest, DamageIsAMissAndIsRepaired) {
@@ -70,14 +69,13 @@ TEST_F(PipelineCacheTest, DamageIsAMissAndIsRepaired) {
         file.put(byte);
     };
     // magic, driver version, uuid, length, hash, last byte of the driver's data
-    for (std::uintmax_t offset : {std::uintmax_t{0}, std::uintmax_t{16}, std::uintmax_t{24},
-                                  std::uintmax_t{46}, std::uintmax_t{48}, whole - 1}) {
+    for (std::uintmax_t offset : {std::uintmax_t{0}, std::uintmax_t{16}, std::uintmax_t{24}, std::uintmax_t{46},
+                                  std::uintmax_t{48}, whole - 1}) {
         damage_at(offset);
         EXPECT_FALSE(run_program(folder_).hit) << offset;
         EXPECT_TRUE(run_program(folder_).hit) << offset;
     }
-    for (std::uintmax_t size :
-         {std::uintmax_t{0}, std::uintmax_t{10}, std::uintmax_t{56}, whole - 1}) {
+    for (std::uintmax_t size : {std::uintmax_t{0}, std::uintmax_t{10}, std::uintmax_t{56}, whole - 1}) {
         fs::resize_file(path, size);
         EXPECT_FALSE(run_program(folder_).hit) << size;
         EXPECT_TRUE(run_program(folder_).hit) << size;

@@ -59,9 +59,8 @@ TEST(ShaderRegistry, HoldsModules) {
 TEST(ShaderRegistry, DeclaresTheFeaturesThatShadersUse) {
     for (const ShaderVariant& shader : all_shaders()) {
         for (std::uint32_t capability : inspect_spirv(shader.words).capabilities) {
-            const auto* rule =
-                std::find_if(std::begin(kRules), std::end(kRules),
-                             [&](const CapabilityRule& r) { return r.capability == capability; });
+            const auto* rule = std::find_if(std::begin(kRules), std::end(kRules),
+                                            [&](const CapabilityRule& r) { return r.capability == capability; });
             if (rule == std::end(kRules)) {
                 ADD_FAILURE() << shader.name << " uses SPIR-V capability " << capability
                               << ", which the device baseline does not promise";

@@ -15,8 +15,7 @@ namespace {
 
 TEST(ExpectClose, PassesWithinTheAllowance) {
     const std::vector<float> got{1.0f, 2.5f, -3.0f};
-    expect_close(got, std::vector<double>{1.0, 2.0, -3.25}, std::vector<double>{0.0, 0.5, 0.25},
-                 "x");
+    expect_close(got, std::vector<double>{1.0, 2.0, -3.25}, std::vector<double>{0.0, 0.5, 0.25}, "x");
 }
 
 TEST(ExpectClose, NamesTheWorstElement) {

@@ -45,8 +45,7 @@ TEST_P(UploaderTest, DeliversManyPiecesInOrder) {
     uploader.upload(buffer, [&](std::uint64_t offset, std::span<std::byte> piece) {
         EXPECT_EQ(offset, expected_offset);
         expected_offset += piece.size();
-        std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), piece.size(),
-                    piece.begin());
+        std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), piece.size(), piece.begin());
     });
     EXPECT_EQ(expected_offset, bytes.size());
     uploader.finish();
