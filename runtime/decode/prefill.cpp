@@ -2,6 +2,7 @@
 #include "runtime/decode/prefill.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 
@@ -28,6 +29,7 @@ RopeAppend::Config rope_config(const ModelShape& s, const KvConfig& kv) {
 
 std::uint64_t widest(const ModelShape& s) { return std::max({s.n_embd, s.q_dim(), s.n_ff}); }
 constexpr std::uint32_t kLogitTokens = 32;  // rows of logits computed and read back at a time
+constexpr double kSubmissionSeconds = 0.1;  // longer ones make a display stutter
 
 }  // namespace
 
@@ -62,7 +64,7 @@ Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights
       cache_(cache),
       buffers_(buffers),
       max_chunk_(n_chunk),
-      target_seconds_(device.is_cpu() ? 0.5 : 0.1),
+      chunk_seconds_(device.is_cpu() ? 0.5 : 1.0),
       tokens_fitting_(device.is_cpu() ? 16 : n_chunk),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
       norm_(device, {shape.n_embd, false}),
@@ -93,21 +95,35 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
                            const LogitRows& rows) {
     const auto total = static_cast<std::uint32_t>(tokens.size());
     std::uint32_t done = 0;
-    vk::Recorder recorder(device_, "prefill_chunk");
+    std::array<vk::Recorder, 2> recorders{vk::Recorder(device_, "prefill"), vk::Recorder(device_, "prefill")};
+    std::array<vk::Ticket, 2> tickets{};
+    std::size_t turn = 0;
+    // A tile of a kernel costs the same with few tokens in it: a chunk shorter than that would only be slower.
+    const std::uint32_t least = std::min(device_.is_cpu() ? 8u : 128u, max_chunk_);
     while (done < total) {
-        // Whole tiles of 8 tokens: a partial tile costs as much as a full one.
         std::uint32_t n = static_cast<std::uint32_t>(tokens_fitting_) / 8 * 8;
-        n = std::min({std::max(n, std::min(8u, max_chunk_)), max_chunk_, total - done});
+        n = std::min({std::max(n, least), max_chunk_, total - done});
         std::memcpy(buffers_.tokens.mapped(), tokens.data() + done, n * sizeof(std::int32_t));
         const auto begin = std::chrono::steady_clock::now();
-        recorder.begin();
-        record_chunk(recorder, n, position + done);
-        recorder.end();
-        timeline_.wait(timeline_.submit(recorder));
+        for (std::uint32_t layer = 0; layer < shape_.n_layers;) {
+            const std::uint32_t end = std::min(shape_.n_layers, layer + layers_fitting_);
+            vk::Recorder& recorder = recorders[turn];
+            timeline_.wait(tickets[turn]);  // the other one runs meanwhile
+            recorder.begin();
+            record_layers(recorder, layer, end, n, position + done);
+            recorder.end();
+            tickets[turn] = timeline_.submit(recorder);
+            turn ^= 1;
+            layer = end;
+        }
+        timeline_.wait(timeline_.last_submitted());
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         // Grows slowly, shrinks at once.
-        tokens_fitting_ = std::clamp(n * target_seconds_ / std::max(seconds, 1e-6), 8.0, tokens_fitting_ * 2.0);
+        tokens_fitting_ = std::clamp(n * chunk_seconds_ / std::max(seconds, 1e-6), 8.0, tokens_fitting_ * 2.0);
         tokens_fitting_ = std::min<double>(tokens_fitting_, max_chunk_);
+        const double layer_seconds = seconds / shape_.n_layers * std::max(1.0, tokens_fitting_ / n);
+        layers_fitting_ = static_cast<std::uint32_t>(
+            std::clamp(kSubmissionSeconds / std::max(layer_seconds, 1e-9), 1.0, static_cast<double>(shape_.n_layers)));
         if (rows) read_logits(done, n, rows);
         done += n;
         if (progress && !progress(done, total)) break;
@@ -115,13 +131,16 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
     return done;
 }
 
-void Prefill::record_chunk(vk::Recorder& recorder, std::uint32_t n_tokens, std::uint32_t position) const {
+void Prefill::record_layers(vk::Recorder& recorder, std::uint32_t first, std::uint32_t end, std::uint32_t n_tokens,
+                            std::uint32_t position) const {
     recorder.full_barrier();
-    for (const MatrixRange& range : weights_.table)
-        embed_.record(recorder, {range.where, buffers_.tokens, buffers_.x},
-                      {range.ref, range.first_row, n_tokens, shape_.embedding_scale});
-    recorder.barrier();
-    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) record_layer(recorder, layer, n_tokens, position);
+    if (first == 0) {
+        for (const MatrixRange& range : weights_.table)
+            embed_.record(recorder, {range.where, buffers_.tokens, buffers_.x},
+                          {range.ref, range.first_row, n_tokens, shape_.embedding_scale});
+        recorder.barrier();
+    }
+    for (std::uint32_t layer = first; layer < end; ++layer) record_layer(recorder, layer, n_tokens, position);
     recorder.full_barrier();
 }
 

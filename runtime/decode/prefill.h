@@ -30,8 +30,9 @@ struct PrefillBuffers {
     static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_chunk);
 };
 
-/// Puts a prompt into the cache in chunks. The chunk shrinks and grows with measured time, so that no submission
-/// keeps a display GPU for much longer than the target.
+/// Puts a prompt into the cache in chunks, each in as many submissions of whole layers as keep a submission below a tenth of a
+/// second by the time of the chunk before. Deep contexts get more submissions rather than shorter chunks: attention reads all keys
+/// for 8 tokens as for 512.
 class Prefill {
 public:
     Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
@@ -53,7 +54,9 @@ private:
         const Matmul *q = nullptr, *k = nullptr, *v = nullptr, *output = nullptr;
         const Matmul *gate = nullptr, *up = nullptr, *down = nullptr;
     };
-    void record_chunk(vk::Recorder& recorder, std::uint32_t n_tokens, std::uint32_t position) const;
+    /// Layers first .. end of a chunk, the embedding before the first of all.
+    void record_layers(vk::Recorder& recorder, std::uint32_t first, std::uint32_t end, std::uint32_t n_tokens,
+                       std::uint32_t position) const;
     void record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
     void record_branch_end(vk::Recorder& recorder, const Matmul& matmul, const std::vector<MatrixRange>& ranges,
                            const vk::BufferRange& post_norm, std::uint32_t n_tokens) const;
@@ -66,8 +69,9 @@ private:
     PrefillBuffers& buffers_;
     const AttentionPipeline* attention_ = nullptr;
     std::uint32_t max_chunk_;
-    double target_seconds_;
+    double chunk_seconds_;   ///< after so long the user sees progress, and may stop
     double tokens_fitting_;  ///< chunk that the last one's time suggests
+    std::uint32_t layers_fitting_ = 1;  ///< layers of a submission that the last chunk's time suggests
     StageSet<Matmul> matmuls_;
     std::vector<LayerStages> layers_;
     EmbedRows embed_;
