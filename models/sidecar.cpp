@@ -211,7 +211,7 @@ std::shared_ptr<const Calibration> find_calibration(const GgufFile& file, const 
     return nullptr;
 }
 
-Calibration assume_calibration(const ModelShape& shape) {
+Calibration assume_calibration(const ModelShape& shape, float full_share) {
     Calibration c;
     c.n_layers = shape.n_layers;
     c.n_heads = shape.n_heads;
@@ -227,9 +227,10 @@ Calibration assume_calibration(const ModelShape& shape) {
     for (std::size_t i = 0; i < n_kv; ++i) {
         for (std::uint32_t r = 0; r < c.index_dim; ++r) c.index_pairs.push_back(r);
         const bool sees_all = shape.layers[i / c.n_kv_heads].window == 0;
-        c.full_heads.push_back(sees_all && n_seen % 3 == 0 ? 1 : 0);
-        n_full += c.full_heads.back();
         n_seen += sees_all ? 1 : 0;
+        const bool is_full = sees_all && static_cast<float>(n_full) < full_share * static_cast<float>(n_seen);
+        c.full_heads.push_back(is_full ? 1 : 0);
+        n_full += is_full ? 1 : 0;
         c.head_maps.push_back(static_cast<std::uint32_t>(i % c.n_kv_heads));
     }
     c.full_share = n_seen == 0 ? 1 : static_cast<float>(n_full) / static_cast<float>(n_seen);

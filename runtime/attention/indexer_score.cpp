@@ -64,8 +64,12 @@ void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const Select
 }
 
 std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity) {
-    const std::uint32_t splits = std::max(1u, (device.is_cpu() ? 8 : 256) / n_kv_heads);
-    return device.is_cpu() ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
+    return default_splits(device.is_cpu(), n_kv_heads, capacity);
+}
+
+std::uint32_t IndexerScore::default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity) {
+    const std::uint32_t splits = std::max(1u, (is_cpu ? 8 : 256) / n_kv_heads);
+    return is_cpu ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
 }
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {

@@ -48,6 +48,7 @@ public:
     static std::uint32_t score_stride(std::uint32_t max_rows);
     /// Workgroups per kv head that share the scoring, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
+    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
     /// Bytes read for scoring `n_tokens` (all of them candidates).
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 
