@@ -47,7 +47,7 @@ public:
         : device_(std::move(device)),
           model_(std::move(model)),
           options_(options),
-          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse))),
+          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse), options.kv_type)),
           resolved_(plan_session(*device_, model_, options_)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
           cache_(*device_, kv_config(model_.shape, options.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy_)),
@@ -147,7 +147,7 @@ public:
         SparseOptions wanted = sparse;
         if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
         wanted = with_calibration(model_, std::move(wanted));
-        policy_ = resolve_policy(model_.shape, wanted);
+        policy_ = resolve_policy(model_.shape, wanted, options_.kv_type);
         options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();

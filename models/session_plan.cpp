@@ -61,9 +61,10 @@ SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
     return sparse;
 }
 
-SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options) {
+SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options, KvType kv_type) {
     if (options.calibration) check_calibration(*options.calibration, shape);
     SparsePolicy policy = make_preset(options.preset, windowed_layers(shape), options.overrides, options.calibration.get());
+    if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
     if (policy.needs_sidecar)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
@@ -99,7 +100,7 @@ public:
         : model_(model),
           options_(options),
           target_(std::move(target)),
-          policy_(resolve_policy(model.shape, with_calibration(model, options.sparse))) {}
+          policy_(resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type)) {}
 
     ResolvedOptions plan(std::uint32_t n_ctx) const {
         const ModelShape& shape = model_.shape;

@@ -47,6 +47,8 @@ void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
 
 SparseOptions sparse_options(const Options& options) {
     SparseOptions sparse = options.sparse;
+    if (options.index_type == "f16") sparse.overrides.index_type = IndexType::kF16;
+    if (options.index_type == "int8") sparse.overrides.index_type = IndexType::kInt8;
     if (options.audit.empty() || options.audit == "off") return sparse;
     const auto [end, error] = std::from_chars(
         options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);

@@ -239,6 +239,11 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(0, kMostCount));
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
+    table
+        .value("--index-type", o.index_type, "TYPE",
+               "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "
+               "quantised cache)")
+        ->check(CLI::IsMember({"auto", "f16", "int8"}));
     if (with_preset)
         table.value(
             "--audit", o.audit, "full|N",

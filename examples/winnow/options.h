@@ -47,7 +47,7 @@ struct EvalFlags {
 
 /// Flags of `calibrate`.
 struct CalibrateFlags {
-    std::string output_file;   ///< the sidecar; empty = beside the model
+    std::string output_file;  ///< the sidecar; empty = beside the model
     std::uint32_t index_dim = 0;
     float retrieval_share = -1;  ///< negative = found
     std::string plot_file;
@@ -112,9 +112,10 @@ struct Options {
     EvalFlags eval;
     CalibrateFlags calibrate;
     SparseOptions sparse;
-    std::string audit;      ///< "full", a number, or empty
-    bool policies = false;  ///< info: print the table of presets
-    std::string fit;        ///< info: size of a card, "device" for the one present; empty: no search
+    std::string index_type = "auto";  ///< of index keys
+    std::string audit;                ///< "full", a number, or empty
+    bool policies = false;            ///< info: print the table of presets
+    std::string fit;  ///< info: size of a card, "device" for the one present; empty: no search
     float assumed_share = -1;  ///< info, bench: retrieval heads of a --shape; negative = the usual
 };
 

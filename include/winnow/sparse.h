@@ -2,11 +2,13 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "winnow/error.h"
+#include "winnow/types.h"
 
 namespace winnow {
 
@@ -91,6 +93,7 @@ struct SparsePolicy {
     float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
     std::vector<LayerSchedule> layers;    ///< one per layer of the model
     std::uint32_t index_dim = 0;          ///< width of index keys; 0 = none
+    IndexType index_type = IndexType::kF16;
     std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
     std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
     std::uint32_t local_window = 0;         ///< of local heads; 0 = a tenth of the context, 512 to 8192
@@ -109,6 +112,7 @@ struct SparseOverrides {
     std::int32_t sink = -1;
     std::int32_t window = -1;
     std::int32_t min_ctx = -1;
+    std::optional<IndexType> index_type = std::nullopt;  ///< absent: int8 beside a quantised cache, else f16
 };
 
 /// A row of `winnow info --policies`.

@@ -20,7 +20,8 @@ public:
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
         bool is_final = true;            ///< lists tokens; else units
         std::uint32_t index_dim = 16;    ///< with index scorers
-        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums
+        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums; 0 = there are none
+        IndexType index_type = IndexType::kF16;
         std::uint32_t max_rows = 0;      ///< most rows that can be scored
         std::uint32_t n_splits = 8;
         bool append_index = false;       ///< also appends the newest token's index key

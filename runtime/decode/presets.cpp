@@ -263,6 +263,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         for (SelectLevel& level : p.levels)  // a coarse level lets through what the last one may keep
             if (level.budget != 0) level.budget = std::max(level.budget, overrides.budget);
     }
+    if (overrides.index_type) p.index_type = *overrides.index_type;
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
     if (overrides.window >= 0) p.window = p.local_window = static_cast<std::uint32_t>(overrides.window);
     if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);
