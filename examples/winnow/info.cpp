@@ -56,7 +56,8 @@ Plan make_plan(const Options& options, const ModelSource& model) {
             resolved.fits,
             resolved.dense_f16_bytes,
             resolved.full_share,
-            model.file == nullptr && uses_calibration(options.sparse.preset)};
+            model.file == nullptr && resolved.full_share < 1 &&
+                uses_calibration(options.sparse.preset)};
 }
 
 // The one place that loads the model for this; the number of dispatches is that of a step really

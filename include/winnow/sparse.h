@@ -61,6 +61,15 @@ struct LayerSchedule {
     std::vector<std::uint32_t> head_map;  ///< kReuse: kv head here -> kv head there; empty = the same
 };
 
+/// What the last level of a preset should be set to on one model, so that its exactly audited attention mass reaches a target.
+struct PresetSetting {
+    std::string preset;
+    float mass = 0;             ///< presets that cut by mass; 0 = by budget
+    std::uint32_t budget = 0;   ///< tokens, of presets that cut by budget
+    float budget_share = 0;     ///< the same as a share of the cached tokens, for contexts longer than the measured one
+    float captured = 0;         ///< audited mass with it, mean over layers, heads and steps
+};
+
 /// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers, n_kv_heads, ...];
 /// windowed layers have zeros.
 struct Calibration {
@@ -78,6 +87,7 @@ struct Calibration {
     std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
     std::string preset;                     ///< recommended for `auto`
     float mass = 0;                         ///< its attention mass; 0 = the preset's own
+    std::vector<PresetSetting> settings;    ///< what presets use unless told otherwise
 };
 
 /// A sparse attention method as data. Every method of the literature that winnow implements is a preset of this.
@@ -120,6 +130,9 @@ struct PresetInfo {
     std::string_view name, scorer, filter, budget, schedule, paper;
 };
 const std::vector<PresetInfo>& sparse_presets();
+
+/// Presets whose settings a calibration tunes.
+const std::vector<std::string>& tuned_presets();
 
 /// Whether the preset does more, or works only, with a calibration.
 bool uses_calibration(std::string_view preset);

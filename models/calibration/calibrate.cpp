@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "models/calibration/head_roles.h"
+#include "models/calibration/preset_settings.h"
 #include "models/calibration/repeat_check.h"
 #include "models/calibration/text_analysis.h"
 #include "models/sidecar.h"
@@ -25,6 +26,8 @@ constexpr std::uint32_t kRepeatSeed = 20261123;
 constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text alone copies worse
 constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
+constexpr float kTargetMass = 0.9f;     // of the settings of presets
+constexpr std::uint32_t kSettingTokens = 4096, kSettingSteps = 6;
 constexpr double kSafe = 1.15;          // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;
@@ -74,6 +77,7 @@ public:
         }
         analyse(analysis);
         choose_roles();
+        tune_presets(analysis.tokens());
         recommend();
         session_.truncate(0);
         return c_;
@@ -224,6 +228,20 @@ private:
             if (report_.roles_safe || options_.full_share >= 0 || widened == kMostWidenings || c_.full_share >= 1) return;
             mark_full_heads(c_, shape_, levels, 1 + kWidening * static_cast<float>(widened + 1));
         }
+    }
+
+    // What presets are set to, measured by the exact audit on the text that judged the index.
+    void tune_presets(const std::vector<TokenId>& text) {
+        const std::size_t n = std::min<std::size_t>({text.size(), kSettingTokens, session_.n_ctx()});
+        if (options_.quick || n < 16 * kSettingSteps) return;
+        session_.use_sparse({});
+        session_.truncate(0);
+        session_.prefill(std::span(text).first(n - kSettingSteps), progress("text for settings"));
+        c_.settings = find_settings(session_, std::make_shared<Calibration>(c_), std::span(text).subspan(n - kSettingSteps, kSettingSteps),
+                                    kTargetMass, [&](std::uint64_t done, std::uint64_t total) {
+                                        if (options_.on_progress) options_.on_progress("settings", done, total);
+                                    });
+        session_.use_sparse({});
     }
 
     // What `auto` uses: the index, and roles only where they have stood the test.

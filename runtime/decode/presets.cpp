@@ -99,6 +99,23 @@ void local_heads(SparsePolicy& p, const std::vector<bool>& windowed, const Calib
     }
 }
 
+// What calibration measured to reach its target mass. A coarse level lets twice as much through, or what it always does.
+void use_setting(SparsePolicy& p, const Calibration& c) {
+    const auto found = std::find_if(c.settings.begin(), c.settings.end(), [&](const PresetSetting& s) { return s.preset == p.name; });
+    if (found == c.settings.end() || p.levels.empty()) return;
+    SelectLevel& last = p.levels.back();
+    if (last.rule == BudgetRule::kTopP) {
+        if (found->mass > 0) last.mass = found->mass;
+        return;
+    }
+    last.budget = std::max(found->budget, p.sink + p.window);
+    last.budget_share = found->budget_share;
+    for (std::size_t i = 0; i + 1 < p.levels.size(); ++i) {
+        p.levels[i].budget = std::max(p.levels[i].budget, 2 * last.budget);
+        p.levels[i].budget_share = std::max(p.levels[i].budget_share, std::min(2 * last.budget_share, 1.0f));
+    }
+}
+
 // Index maps with the temperature folded into the query's side, or rows that pick the dimensions of the chosen RoPE pairs.
 void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
     p.index_dim = c.index_dim;
@@ -122,8 +139,14 @@ void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
 
 }  // namespace
 
+const std::vector<std::string>& tuned_presets() {
+    static const std::vector<std::string> names{"rtpurbo", "hisa", "fasa", "kascade", "quest", "twilight"};
+    return names;
+}
+
 bool uses_calibration(std::string_view preset) {
-    return preset == "rtpurbo" || preset == "hisa" || preset == "fasa" || preset == "duo" || preset == "kascade" || preset == "auto";
+    const std::vector<std::string>& tuned = tuned_presets();
+    return std::find(tuned.begin(), tuned.end(), preset) != tuned.end() || preset == "duo" || preset == "auto";
 }
 
 const std::vector<PresetInfo>& sparse_presets() {
@@ -242,7 +265,10 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("unknown sparse preset '{}'; known are {}", name, fmt::join(names, ", ")));
     }
-    if (recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
+    if (calibration != nullptr) use_setting(p, *calibration);
+    const bool is_tuned = calibration != nullptr && std::any_of(calibration->settings.begin(), calibration->settings.end(),
+                                                                [&](const PresetSetting& s) { return s.preset == p.name; });
+    if (!is_tuned && recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
         p.levels.back().mass = recommended_mass;
     if (overrides.mass >= 0 && !p.levels.empty()) {
         p.levels.back().rule = BudgetRule::kTopP;

@@ -101,9 +101,7 @@ void main() {
             for (uint position = begin; position < end; ++position) {
                 const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
                 const uint at = (row / max(kIndexUnit, 1u)) * kIndexDim + r;
-                vec4 low, high;
-                INDEX_LOAD(row, r / 8, low, high)
-                const float key = r % 8 < 4 ? low[r % 4] : high[r % 4];
+                const float key = INDEX_VALUE(row, r);
                 index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + key;
             }
         }

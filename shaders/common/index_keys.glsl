@@ -39,6 +39,13 @@ vec4 index_bytes(uint w) {
         b = vec4(unpackHalf2x16(index_w.z), unpackHalf2x16(index_w.w));                      \
     }
 
+// One value, through the views that are written: validation takes a view that is only read for a read of its own.
+#define INDEX_VALUE(row, dim)                                                                                            \
+    (kIndexType == WINNOW_INDEX_INT8                                                                                     \
+         ? unpackHalf2x16(uint(index_halves[index_scale(row)])).x *                                                      \
+               float(bitfieldExtract(int(index_words[(index_code(row) + (dim)) / 4]), int((dim) % 4 * 8), 8))            \
+         : unpackHalf2x16(uint(index_halves[(row) * kIndexDim + (dim)])).x)
+
 // Largest magnitude of a key that is about to be stored, values[0 .. kIndexDim): what its scale and codes follow from.
 #define INDEX_LARGEST(largest, values) \
     float largest = 0.0;               \
