@@ -138,6 +138,8 @@ void load_query() {
     }
 }
 
+float appended(uint r) { return shared_index_key[r]; }
+
 // Index key of the newest token and its place in the block's sum: one invocation per index dimension.
 void append_index_key() {
     const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
@@ -153,11 +155,11 @@ void append_index_key() {
         shared_index_key[r] = sum;
     }
     barrier();
-    INDEX_LARGEST(largest, shared_index_key)
-    INDEX_STORE_ROW(row, shared_index_key, largest, gl_LocalInvocationIndex, kGroupSize)
+    INDEX_LARGEST(largest, appended)
+    INDEX_STORE_ROW(row, appended, largest, gl_LocalInvocationIndex, kGroupSize)
     for (uint r = gl_LocalInvocationIndex; kIndexUnit != 0 && r < kIndexDim; r += kGroupSize) {
         const uint at = (row / max(kIndexUnit, 1u)) * kIndexDim + r;
-        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + index_stored(shared_index_key[r], largest);
+        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + index_stored(appended(r), largest);
     }
     memoryBarrierBuffer();
     barrier();

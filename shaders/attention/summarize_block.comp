@@ -65,6 +65,21 @@ void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint
     write_summary(super_row, dim, super);
 }
 
+// Dimension r of the index key of key_row. With codes it is asked for twice: an array of them would take a software driver's compiler
+// seconds, and shared memory is too small for a key of each invocation.
+uint key_row, first_map;
+float index_key(uint r) {
+    const uint map_at = first_map + r * kHeadDim;
+    float sum = 0.0;
+    for (uint unit = 0; unit < kRowUnits; ++unit) {
+        vec4 a, b;
+        KV_LOAD(key_pool, key_row, unit, a, b)
+        [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + e] * a[e];
+        [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + 4 + e] * b[e];
+    }
+    return sum;
+}
+
 void main() {
     const uint kv_head = gl_WorkGroupID.y;
     const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
@@ -76,23 +91,13 @@ void main() {
         for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += kGroupSize)
             summarize_channel(table, kv_head, dim, begin, end);
     if (kIndexDim != 0) {
+        first_map = push.maps + (kv_head * 2 + 1) * kIndexDim * kHeadDim;
         // Keys: one invocation per token. Sums: one per index dimension, once the keys are there.
         for (uint position = begin + gl_LocalInvocationIndex; position < end; position += kGroupSize) {
             const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-            float key[kIndexDim == 0 ? 8 : kIndexDim];
-            for (uint r = 0; r < kIndexDim; ++r) {
-                const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
-                float sum = 0.0;
-                for (uint unit = 0; unit < kRowUnits; ++unit) {
-                    vec4 a, b;
-                    KV_LOAD(key_pool, row, unit, a, b)
-                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + e] * a[e];
-                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + 4 + e] * b[e];
-                }
-                key[r] = sum;
-            }
-            INDEX_LARGEST(largest, key)
-            INDEX_STORE_ROW(row, key, largest, 0, 1)
+            key_row = row;
+            INDEX_LARGEST(largest, index_key)
+            INDEX_STORE_ROW(row, index_key, largest, 0, 1)
         }
         if (kIndexUnit == 0) return;  // for all of the group
         memoryBarrierBuffer();

@@ -46,10 +46,11 @@ vec4 index_bytes(uint w) {
                float(bitfieldExtract(int(index_words[(index_code(row) + (dim)) / 4]), int((dim) % 4 * 8), 8))            \
          : unpackHalf2x16(uint(index_halves[(row) * kIndexDim + (dim)])).x)
 
-// Largest magnitude of a key that is about to be stored, values[0 .. kIndexDim): what its scale and codes follow from.
-#define INDEX_LARGEST(largest, values) \
-    float largest = 0.0;               \
-    for (uint index_r = 0; index_r < kIndexDim; ++index_r) largest = max(largest, abs(values[index_r]));
+// Largest magnitude of a key that is about to be stored, value(0) .. value(kIndexDim - 1): what its scale and codes follow from.
+#define INDEX_LARGEST(largest, value)      \
+    float largest = 0.0;                   \
+    if (kIndexType == WINNOW_INDEX_INT8)   \
+        for (uint index_r = 0; index_r < kIndexDim; ++index_r) largest = max(largest, abs(value(index_r)));
 
 float index_step(float largest) { return round_half(largest / 127.0); }
 int index_level(float x, float largest) {
@@ -61,19 +62,19 @@ float index_stored(float x, float largest) {
     return kIndexType == WINNOW_INDEX_INT8 ? index_step(largest) * float(index_level(x, largest)) : round_half(x);
 }
 
-// A whole row from values[0 .. kIndexDim), by `n_workers` invocations of which this is `worker`.
-#define INDEX_STORE_ROW(row, values, largest, worker, n_workers)                                                        \
+// A whole row of value(0) .. value(kIndexDim - 1), by `n_workers` invocations of which this is `worker`.
+#define INDEX_STORE_ROW(row, value, largest, worker, n_workers)                                                        \
     if (kIndexType == WINNOW_INDEX_INT8) {                                                                              \
         for (uint index_u = worker; index_u < kIndexDim / 4; index_u += n_workers) {                                    \
             uint index_w = 0;                                                                                           \
             for (uint index_e = 0; index_e < 4; ++index_e)                                                              \
-                index_w |= (uint(index_level(values[4 * index_u + index_e], largest)) & 0xffu) << (8 * index_e);        \
+                index_w |= (uint(index_level(value(4 * index_u + index_e), largest)) & 0xffu) << (8 * index_e);        \
             index_words[index_code(row) / 4 + index_u] = index_w;                                                       \
         }                                                                                                               \
         if (worker == 0) index_halves[index_scale(row)] = uint16_t(packHalf2x16(vec2(index_step(largest), 0.0)));       \
     } else {                                                                                                            \
         for (uint index_r = worker; index_r < kIndexDim; index_r += n_workers)                                          \
-            index_halves[(row) * kIndexDim + index_r] = uint16_t(packHalf2x16(vec2(values[index_r], 0.0)));             \
+            index_halves[(row) * kIndexDim + index_r] = uint16_t(packHalf2x16(vec2(value(index_r), 0.0)));             \
     }
 
 #endif
