@@ -31,7 +31,9 @@ std::vector<bool> windowed_layers(const ModelShape& shape) {
 }  // namespace
 
 std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
-    return policy.local_window != 0 ? policy.local_window : std::clamp(n_ctx / 10, 512u, 8192u);
+    if (policy.local_window != 0) return policy.local_window;
+    const auto part = static_cast<std::uint32_t>(policy.local_share * static_cast<float>(n_ctx));
+    return std::clamp(part, policy.local_least, policy.local_most);
 }
 
 KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk, const SparsePolicy& policy) {

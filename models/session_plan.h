@@ -16,7 +16,7 @@ SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse);
 /// The policy of a preset on this model; index keys are int8 beside a quantised cache unless options say otherwise. @throws Error(kInvalidArgument) for a name, setting or missing sidecar.
 SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options, KvType kv_type);
 
-/// Tokens that a local head sees: the policy's own, or a tenth of the context, 512 to 8,192.
+/// Tokens that a local head sees: the policy's own, or its part of the context.
 std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx);
 
 /// @param n_ctx, n_chunk tokens of the cache and of the longest prefill chunk.

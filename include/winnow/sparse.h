@@ -106,7 +106,9 @@ struct SparsePolicy {
     IndexType index_type = IndexType::kF16;
     std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
     std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
-    std::uint32_t local_window = 0;         ///< of local heads; 0 = a tenth of the context, 512 to 8192
+    std::uint32_t local_window = 0;         ///< of local heads; 0 = a part of the context, within limits:
+    float local_share = 0.1f;
+    std::uint32_t local_least = 512, local_most = 8192;
     bool needs_sidecar = false;             ///< and has none
 
     bool is_dense() const { return name == "dense"; }

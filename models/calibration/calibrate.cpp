@@ -27,7 +27,7 @@ constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text
 constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
 constexpr float kTargetMass = 0.9f;     // of the settings of presets
-constexpr std::uint32_t kSettingTokens = 4096, kSettingSteps = 6;
+constexpr std::uint32_t kSettingSteps = 4;
 constexpr double kSafe = 1.15;          // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;
@@ -76,8 +76,9 @@ public:
             add_variants(analysis);
         }
         analyse(analysis);
-        choose_roles();
-        tune_presets(analysis.tokens());
+        mark_roles();
+        tune_presets();
+        check_and_widen_roles();
         recommend();
         session_.truncate(0);
         return c_;
@@ -207,14 +208,18 @@ private:
         analysis.finish(c_, kAnchors, report_);
     }
 
-    void choose_roles() {
+    void mark_roles() {
         const std::vector<float> levels = head_levels(c_, shape_);
         if (options_.full_share >= 0) {
             mark_full_heads(c_, shape_, levels, level_of_share(shape_, levels, options_.full_share));
         } else {
             mark_full_heads(c_, shape_, levels, 1);
         }
+    }
+
+    void check_and_widen_roles() {
         if (options_.quick) return;
+        const std::vector<float> levels = head_levels(c_, shape_);
         const std::uint32_t period = std::min(kPeriod, session_.n_ctx() / 2 - 32);
         for (std::uint32_t widened = 0;; ++widened) {
             const RepeatCheck check = check_roles(session_, tokenizer_, std::make_shared<Calibration>(c_), period,
@@ -230,15 +235,14 @@ private:
         }
     }
 
-    // What presets are set to, measured by the exact audit on the text that judged the index.
-    void tune_presets(const std::vector<TokenId>& text) {
-        const std::size_t n = std::min<std::size_t>({text.size(), kSettingTokens, session_.n_ctx()});
-        if (options_.quick || n < 16 * kSettingSteps) return;
-        session_.use_sparse({});
-        session_.truncate(0);
-        session_.prefill(std::span(text).first(n - kSettingSteps), progress("text for settings"));
-        c_.settings = find_settings(session_, std::make_shared<Calibration>(c_), std::span(text).subspan(n - kSettingSteps, kSettingSteps),
-                                    kTargetMass, [&](std::uint64_t done, std::uint64_t total) {
+    // What presets are set to, measured by the exact audit at the end of the text that judged the index and is still cached.
+    void tune_presets() {
+        const std::vector<TokenId> text = session_.tokens();
+        if (options_.quick || text.size() < 16 * kSettingSteps) return;
+        const auto n = static_cast<std::uint32_t>(text.size()) - kSettingSteps;
+        if (session_.truncate(n) < n) return;
+        c_.settings = find_settings(session_, std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
+                                    [&](std::uint64_t done, std::uint64_t total) {
                                         if (options_.on_progress) options_.on_progress("settings", done, total);
                                     });
         session_.use_sparse({});

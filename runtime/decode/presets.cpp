@@ -146,7 +146,7 @@ const std::vector<std::string>& tuned_presets() {
 
 bool uses_calibration(std::string_view preset) {
     const std::vector<std::string>& tuned = tuned_presets();
-    return std::find(tuned.begin(), tuned.end(), preset) != tuned.end() || preset == "duo" || preset == "auto";
+    return std::find(tuned.begin(), tuned.end(), preset) != tuned.end() || preset == "duo" || preset == "razor" || preset == "auto";
 }
 
 const std::vector<PresetInfo>& sparse_presets() {
@@ -173,6 +173,8 @@ const std::vector<PresetInfo>& sparse_presets() {
         {"fasa", "index keys (RoPE pairs)", "-", "top 256 tokens", "first 2 layers dense", "FASA, 2602.03152"},
         {"duo", "-", "-", "everything, or sink 4 and a window", "retrieval heads dense, the others window only",
          "DuoAttention, 2410.10819"},
+        {"razor", "-", "-", "everything, or sink 4 and a fifth", "retrieval heads dense, the others window only",
+         "RazorAttention, 2407.15891"},
         {"auto", "the best measured one", "", "", "", "-"},
     };
     return presets;
@@ -255,7 +257,12 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         every_layer_selects(p, windowed, p.name == "fasa" ? 2 : 0);
         if (calibration != nullptr) use_index(p, *calibration, p.name == "fasa");
         if (calibration != nullptr && p.name == "rtpurbo") local_heads(p, windowed, *calibration);
-    } else if (p.name == "duo") {
+    } else if (p.name == "duo" || p.name == "razor") {
+        if (p.name == "razor") {  // the last fifth, never less than 4,000 tokens
+            p.local_share = 0.2f;
+            p.local_least = 4000;
+            p.local_most = 0xffffffffu;
+        }
         p.needs_sidecar = calibration == nullptr;
         p.layers.assign(windowed.size(), {});
         if (calibration != nullptr) local_heads(p, windowed, *calibration);

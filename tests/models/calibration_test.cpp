@@ -234,7 +234,7 @@ TEST(CalibrationTest, PresetsTakeWhatTheyNeed) {
     c.temperatures.assign(c.temperatures.size(), 0.5f);
     c.preset = "rtpurbo";
     const std::vector<bool> windowed{false, true, false, false, false, false};
-    for (const char* name : {"rtpurbo", "hisa", "fasa", "duo", "kascade", "auto"}) {
+    for (const char* name : {"rtpurbo", "hisa", "fasa", "duo", "razor", "kascade", "auto"}) {
         SCOPED_TRACE(name);
         EXPECT_TRUE(uses_calibration(name));
         const SparsePolicy p = make_preset(name, windowed, {}, &c);
@@ -251,6 +251,30 @@ TEST(CalibrationTest, PresetsTakeWhatTheyNeed) {
     const SparsePolicy fasa = make_preset("fasa", windowed, {}, &c);
     EXPECT_FLOAT_EQ((*fasa.index_maps)[3 * 16 + 3], 1);  // assume_calibration: dimensions in order
     EXPECT_TRUE(make_preset("duo", windowed).needs_sidecar);
+}
+
+TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
+    const ModelShape shape = shape_of(6, 16);
+    Calibration c = assume_calibration(shape);
+    c.preset = "rtpurbo";
+    c.mass = 0.9f;
+    c.settings = {{"rtpurbo", 0.95f, 0, 0, 0.91f}, {"hisa", 0, 512, 0.125f, 0.9f}, {"quest", 0, 8, 0.25f, 0.9f}};
+    const std::vector<bool> full(6);
+    EXPECT_FLOAT_EQ(make_preset("rtpurbo", full, {}, &c).levels.back().mass, 0.95f);
+    EXPECT_FLOAT_EQ(make_preset("auto", full, {}, &c).levels.back().mass, 0.95f);
+    EXPECT_FLOAT_EQ(make_preset("rtpurbo", full, {.mass = 0.8f}, &c).levels.back().mass, 0.8f);
+    const SparsePolicy hisa = make_preset("hisa", full, {}, &c);
+    EXPECT_EQ(hisa.levels.back().budget, 512u);
+    EXPECT_FLOAT_EQ(hisa.levels.back().budget_share, 0.125f);
+    EXPECT_EQ(hisa.levels.front().budget, 8192u);
+    EXPECT_FLOAT_EQ(hisa.levels.front().budget_share, 0.25f);
+    const SparsePolicy asked = make_preset("hisa", full, {.budget = 1024}, &c);
+    EXPECT_EQ(asked.levels.back().budget, 1024u);
+    EXPECT_EQ(asked.levels.back().budget_share, 0);
+    const SparsePolicy quest = make_preset("quest", full, {}, &c);
+    EXPECT_EQ(quest.levels.back().budget, quest.sink + quest.window);  // no budget is smaller
+    EXPECT_NO_THROW(quest.check(6, 2));
+    EXPECT_EQ(make_preset("exact", full, {}, &c).levels.back().mass, make_preset("exact", full).levels.back().mass);
 }
 
 class SidecarTest : public ::testing::Test {
@@ -307,6 +331,7 @@ protected:
 
 TEST_F(SidecarTest, RoundTrip) {
     c_.anchors = {1};
+    c_.settings = {{"rtpurbo", 0.93f, 0, 0, 0.9f}, {"kascade", 0, 400, 0.1f, 0.92f}};
     write_sidecar(path_, c_, hash_);
     const Calibration read = read_sidecar(path_, hash_, shape_);
     EXPECT_EQ(read.index_maps, c_.index_maps);
@@ -317,6 +342,12 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.head_maps, c_.head_maps);
     EXPECT_EQ(read.preset, c_.preset);
     EXPECT_EQ(read.full_share, c_.full_share);
+    ASSERT_EQ(read.settings.size(), 2u);
+    EXPECT_EQ(read.settings[1].preset, "kascade");
+    EXPECT_EQ(read.settings[0].mass, 0.93f);
+    EXPECT_EQ(read.settings[1].budget, 400u);
+    EXPECT_EQ(read.settings[1].budget_share, 0.1f);
+    EXPECT_EQ(read.settings[1].captured, 0.92f);
     const GgufFile file = GgufFile::open(folder_ / "model.gguf");
     EXPECT_NE(find_calibration(file, shape_), nullptr);
     std::filesystem::remove(path_);
