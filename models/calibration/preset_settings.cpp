@@ -51,6 +51,7 @@ std::vector<PresetSetting> find_settings(Session& session, std::shared_ptr<const
         plain.calibration = std::make_shared<Calibration>(*untuned);
         session.use_sparse(plain);
         const bool by_mass = cuts_by_mass(session);
+        const float own_mass = by_mass ? session.sparse_policy().levels.back().mass : 0;
         const std::uint32_t least = session.sparse_policy().sink + session.sparse_policy().window + 1;
         const auto setting = [&](std::size_t i) {
             PresetSetting s{preset, 0, 0, 0, 0};
@@ -62,6 +63,9 @@ std::vector<PresetSetting> find_settings(Session& session, std::shared_ptr<const
             return s;
         };
         std::size_t low = 0, high = kMasses.size() - 1;  // the answer is in [low, high]
+        // A preset's own mass is what its paper asks of every head; the mean over heads may only raise it.
+        if (by_mass)
+            while (low < high && kMasses[low] < own_mass) ++low;
         PresetSetting best = setting(high);
         while (low < high) {
             const std::size_t middle = (low + high) / 2;
