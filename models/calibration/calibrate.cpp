@@ -27,7 +27,7 @@ constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text
 constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
 constexpr float kTargetMass = 0.9f;     // of the settings of presets
-constexpr std::uint32_t kSettingSteps = 4;
+constexpr std::uint32_t kSettingSteps = 4, kLeastSettingText = 1024;  // in less, sinks and window are most of it
 constexpr double kSafe = 1.15;          // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;
@@ -238,10 +238,10 @@ private:
     // What presets are set to, measured by the exact audit at the end of the text that judged the index and is still cached.
     void tune_presets() {
         const std::vector<TokenId> text = session_.tokens();
-        if (options_.quick || text.size() < 16 * kSettingSteps) return;
+        if (options_.quick || text.size() < kLeastSettingText) return;
         const auto n = static_cast<std::uint32_t>(text.size()) - kSettingSteps;
         if (session_.truncate(n) < n) return;
-        c_.settings = find_settings(session_, std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
+        c_.settings = find_settings(session_, tuned_presets(), std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
                                     [&](std::uint64_t done, std::uint64_t total) {
                                         if (options_.on_progress) options_.on_progress("settings", done, total);
                                     });

@@ -12,21 +12,19 @@ constexpr std::array<float, 7> kMasses{0.8f, 0.85f, 0.9f, 0.93f, 0.95f, 0.97f, 0
 constexpr std::array<float, 7> kShares{1.0f / 32, 1.0f / 16, 3.0f / 32, 1.0f / 8, 3.0f / 16, 1.0f / 4, 3.0f / 8};
 constexpr std::uint64_t kMostTrials = 3;  // of a bisection of seven
 
-bool cuts_by_mass(const Session& session) {
-    const SparsePolicy& policy = session.sparse_policy();
-    return !policy.levels.empty() && policy.levels.back().rule == BudgetRule::kTopP;
-}
-
 }  // namespace
 
-std::vector<PresetSetting> find_settings(Session& session, std::shared_ptr<const Calibration> calibration, std::span<const TokenId> next,
-                                         float target, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+std::vector<PresetSetting> find_settings(Session& session, const std::vector<std::string>& presets,
+                                         const std::shared_ptr<const Calibration>& calibration, std::span<const TokenId> next, float target,
+                                         const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint32_t n_cached = session.n_cached();
     auto untuned = std::make_shared<Calibration>(*calibration);
-    const std::uint64_t total = tuned_presets().size() * kMostTrials * next.size();
+    const std::uint64_t total = presets.size() * kMostTrials * next.size();
     std::uint64_t done = 0, n_presets = 0;
+    std::vector<bool> windowed;
+    for (const LayerShape& layer : session.shape().layers) windowed.push_back(layer.window != 0);
     std::vector<PresetSetting> settings;
-    for (const std::string& preset : tuned_presets()) {
+    for (const std::string& preset : presets) {
         if (session.n_cached() != n_cached) break;  // a windowed layer could not go back: what follows would measure another text
         const auto captured = [&](const PresetSetting& setting) {
             untuned->settings = {setting};
@@ -45,14 +43,11 @@ std::vector<PresetSetting> find_settings(Session& session, std::shared_ptr<const
             return mass;
         };
         // The rule that the preset has, without a setting.
-        SparseOptions plain;
-        plain.preset = preset;
         untuned->settings.clear();
-        plain.calibration = std::make_shared<Calibration>(*untuned);
-        session.use_sparse(plain);
-        const bool by_mass = cuts_by_mass(session);
-        const float own_mass = by_mass ? session.sparse_policy().levels.back().mass : 0;
-        const std::uint32_t least = session.sparse_policy().sink + session.sparse_policy().window + 1;
+        const SparsePolicy plain = make_preset(preset, windowed, {}, untuned.get());
+        const bool by_mass = plain.levels.back().rule == BudgetRule::kTopP;
+        const float own_mass = by_mass ? plain.levels.back().mass : 0;
+        const std::uint32_t least = plain.sink + plain.window + 1;
         const auto setting = [&](std::size_t i) {
             PresetSetting s{preset, 0, 0, 0, 0};
             if (by_mass) s.mass = kMasses[i];

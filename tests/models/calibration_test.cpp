@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <Eigen/Dense>
 #include <cmath>
@@ -15,6 +17,7 @@
 #include "models/calibration/index_fit.h"
 #include "models/calibration/index_quality.h"
 #include "models/calibration/layer_similarity.h"
+#include "models/calibration/preset_settings.h"
 #include "models/sidecar.h"
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
@@ -275,6 +278,25 @@ TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
     EXPECT_EQ(quest.levels.back().budget, quest.sink + quest.window);  // no budget is smaller
     EXPECT_NO_THROW(quest.check(6, 2));
     EXPECT_EQ(make_preset("exact", full, {}, &c).levels.back().mass, make_preset("exact", full).levels.back().mass);
+}
+
+TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
+    const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("winnow-settings-{}.gguf", getpid());
+    const std::vector<std::byte> bytes = make_tiny_gguf();
+    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+    const std::unique_ptr<Session> session = Session::open(path.string(), {});
+    std::filesystem::remove(path);
+    std::vector<std::int32_t> text;
+    for (std::int32_t i = 0; i < 240; ++i) text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
+    session->prefill(std::span(text).first(236));
+    const auto settings = find_settings(*session, {"quest", "twilight"}, std::make_shared<Calibration>(assume_calibration(session->shape())),
+                                        std::span(text).subspan(236), 0.9f, [](std::uint64_t, std::uint64_t) {});
+    EXPECT_EQ(session->n_cached(), 236u);
+    ASSERT_EQ(settings.size(), 2u);
+    EXPECT_EQ(settings[0].mass, 0);
+    EXPECT_GE(settings[0].budget, 68u);  // sinks and window
+    EXPECT_GE(settings[1].mass, 0.95f);  // the preset's own
+    for (const PresetSetting& s : settings) EXPECT_GE(s.captured, 0.89f) << s.preset;
 }
 
 class SidecarTest : public ::testing::Test {
