@@ -11,12 +11,11 @@
 
 #include "models/model.h"
 #include "models/random_model.h"
-#include "models/sidecar.h"
+#include "models/session_plan.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
 #include "runtime/vk/device.h"
-#include "runtime/vk/quirks.h"
 #include "runtime/vk/upload.h"
 #include "shaders/common/interface.h"
 
@@ -25,58 +24,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-// Layers that never look beyond sinks and window need not keep the rest: their heads become local rings.
-bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
-    return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
-}
-
-std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
-    return policy.local_window != 0 ? policy.local_window : std::clamp(n_ctx / 10, 512u, 8192u);
-}
-
-KvConfig kv_config(const ModelShape& shape, const SessionOptions& options, const ResolvedOptions& resolved,
-                   const SparsePolicy& policy) {
-    KvConfig c;
-    c.n_layers = shape.n_layers;
-    c.n_kv_heads = shape.n_kv_heads;
-    c.head_dim = shape.head_dim;
-    c.capacity = resolved.n_ctx;
-    c.max_chunk = resolved.n_chunk;
-    c.type = options.kv_type;
-    c.roles = model_roles(shape);
-    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer)
-        if (keeps_window_only(policy, layer))
-            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
-                c.roles[layer * shape.n_kv_heads + h] = {true, policy.window, policy.sink};
-    for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
-        if (policy.local_heads[i] != 0) c.roles[i] = {true, local_window(policy, resolved.n_ctx), policy.sink};
-    return c;
-}
-
-AttentionShape attention_shape(const ModelShape& s) { return {s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim}; }
-
-// What the preset needs to know of the model: given, in the sidecar, or, for a model without a file, assumed.
-SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
-    if (sparse.calibration || !uses_calibration(sparse.preset)) return sparse;
-    if (model.file) sparse.calibration = find_calibration(*model.file, model.shape);
-    else sparse.calibration = std::make_shared<Calibration>(assume_calibration(model.shape));
-    return sparse;
-}
-
-SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options) {
-    std::vector<bool> windowed;
-    for (const LayerShape& layer : shape.layers) windowed.push_back(layer.window != 0);
-    if (options.calibration) check_calibration(*options.calibration, shape);
-    SparsePolicy policy = make_preset(options.preset, windowed, options.overrides, options.calibration.get());
-    if (policy.needs_sidecar)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
-                                "calibrate, or use a training-free preset such as exact, twilight or quest",
-                                policy.name));
-    policy.check(shape.n_layers, shape.n_kv_heads);
-    return policy;
-}
 
 // Everything that a policy decides: rebuilt when the policy changes, while weights and cache stay.
 struct SparseEngine {
@@ -100,10 +47,10 @@ public:
         : device_(std::move(device)),
           model_(std::move(model)),
           options_(options),
-          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse))),
+          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse), options.kv_type)),
           resolved_(plan_session(*device_, model_, options_)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
-          cache_(*device_, kv_config(model_.shape, options, resolved_, policy_)),
+          cache_(*device_, kv_config(model_.shape, options.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy_)),
           step_buffers_(*device_, model_.shape, resolved_.n_splits),
           prefill_buffers_(*device_, model_.shape, resolved_.n_chunk),
           prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk) {
@@ -200,7 +147,7 @@ public:
         SparseOptions wanted = sparse;
         if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
         wanted = with_calibration(model_, std::move(wanted));
-        policy_ = resolve_policy(model_.shape, wanted);
+        policy_ = resolve_policy(model_.shape, wanted, options_.kv_type);
         options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();
@@ -510,69 +457,6 @@ ModelSource open_model(const std::string& path) {
     model.shape = read_model_shape(*model.file);
     model.tensors = read_model_tensors(*model.file, model.shape);
     return model;
-}
-
-ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
-                             bool must_fit) {
-    const ModelShape& shape = model.shape;
-    const SparsePolicy policy = resolve_policy(shape, with_calibration(model, options.sparse));
-    const auto plan = [&](std::uint32_t n_ctx) {
-        ResolvedOptions r;
-        r.n_ctx = n_ctx;
-        const std::uint32_t chunk = options.n_chunk != 0 ? options.n_chunk : (device.is_cpu() ? 64u : 512u);
-        r.n_chunk = std::min(chunk, n_ctx);
-        r.n_splits = AttendDense::default_splits(device, shape.n_kv_heads, n_ctx, 64);
-        r.memory.weight_bytes =
-            weight_bytes(shape, model.tensors, n_ctx,
-                         std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes));
-        r.memory.kv_bytes = KvCache::bytes_needed(KvLayout(kv_config(shape, options, r, policy)));
-        r.memory.index_bytes = AttentionPipeline::bytes_needed(
-            attention_shape(shape), KvLayout(kv_config(shape, options, r, policy)), policy,
-            IndexerScore::default_splits(device, shape.n_kv_heads, n_ctx));
-        r.memory.scratch_bytes =
-            StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
-        return r;
-    };
-    const std::uint64_t budget = device.info().memory_bytes / 20 * 19;
-    const auto fits = [&](std::uint32_t n_ctx) {
-        return plan(n_ctx).memory.total_bytes() <= budget &&
-               KvLayout(kv_config(shape, options, plan(n_ctx), policy)).largest_pool_bytes() <=
-                   std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
-    };
-    // Largest context that fits, in steps of 64 tokens.
-    const auto largest = [&] {
-        std::uint32_t low = 0, high = shape.n_ctx_train / 64;
-        while (low < high) {
-            const std::uint32_t middle = (low + high + 1) / 2;
-            if (fits(middle * 64)) low = middle;
-            else high = middle - 1;
-        }
-        return low * 64;
-    };
-    if (options.n_ctx > shape.n_ctx_train)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is more than the {} tokens that this model was trained for", options.n_ctx,
-                                shape.n_ctx_train));
-    if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is more than a software Vulkan driver can do: use -c {} or less, or a GPU", options.n_ctx,
-                                vk::kSoftwareMaxContext));
-    std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
-    if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
-    if (fits(wanted)) return plan(wanted);
-    const std::uint32_t most = largest();
-    if (options.n_ctx == 0 && most > 0) return plan(most);
-    if (!must_fit) {
-        ResolvedOptions resolved = plan(wanted);
-        resolved.fits = false;
-        return resolved;
-    }
-    const MemoryPlan memory = plan(wanted).memory;
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' offers {} MiB: {}", wanted,
-                            memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, device.info().name, budget >> 20,
-                            most > 0 ? fmt::format("use -c {} or less", most) : "use a smaller model"));
 }
 
 std::unique_ptr<Session> make_session(std::unique_ptr<vk::Device> device, ModelSource model,

@@ -122,6 +122,13 @@ void write_sidecar(const std::filesystem::path& path, const Calibration& c, cons
     writer.add_ints("calibration.full_heads", as_ints(c.full_heads));
     writer.add_ints("calibration.anchors", as_ints(c.anchors));
     writer.add_ints("calibration.head_maps", as_ints(c.head_maps));
+    for (const PresetSetting& s : c.settings) {
+        const std::string key = "calibration.setting." + s.preset;
+        writer.add_float(key + ".mass", s.mass);
+        writer.add_uint(key + ".budget", s.budget);
+        writer.add_float(key + ".budget_share", s.budget_share);
+        writer.add_float(key + ".captured", s.captured);
+    }
     visit_floats(c, [&](const char* name, const std::vector<float>& values) {
         if (!values.empty()) writer.add_tensor(name, WeightType::kF32, {values.size()}, std::as_bytes(std::span(values)));
     });
@@ -156,6 +163,13 @@ Calibration read_sidecar(const std::filesystem::path& path, const std::string& h
         read_ints(file, "full_heads", c.full_heads);
         read_ints(file, "anchors", c.anchors);
         read_ints(file, "head_maps", c.head_maps);
+        for (const std::string& preset : tuned_presets()) {
+            const std::string key = "calibration.setting." + preset;
+            if (!file.find_uint(key + ".budget")) continue;
+            const auto number = [&](const char* part) { return static_cast<float>(file.get_float(key + part)); };
+            const std::uint32_t budget = count(("setting." + preset + ".budget").c_str());
+            c.settings.push_back({preset, number(".mass"), budget, number(".budget_share"), number(".captured")});
+        }
         visit_floats(c, [&](const char* name, std::vector<float>& values) {
             const GgufTensor* tensor = file.find(name);
             if (tensor == nullptr) return;
@@ -192,6 +206,10 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
             if (!(std::fabs(value) < 1e6f)) refuse(fmt::format("has a value of {} that is not finite", name));
     });
     if (!(c.mass >= 0 && c.mass <= 1) || !(c.full_share >= 0 && c.full_share <= 1)) refuse("has a share outside 0 to 1");
+    const auto is_share = [](float x) { return x >= 0 && x <= 1; };
+    for (const PresetSetting& s : c.settings)
+        if (!is_share(s.mass) || !is_share(s.budget_share) || (s.mass == 0 && s.budget == 0))
+            refuse(fmt::format("has an impossible setting of {}", s.preset));
     for (const std::uint32_t dim : c.index_pairs)
         if (dim >= c.head_dim) refuse("names a dimension that the heads do not have");
     for (const std::uint32_t head : c.head_maps)
@@ -211,7 +229,7 @@ std::shared_ptr<const Calibration> find_calibration(const GgufFile& file, const 
     return nullptr;
 }
 
-Calibration assume_calibration(const ModelShape& shape) {
+Calibration assume_calibration(const ModelShape& shape, float full_share) {
     Calibration c;
     c.n_layers = shape.n_layers;
     c.n_heads = shape.n_heads;
@@ -227,9 +245,10 @@ Calibration assume_calibration(const ModelShape& shape) {
     for (std::size_t i = 0; i < n_kv; ++i) {
         for (std::uint32_t r = 0; r < c.index_dim; ++r) c.index_pairs.push_back(r);
         const bool sees_all = shape.layers[i / c.n_kv_heads].window == 0;
-        c.full_heads.push_back(sees_all && n_seen % 3 == 0 ? 1 : 0);
-        n_full += c.full_heads.back();
         n_seen += sees_all ? 1 : 0;
+        const bool is_full = sees_all && static_cast<float>(n_full) < full_share * static_cast<float>(n_seen);
+        c.full_heads.push_back(is_full ? 1 : 0);
+        n_full += is_full ? 1 : 0;
         c.head_maps.push_back(static_cast<std::uint32_t>(i % c.n_kv_heads));
     }
     c.full_share = n_seen == 0 ? 1 : static_cast<float>(n_full) / static_cast<float>(n_seen);

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "examples/winnow/option_table.h"
 #include "winnow/error.h"
@@ -44,12 +46,16 @@ bool takes_next(const std::string& name, const CLI::App& parser) {
 // Older scripts write -fa and --color without a value, newer ones with one; CLI11 would swallow
 // whatever follows.
 bool optional_value(const std::string& name) {
-    return name == "--fa" || name == "--flash-attn" || name == "--color";
+    return name == "--fa" || name == "--flash-attn" || name == "--color" || name == "--fit";
 }
 
-bool is_switch_value(const std::string& text) {
+bool is_optional_value(const std::string& name, const std::string& text) {
+    if (name == "--fit")
+        return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0;
     return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
 }
+
+const char* value_left_out(const std::string& name) { return name == "--fit" ? "device" : "on"; }
 
 struct Found {
     Command command = Command::kChat;
@@ -76,7 +82,7 @@ Found find_command(const std::vector<std::string>& arguments) {
         for (const auto& parser : parsers) {
             const std::string name = normal_name(argument, *parser);
             if (optional_value(name)) {
-                skip = i + 1 < arguments.size() && is_switch_value(arguments[i + 1]);
+                skip = i + 1 < arguments.size() && is_optional_value(name, arguments[i + 1]);
                 break;
             }
             if (takes_next(name, *parser)) skip = true;
@@ -93,8 +99,9 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
         if (i == command_at) continue;
         const std::string name = normal_name(arguments[i], parser);
         if (optional_value(name)) {
-            const bool has_value = i + 1 < arguments.size() && is_switch_value(arguments[i + 1]);
-            normal.push_back(name + "=" + (has_value ? arguments[++i] : "on"));
+            const bool has_value =
+                i + 1 < arguments.size() && is_optional_value(name, arguments[i + 1]);
+            normal.push_back(name + "=" + (has_value ? arguments[++i] : value_left_out(name)));
             continue;
         }
         normal.push_back(name);
@@ -124,6 +131,11 @@ void check_together(const Options& options) {
     refuse_penalty("--presence-penalty", options.sampling.presence_penalty);
     refuse_penalty("--frequency-penalty", options.sampling.frequency_penalty);
     kv_type(options);
+    if (options.fit.empty()) return;
+    if (options.fit != "device") parse_size(options.fit, "--fit");
+    if (options.n_ctx.value_or(0) > 0) fail("give -c or --fit, not both: --fit finds the context");
+    if (options.model.empty() && options.shape.empty())
+        fail("--fit needs a model: give -m or --shape");
 }
 
 int hex_digit(char c) {
@@ -182,6 +194,20 @@ KvType kv_type(const Options& options) {
             options.cache_type_k, options.cache_type_v));
     }
     return k;
+}
+
+std::uint64_t parse_size(const std::string& text, const char* flag) {
+    double value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    std::string unit(stop, end);
+    for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    constexpr std::array<std::pair<std::string_view, double>, 6> kUnits = {
+        {{"", 1}, {"b", 1}, {"mb", 1e6}, {"gb", 1e9}, {"mib", 1 << 20}, {"gib", 1 << 30}}};
+    for (const auto& [name, factor] : kUnits)
+        if (error == std::errc{} && unit == name && value * factor >= 1 && value * factor < 1e15)
+            return static_cast<std::uint64_t>(value * factor);
+    fail(fmt::format("{} {}: give a size such as 8GB, 7.5GiB or 6000MB", flag, text));
 }
 
 std::string resolve_escapes(const std::string& text) {

@@ -67,6 +67,18 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r,
             r.roles_repeat, r.dense_repeat,
             r.roles_safe ? "" : "; too far apart, so `auto` keeps every head");
     if (!c.anchors.empty()) out += fmt::format("anchors: layers {}\n", fmt::join(c.anchors, ", "));
+    if (!c.settings.empty()) {
+        out +=
+            "\nSettings that hold 0.9 of the attention, as the exact audit finds it:\n\n"
+            "| preset | setting | audited mass |\n| --- | --- | ---: |\n";
+        for (const PresetSetting& s : c.settings)
+            out += fmt::format("| {} | {} | {:.3f} |\n", s.preset,
+                               s.mass > 0 ? fmt::format("mass {:.2f}", s.mass)
+                                          : fmt::format("{:.1f} % of the tokens, at least {}",
+                                                        100 * s.budget_share, s.budget),
+                               s.captured);
+        out += "\n";
+    }
     if (r.indexes.empty())
         return out + "nothing was held out to measure the index on: give a longer text with -f\n";
     out += fmt::format(

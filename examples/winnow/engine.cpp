@@ -14,6 +14,7 @@
 #include "examples/winnow/progress.h"
 #include "examples/winnow/terminal.h"
 #include "models/random_model.h"
+#include "models/sidecar.h"
 #include "runtime/vk/device.h"
 
 namespace winnow::program {
@@ -46,6 +47,8 @@ void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
 
 SparseOptions sparse_options(const Options& options) {
     SparseOptions sparse = options.sparse;
+    if (options.index_type == "f16") sparse.overrides.index_type = IndexType::kF16;
+    if (options.index_type == "int8") sparse.overrides.index_type = IndexType::kInt8;
     if (options.audit.empty() || options.audit == "off") return sparse;
     const auto [end, error] = std::from_chars(
         options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
@@ -81,6 +84,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     }
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session = session_options(options, n_ctx);
+    assume_share(options, model.shape, session);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         progress.update(done, total);
@@ -105,6 +109,12 @@ SessionOptions session_options(const Options& options, std::uint32_t n_ctx) {
     session.kv_type = kv_type(options);
     session.sparse = sparse_options(options);
     return session;
+}
+
+void assume_share(const Options& options, const ModelShape& shape, SessionOptions& session) {
+    if (options.shape.empty() || options.assumed_share < 0) return;
+    session.sparse.calibration =
+        std::make_shared<Calibration>(assume_calibration(shape, options.assumed_share));
 }
 
 ModelSource open_shape(const Options& options, bool with_values) {

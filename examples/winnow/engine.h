@@ -42,6 +42,9 @@ ModelSource open_shape(const Options& options, bool with_values);
 /// What the flags say about a session, without a progress bar.
 SessionOptions session_options(const Options& options, std::uint32_t n_ctx);
 
+/// --retrieval-share: the calibration that a shape is assumed to have.
+void assume_share(const Options& options, const ModelShape& shape, SessionOptions& session);
+
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
 SparseOptions sparse_options(const Options& options);
 

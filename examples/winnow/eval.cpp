@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <span>
 #include <string>
-
-#include <fmt/format.h>
 
 #include "examples/winnow/commands.h"
 #include "examples/winnow/engine.h"
@@ -17,6 +17,7 @@
 #include "examples/winnow/scoring.h"
 #include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
+#include "models/calibration/repeat_check.h"
 #include "models/model_config.h"
 
 namespace winnow::program {
@@ -26,6 +27,7 @@ constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
 constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
 constexpr std::uint32_t kProbeSeed = 20261123;
+constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
 
 TokenId argmax(std::span<const float> logits) {
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
@@ -53,14 +55,14 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, std::int32_t min_ctx)
+               std::uint32_t n_ctx, std::uint32_t n_positions, const SparseOptions& sparse)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
-          min_ctx_(min_ctx) {}
+          sparse_(sparse) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
         for (const std::string& preset : presets) rows_.push_back(make_row(preset));
@@ -71,6 +73,7 @@ public:
         evaluate_probe(make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed), "needles");
         evaluate_probe(make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed), "copy");
         evaluate_probe(make_aggregate_probe(tokenizer_, n - 64, kProbeSeed), "aggregation");
+        evaluate_repeats();
         return rows_;
     }
 
@@ -83,11 +86,15 @@ private:
     }
 
     void use(const std::string& preset, std::uint32_t audit) {
-        SparseOptions sparse;
+        session_.use_sparse(sparse_of(preset, audit));
+    }
+    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const {
+        const bool is_dense = preset == "dense" || preset == "off";
+        SparseOptions sparse = is_dense ? SparseOptions{} : sparse_;
         sparse.preset = preset;
-        sparse.overrides.min_ctx = min_ctx_;
-        sparse.audit_every = preset == "dense" || preset == "off" ? 0 : audit;
-        session_.use_sparse(sparse);
+        sparse.overrides.min_ctx = std::max(sparse_.overrides.min_ctx, 0);
+        sparse.audit_every = is_dense ? 0 : audit;
+        return sparse;
     }
 
     // Decodes the positions after the prefill one by one; visit(i, logits) for each.
@@ -207,11 +214,30 @@ private:
         }
     }
 
+    // Copying needs heads that look back beyond every window: plain text would not show a lack of
+    // them.
+    void evaluate_repeats() {
+        std::vector<SparseOptions> ways{sparse_of("off", 0)};
+        for (const EvalRow& row : rows_) ways.push_back(sparse_of(row.preset, 0));
+        const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
+        Progress progress("repeats", Progress::Unit::kTokens);
+        const std::vector<double> found = repeat_perplexities(
+            session_, tokenizer_, ways, period, [&](std::uint64_t done, std::uint64_t total) {
+                throw_if_interrupted();
+                progress.update(done, total);
+            });
+        progress.clear();
+        for (std::size_t i = 0; i < rows_.size(); ++i) {
+            rows_[i].dense_repeat_ppl = found[0];
+            rows_[i].repeat_ppl = found[i + 1];
+        }
+    }
+
     Session& session_;
     const Tokenizer& tokenizer_;
     std::vector<TokenId> text_;
     std::uint32_t n_prefill_, n_positions_, n_ctx_;
-    std::int32_t min_ctx_;
+    SparseOptions sparse_;  // what the flags ask of every preset
     std::vector<EvalRow> rows_;
 };
 
@@ -244,9 +270,8 @@ int run_eval(const Options& options) {
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
     const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
-    Evaluation evaluation(
-        *session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
-        options.sparse.overrides.min_ctx >= 0 ? options.sparse.overrides.min_ctx : 0);
+    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
+                          sparse_options(options));
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {

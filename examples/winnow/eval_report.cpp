@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/eval_report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 namespace winnow::program {
@@ -40,16 +40,17 @@ std::string heat_map(const std::string& title, const std::vector<float>& values,
 std::string eval_table(const std::vector<EvalRow>& rows) {
     std::string out =
         "| preset | n_ctx | share | mass mean | p5 | min | NLL diff | KL mean | KL p99 | top-1 | "
-        "gain kept | copy | needle | aggregate | "
+        "gain kept | copy | needle | aggregate | repeat | "
         "MB/token |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
-        "---: | ---: | ---: | ---: |\n";
+        "---: | ---: | ---: | ---: | ---: |\n";
     for (const EvalRow& r : rows) {
         out += fmt::format(
             "| {} | {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:+.4f} | {:.4f} | {:.4f} | {:.3f} | "
-            "{:.3f} | {:.2f} | {:+.3f} | {:+.3f} | {:.2f} |\n",
+            "{:.3f} | {:.2f} | {:+.3f} | {:+.3f} | {:.2f}x | {:.2f} |\n",
             r.preset, r.n_ctx, r.report.attended_share, r.report.mass_mean, r.report.mass_p5,
             r.report.mass_min, r.nll_delta, r.kl_mean, r.kl_p99, r.top1_agree, r.long_range_gain,
-            r.copy_acc, r.needle_nll_delta, r.aggregate_nll_delta, r.bytes_per_token / 1e6);
+            r.copy_acc, r.needle_nll_delta, r.aggregate_nll_delta,
+            r.repeat_ppl / r.dense_repeat_ppl, r.bytes_per_token / 1e6);
     }
     return out;
 }
@@ -69,6 +70,8 @@ std::string eval_json(const std::vector<EvalRow>& rows) {
                         {"needle_nll_delta", r.needle_nll_delta},
                         {"needle_nll_delta_by_kind", r.needle_deltas},
                         {"aggregate_nll_delta", r.aggregate_nll_delta},
+                        {"repeat_ppl", r.repeat_ppl},
+                        {"dense_repeat_ppl", r.dense_repeat_ppl},
                         {"mass_mean", r.report.mass_mean},
                         {"mass_p5", r.report.mass_p5},
                         {"mass_min", r.report.mass_min},

@@ -19,6 +19,8 @@ struct EvalRow {
     double copy_acc = 0;
     double needle_nll_delta = 0;  ///< mean over the needles, nats per answer token
     double aggregate_nll_delta = 0;
+    double repeat_ppl = 0;        ///< of repeated random tokens, median of three seeds
+    double dense_repeat_ppl = 0;  ///< the same of dense attention
     std::map<std::string, double> needle_deltas;  ///< by kind
     SparseReport report;
     double bytes_per_token = 0;

@@ -26,6 +26,9 @@ struct Plan {
     std::uint32_t n_ctx = 0;
     std::uint32_t n_dependent_dispatches = 0;  ///< 0 = not known: no step was recorded
     bool fits = true;                          ///< into the device
+    std::uint64_t dense_f16_bytes = 0;         ///< keys and values of dense attention in f16
+    float full_share = 1;                      ///< kv heads that keep every token
+    bool share_assumed = false;                ///< nothing is known of the model's heads
 };
 
 // What the plan is for: a file, or a shape that has none.
@@ -35,25 +38,39 @@ struct Subject {
     ModelFacts facts;
 };
 
+// Sizes alone: nothing is loaded or allocated.
+Plan make_plan(const Options& options, const ModelSource& model) {
+    SessionOptions session = session_options(options, context_size(options, 0));
+    assume_share(options, model.shape, session);
+    const std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
+    const std::uint64_t card_bytes =
+        options.fit.empty() || options.fit == "device" ? 0 : parse_size(options.fit, "--fit");
+    const ResolvedOptions resolved = options.fit.empty()
+                                         ? plan_session(*device, model, session, false)
+                                         : fit_session(*device, model, session, card_bytes);
+    return {device->info(),
+            model.shape,
+            resolved.memory,
+            resolved.n_ctx,
+            0,
+            resolved.fits,
+            resolved.dense_f16_bytes,
+            resolved.full_share,
+            model.file == nullptr && resolved.full_share < 1 &&
+                uses_calibration(options.sparse.preset)};
+}
+
 // The one place that loads the model for this; the number of dispatches is that of a step really
 // recorded.
 Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
+    Plan plan = make_plan(options, open_model(vocabulary.path.string()));
     const std::unique_ptr<Session> session =
         open_session(options, vocabulary, context_size(options, 0));
-    return {session->device(),
-            session->shape(),
-            session->memory(),
-            session->n_ctx(),
-            session->n_dependent_dispatches(),
-            true};
-}
-
-// Without a file there are no weights to load: sizes alone.
-Plan make_plan(const Options& options, const ModelSource& model) {
-    const SessionOptions session = session_options(options, context_size(options, 0));
-    const std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
-    const ResolvedOptions resolved = plan_session(*device, model, session, false);
-    return {device->info(), model.shape, resolved.memory, resolved.n_ctx, 0, resolved.fits};
+    plan.memory = session->memory();
+    plan.n_ctx = session->n_ctx();
+    plan.n_dependent_dispatches = session->n_dependent_dispatches();
+    plan.fits = true;
+    return plan;
 }
 
 std::vector<DeviceInfo> need_devices() {
@@ -115,6 +132,11 @@ std::uint32_t n_windowed_layers(const ModelShape& shape) {
     return n;
 }
 
+// Of what dense attention keeps in f16 for as many tokens.
+double kv_share(const Plan& plan) {
+    return static_cast<double>(plan.memory.kv_bytes) / static_cast<double>(plan.dense_f16_bytes);
+}
+
 std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
     const ModelFacts& facts = subject.facts;
     const ModelShape& shape = plan.shape;
@@ -142,6 +164,10 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
                         size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
                         size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
                         size_text(plan.memory.scratch_bytes));
+    if (plan.full_share < 1)
+        text += fmt::format("heads      {:.0f} % of the kv heads keep every token{}\n",
+                            100 * plan.full_share, plan.share_assumed ? " (assumed)" : "");
+    text += fmt::format("cache      {:.1f} % of dense attention in f16\n", 100 * kv_share(plan));
     if (!plan.fits) text += "           more than this device offers\n";
     if (plan.n_dependent_dispatches == 0) return text;
     text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
@@ -210,7 +236,8 @@ int run_info(const Options& options) {
         const Vocabulary vocabulary = open_vocabulary(options);
         subject = {vocabulary.path.string(), vocabulary.file.file_bytes(),
                    model_facts(vocabulary.file)};
-        plan = make_plan(options, vocabulary);
+        plan = options.fit.empty() ? make_plan(options, vocabulary)
+                                   : make_plan(options, open_model(vocabulary.path.string()));
     }
     if (!options.json) {
         write_out(printable(plan_text(subject, plan, kv_type(options))));
@@ -222,6 +249,9 @@ int run_info(const Options& options) {
                  {"index_bytes", plan.memory.index_bytes},
                  {"scratch_bytes", plan.memory.scratch_bytes},
                  {"fits", plan.fits},
+                 {"kv_share", kv_share(plan)},
+                 {"retrieval_share", plan.full_share},
+                 {"retrieval_share_assumed", plan.share_assumed},
                  {"n_ctx", plan.n_ctx},
                  {"type_k", options.cache_type_k},
                  {"type_v", options.cache_type_v},

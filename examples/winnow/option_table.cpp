@@ -246,6 +246,11 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(16, 64));
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
+    table
+        .value("--index-type", o.index_type, "TYPE",
+               "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "
+               "quantised cache)")
+        ->check(CLI::IsMember({"auto", "f16", "int8"}));
     if (with_preset)
         table.value(
             "--audit", o.audit, "full|N",
@@ -287,6 +292,11 @@ void add_shape(Table& table, Options& o, const char* help) {
     table.value("--type", o.weight_type, "TYPE",
                 "type of those weights: q4_0 (default), q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
                 "f16, bf16 or f32");
+    table
+        .value("--retrieval-share", o.assumed_share, "X",
+               "share of the kv heads of that shape that rtpurbo and duo let keep every token, 0 "
+               "to 1 (default 0.28)")
+        ->check(between(0.0, 1.0));
 }
 
 void add_bench(Table& table, Options& o) {
@@ -399,6 +409,9 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_session(table, options, true);
             add_sparse(table, options, true);
             add_shape(table, options, "plan for a known shape in place of -m: 135m, 1b or 8b");
+            table.value("--fit", options.fit, "SIZE",
+                        "the longest context that fits a card of this size (8GB, 7.5GiB); without "
+                        "a size, what is free on the device");
             table.set("--policies", options.policies, true, "print the sparse attention presets");
             table.set("--json", options.json, true, "print one JSON object");
             break;

@@ -47,7 +47,7 @@ struct EvalFlags {
 
 /// Flags of `calibrate`.
 struct CalibrateFlags {
-    std::string output_file;   ///< the sidecar; empty = beside the model
+    std::string output_file;  ///< the sidecar; empty = beside the model
     std::uint32_t index_dim = 0;
     float retrieval_share = -1;  ///< negative = found
     std::string plot_file;
@@ -112,8 +112,11 @@ struct Options {
     EvalFlags eval;
     CalibrateFlags calibrate;
     SparseOptions sparse;
-    std::string audit;      ///< "full", a number, or empty
-    bool policies = false;  ///< info: print the table of presets
+    std::string index_type = "auto";  ///< of index keys
+    std::string audit;                ///< "full", a number, or empty
+    bool policies = false;            ///< info: print the table of presets
+    std::string fit;  ///< info: size of a card, "device" for the one present; empty: no search
+    float assumed_share = -1;  ///< info, bench: retrieval heads of a --shape; negative = the usual
 };
 
 /// What main() does after parsing: run `options`, or print `text` to standard output and exit 0.
@@ -128,6 +131,10 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments);
 /// The storage type that -ctk and -ctv name together.
 /// @throws Error(kInvalidArgument) for types that winnow does not have yet, or two different ones.
 KvType kv_type(const Options& options);
+
+/// Bytes of "8GB", "7.5GiB", "6000MB" or plain bytes.
+/// @throws Error(kInvalidArgument) naming the flag.
+std::uint64_t parse_size(const std::string& text, const char* flag);
 
 /// Backslash escapes resolved as llama.cpp does: n r t ' " \ and xHH; others stay as they are.
 std::string resolve_escapes(const std::string& text);

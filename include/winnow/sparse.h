@@ -2,11 +2,13 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "winnow/error.h"
+#include "winnow/types.h"
 
 namespace winnow {
 
@@ -59,6 +61,15 @@ struct LayerSchedule {
     std::vector<std::uint32_t> head_map;  ///< kReuse: kv head here -> kv head there; empty = the same
 };
 
+/// What the last level of a preset should be set to on one model, so that its exactly audited attention mass reaches a target.
+struct PresetSetting {
+    std::string preset;
+    float mass = 0;             ///< presets that cut by mass; 0 = by budget
+    std::uint32_t budget = 0;   ///< tokens, of presets that cut by budget
+    float budget_share = 0;     ///< the same as a share of the cached tokens, for contexts longer than the measured one
+    float captured = 0;         ///< audited mass with it, mean over layers, heads and steps
+};
+
 /// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers, n_kv_heads, ...];
 /// windowed layers have zeros.
 struct Calibration {
@@ -76,6 +87,7 @@ struct Calibration {
     std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
     std::string preset;                     ///< recommended for `auto`
     float mass = 0;                         ///< its attention mass; 0 = the preset's own
+    std::vector<PresetSetting> settings;    ///< what presets use unless told otherwise
 };
 
 /// A sparse attention method as data. Every method of the literature that winnow implements is a preset of this.
@@ -91,9 +103,12 @@ struct SparsePolicy {
     float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
     std::vector<LayerSchedule> layers;    ///< one per layer of the model
     std::uint32_t index_dim = 0;          ///< width of index keys; 0 = none
+    IndexType index_type = IndexType::kF16;
     std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
     std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
-    std::uint32_t local_window = 0;         ///< of local heads; 0 = a tenth of the context, 512 to 8192
+    std::uint32_t local_window = 0;         ///< of local heads; 0 = a part of the context, within limits:
+    float local_share = 0.1f;
+    std::uint32_t local_least = 512, local_most = 8192;
     bool needs_sidecar = false;             ///< and has none
 
     bool is_dense() const { return name == "dense"; }
@@ -109,6 +124,7 @@ struct SparseOverrides {
     std::int32_t sink = -1;
     std::int32_t window = -1;
     std::int32_t min_ctx = -1;
+    std::optional<IndexType> index_type = std::nullopt;  ///< absent: int8 beside a quantised cache, else f16
     std::uint32_t block = 0;  ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
 };
 
@@ -117,6 +133,9 @@ struct PresetInfo {
     std::string_view name, scorer, filter, budget, schedule, paper;
 };
 const std::vector<PresetInfo>& sparse_presets();
+
+/// Presets whose settings a calibration tunes.
+const std::vector<std::string>& tuned_presets();
 
 /// Whether the preset does more, or works only, with a calibration.
 bool uses_calibration(std::string_view preset);

@@ -25,6 +25,9 @@ enum class WeightType : std::uint32_t {
 /// shaders' and GGUF's.
 enum class KvType : std::uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ8_0 = 8 };
 
+/// How index keys are stored: halves, or signed bytes with a scale per token. Values are the shaders'.
+enum class IndexType : std::uint32_t { kF16 = 0, kInt8 = 1 };
+
 /// Which dimensions RoPE rotates together: (i, i+1) or (i, i + n_rot/2).
 enum class RopePairing : std::uint32_t { kNorm = 0, kNeox = 1 };
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "models/calibration/head_roles.h"
+#include "models/calibration/preset_settings.h"
 #include "models/calibration/repeat_check.h"
 #include "models/calibration/text_analysis.h"
 #include "models/sidecar.h"
@@ -25,6 +26,8 @@ constexpr std::uint32_t kRepeatSeed = 20261123;
 constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text alone copies worse
 constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
+constexpr float kTargetMass = 0.9f;     // of the settings of presets
+constexpr std::uint32_t kSettingSteps = 4, kLeastSettingText = 1024;  // in less, sinks and window are most of it
 constexpr double kSafe = 1.15;          // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;
@@ -73,7 +76,9 @@ public:
             add_variants(analysis);
         }
         analyse(analysis);
-        choose_roles();
+        mark_roles();
+        tune_presets();
+        check_and_widen_roles();
         recommend();
         session_.truncate(0);
         return c_;
@@ -203,14 +208,18 @@ private:
         analysis.finish(c_, kAnchors, report_);
     }
 
-    void choose_roles() {
+    void mark_roles() {
         const std::vector<float> levels = head_levels(c_, shape_);
         if (options_.full_share >= 0) {
             mark_full_heads(c_, shape_, levels, level_of_share(shape_, levels, options_.full_share));
         } else {
             mark_full_heads(c_, shape_, levels, 1);
         }
+    }
+
+    void check_and_widen_roles() {
         if (options_.quick) return;
+        const std::vector<float> levels = head_levels(c_, shape_);
         const std::uint32_t period = std::min(kPeriod, session_.n_ctx() / 2 - 32);
         for (std::uint32_t widened = 0;; ++widened) {
             const RepeatCheck check = check_roles(session_, tokenizer_, std::make_shared<Calibration>(c_), period,
@@ -224,6 +233,19 @@ private:
             if (report_.roles_safe || options_.full_share >= 0 || widened == kMostWidenings || c_.full_share >= 1) return;
             mark_full_heads(c_, shape_, levels, 1 + kWidening * static_cast<float>(widened + 1));
         }
+    }
+
+    // What presets are set to, measured by the exact audit at the end of the text that judged the index and is still cached.
+    void tune_presets() {
+        const std::vector<TokenId> text = session_.tokens();
+        if (options_.quick || text.size() < kLeastSettingText) return;
+        const auto n = static_cast<std::uint32_t>(text.size()) - kSettingSteps;
+        if (session_.truncate(n) < n) return;
+        c_.settings = find_settings(session_, tuned_presets(), std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
+                                    [&](std::uint64_t done, std::uint64_t total) {
+                                        if (options_.on_progress) options_.on_progress("settings", done, total);
+                                    });
+        session_.use_sparse({});
     }
 
     // What `auto` uses: the index, and roles only where they have stood the test.

@@ -2,7 +2,6 @@
 #include "models/calibration/repeat_check.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <random>
 #include <utility>
@@ -34,16 +33,11 @@ std::vector<TokenId> random_text(const Tokenizer& tokenizer, std::uint32_t n, st
     return ids;
 }
 
-RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::shared_ptr<const Calibration> calibration,
-                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+std::vector<double> repeat_perplexities(Session& session, const Tokenizer& tokenizer, const std::vector<SparseOptions>& ways,
+                                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint32_t n_scored = std::min(kScoredTokens, period / 2);
-    SparseOptions off, roles;
-    roles.preset = "duo";
-    roles.calibration = std::move(calibration);
-    roles.overrides.window = static_cast<std::int32_t>(std::max(period / 2, 1u));
-    roles.overrides.min_ctx = 0;
-    std::array<std::vector<double>, 2> perplexities;
-    const std::uint64_t total = std::uint64_t{kSeeds} * (period + kLeadTokens + 2 * n_scored);
+    std::vector<std::vector<double>> perplexities(ways.size());
+    const std::uint64_t total = std::uint64_t{kSeeds} * (period + kLeadTokens + ways.size() * n_scored);
     std::uint64_t done = 0;
     for (std::uint32_t seed = 0; seed < kSeeds; ++seed) {
         const std::vector<TokenId> ids = random_text(tokenizer, period, kFirstSeed + seed);
@@ -52,28 +46,43 @@ RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::share
         prompt.insert(prompt.end(), ids.begin(), ids.end());
         prompt.insert(prompt.end(), ids.begin(), ids.begin() + kLeadTokens - 1);  // the last of them is decoded
         const auto n_prompt = static_cast<std::uint32_t>(prompt.size());
-        session.use_sparse(off);
+        session.use_sparse({});
         session.truncate(0);
         session.prefill(prompt, [&](std::uint32_t part, std::uint32_t) {
             progress(done + part, total);
             return true;
         });
         done += n_prompt;
-        for (std::size_t way = 0; way < 2; ++way) {
-            if (way == 1) session.use_sparse(roles);
+        for (std::size_t way = 0; way < ways.size(); ++way) {
+            session.use_sparse(ways[way]);
             if (session.truncate(n_prompt) < n_prompt) session.prefill(std::span(prompt).subspan(session.n_cached()));
             double sum = 0;
             for (std::uint32_t i = 0; i < n_scored; ++i) {
                 sum += nll(session.decode_logits(ids[kLeadTokens + i - 1]), ids[kLeadTokens + i]);
-                progress(++done, total);
+                progress(std::min(++done, total), total);
             }
             perplexities[way].push_back(std::exp(sum / n_scored));
         }
     }
-    session.use_sparse(off);
+    session.use_sparse({});
     session.truncate(0);
-    for (auto& values : perplexities) std::sort(values.begin(), values.end());
-    return {perplexities[0][kSeeds / 2], perplexities[1][kSeeds / 2]};
+    std::vector<double> medians;
+    for (auto& values : perplexities) {
+        std::sort(values.begin(), values.end());
+        medians.push_back(values[kSeeds / 2]);
+    }
+    return medians;
+}
+
+RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::shared_ptr<const Calibration> calibration,
+                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    SparseOptions off, roles;
+    roles.preset = "duo";
+    roles.calibration = std::move(calibration);
+    roles.overrides.window = static_cast<std::int32_t>(std::max(period / 2, 1u));
+    roles.overrides.min_ctx = 0;
+    const std::vector<double> medians = repeat_perplexities(session, tokenizer, {off, roles}, period, progress);
+    return {medians[0], medians[1]};
 }
 
 }  // namespace winnow

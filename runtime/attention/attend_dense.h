@@ -32,6 +32,7 @@ public:
     /// Splits that fill the device, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,
                                         std::uint32_t block_size);
+    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity, std::uint32_t block_size);
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 
 private:

@@ -31,7 +31,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
     // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
     const std::uint32_t group_size = device.is_cpu() ? 128 : 512;
     const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
-    const std::array<std::uint32_t, 19> spec{group_size,
+    const std::array<std::uint32_t, 20> spec{group_size,
                                              c.head_dim,
                                              c.n_heads / c.n_kv_heads,
                                              c.n_kv_heads,
@@ -49,7 +49,8 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              score_stride(c.max_rows),
                                              c.append_index ? 1u : 0u,
                                              c.append_only ? 1u : 0u,
-                                             c.index_unit};
+                                             c.index_unit,
+                                             static_cast<std::uint32_t>(c.index_type)};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);
@@ -64,8 +65,12 @@ void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const Select
 }
 
 std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity) {
-    const std::uint32_t splits = std::max(1u, (device.is_cpu() ? 8 : 256) / n_kv_heads);
-    return device.is_cpu() ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
+    return default_splits(device.is_cpu(), n_kv_heads, capacity);
+}
+
+std::uint32_t IndexerScore::default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity) {
+    const std::uint32_t splits = std::max(1u, (is_cpu ? 8 : 256) / n_kv_heads);
+    return is_cpu ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
 }
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {
@@ -73,7 +78,7 @@ std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens)
     std::uint64_t row_bytes = kv_row_bytes(c.kv_type, c.head_dim);
     if (c.level.scorer == Scorer::kBox) row_bytes = 2ull * c.head_dim * summary_element_bytes(c.kv_type);
     if (c.level.scorer == Scorer::kMean) row_bytes = c.head_dim * 4ull;
-    if (c.level.scorer == Scorer::kLowdim) row_bytes = c.index_dim * 2ull;
+    if (c.level.scorer == Scorer::kLowdim) row_bytes = index_row_bytes(c.index_type, c.index_dim);
     if (c.level.scorer == Scorer::kLowdimMean) row_bytes = c.index_dim * 4ull;
     return rows * row_bytes;
 }

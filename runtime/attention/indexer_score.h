@@ -20,7 +20,8 @@ public:
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
         bool is_final = true;            ///< lists tokens; else units
         std::uint32_t index_dim = 16;    ///< with index scorers
-        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums
+        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums; 0 = there are none
+        IndexType index_type = IndexType::kF16;
         std::uint32_t max_rows = 0;      ///< most rows that can be scored
         std::uint32_t n_splits = 8;
         bool append_index = false;       ///< also appends the newest token's index key
@@ -48,6 +49,7 @@ public:
     static std::uint32_t score_stride(std::uint32_t max_rows);
     /// Workgroups per kv head that share the scoring, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
+    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
     /// Bytes read for scoring `n_tokens` (all of them candidates).
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 

@@ -13,8 +13,8 @@ constexpr std::uint32_t kSuperTokens = 1024;
 
 SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
-    const std::array<std::uint32_t, 6> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
-                                            c.index_dim, c.index_unit};
+    const std::array<std::uint32_t, 7> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
+                                            c.index_dim, c.index_unit, static_cast<std::uint32_t>(c.index_type)};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("summarize_block", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(SummarizePush), spec);
@@ -30,7 +30,8 @@ void SummarizeBlock::record(vk::Recorder& recorder, const Buffers& b, const Summ
 }
 
 std::uint64_t SummarizeBlock::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    std::uint64_t bytes = n_tokens * (kv_row_bytes(c.kv_type, c.head_dim) + c.index_dim * 2ull);
+    std::uint64_t bytes = n_tokens * kv_row_bytes(c.kv_type, c.head_dim);
+    if (c.index_dim != 0) bytes += n_tokens * index_row_bytes(c.index_type, c.index_dim);
     if (c.summary_unit != 0)
         bytes += n_tokens / c.summary_unit * c.head_dim * (2ull * summary_element_bytes(c.kv_type) + 4);
     return bytes * c.n_kv_heads;

@@ -16,7 +16,8 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t summary_unit = 0;  ///< tokens of a block summary; 0 = none
         std::uint32_t index_dim = 0;     ///< 0 = no index keys
-        std::uint32_t index_unit = 64;
+        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums; 0 = there are none
+        IndexType index_type = IndexType::kF16;
     };
     struct Buffers {
         vk::BufferRange tables, keys;

@@ -31,12 +31,18 @@ std::uint32_t summary_unit_of(const SparsePolicy& policy) {
 std::uint32_t index_unit_of(const SparsePolicy& policy) {
     for (const SelectLevel& level : policy.levels)
         if (level.scorer == Scorer::kLowdimMean) return level.unit;
-    return 64;
+    return 0;
+}
+
+// Lists that neither a later layer nor a later step reads again: one place for them serves all layers.
+bool lists_serve_once(const SparsePolicy& policy) {
+    return policy.refresh <= 1 && std::none_of(policy.layers.begin(), policy.layers.end(),
+                                               [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
 }
 
 // Every buffer's size, in one place for allocation and planning.
 struct Sizes {
-    std::vector<std::uint64_t> summary_rows, index_rows;
+    std::vector<std::uint64_t> summary_rows, index_rows, index_sums;
     std::uint64_t summary_element = 0, summary_sum = 0;
     std::vector<std::uint32_t> strides;
     std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
@@ -61,10 +67,11 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
             selects && z.summary_unit != 0
                 ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
                 : 0);
-        z.index_rows.push_back(selects && policy.index_dim != 0 ? blocks * kv.block_size : 0);
+        z.index_rows.push_back(selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
         z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
-        z.total += z.index_rows.back() * policy.index_dim * 2 +
-                   z.index_rows.back() / index_unit_of(policy) * policy.index_dim * 4;
+        z.index_sums.push_back(index_unit_of(policy) == 0 ? 0 : z.index_rows.back() / index_unit_of(policy));
+        z.total += z.index_rows.back() * index_row_bytes(policy.index_type, policy.index_dim) +
+                   z.index_sums.back() * policy.index_dim * 4;
     }
     if (policy.is_dense()) return z;
     std::uint64_t list_words = 0;
@@ -86,7 +93,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     const std::uint64_t n_levels = std::max<std::size_t>(policy.levels.size(), 1);
     const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
     z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
-    z.lists = at_least(list_words * s.n_layers * 4);
+    z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
     z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
     z.counters = s.n_kv_heads * 8ull;  // selection, audit
@@ -147,8 +154,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         m.min = make("summary_min", z.summary_rows[layer] * z.summary_element);
         m.max = make("summary_max", z.summary_rows[layer] * z.summary_element);
         m.sum = make("summary_sum", z.summary_rows[layer] * z.summary_sum);
-        m.index_keys = make("index_keys", z.index_rows[layer] * policy_.index_dim * 2);
-        m.index_sums = make("index_sums", z.index_rows[layer] / index_unit_of(policy_) * policy_.index_dim * 4);
+        m.index_keys = make("index_keys", z.index_rows[layer] * index_row_bytes(policy_.index_type, policy_.index_dim));
+        m.index_sums = make("index_sums", z.index_sums[layer] * policy_.index_dim * 4);
     }
     none_ = make("none", 16);
     maps_ = make("index_maps", z.maps);
@@ -210,7 +217,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     if (summary_unit_ != 0 || policy_.index_dim != 0) {
         summarize_ = std::make_unique<SummarizeBlock>(
             device, SummarizeBlock::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size, summary_unit_,
-                                           policy_.index_dim, index_unit_of(policy_)});
+                                           policy_.index_dim, index_unit_of(policy_), policy_.index_type});
     }
     IndexerScore::Config base;
     base.n_heads = shape.n_heads;
@@ -221,6 +228,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     base.pool = policy_.pool;
     base.index_dim = std::max(policy_.index_dim, 8u);
     base.index_unit = index_unit_of(policy_);
+    base.index_type = policy_.index_type;
     base.max_rows = z.max_rows;
     base.n_splits = select_splits;
     for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
@@ -255,7 +263,7 @@ std::uint32_t AttentionPipeline::list_offset(std::uint32_t layer, std::size_t le
         if (i == level) before = per_layer;
         per_layer += level_strides_[i] * shape_.n_kv_heads;
     }
-    return layer * per_layer + before;
+    return (lists_serve_once(policy_) ? 0 : layer) * per_layer + before;
 }
 
 IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, std::size_t level) const {
@@ -462,6 +470,7 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
             c.kv_type = kv.type;
             c.level = level;
             c.index_dim = policy_.index_dim;
+            c.index_type = policy_.index_type;
             sum += IndexerScore::bytes_moved(c, candidates);
             const auto share = static_cast<std::uint64_t>(level.budget_share * static_cast<double>(n_tokens));
             if (level.budget != 0) candidates = std::min(candidates, std::max<std::uint64_t>(level.budget, share));

@@ -76,7 +76,8 @@ public:
     };
     /// Audit records [n_layers, n_heads], host view; valid for audited layers once the step has completed.
     std::span<const Mass> audit_records() const;
-    /// Tokens that the last list of a selecting layer stands for in a kv head, read back; waits. For reports and tests.
+    /// Tokens that the last list of a selecting layer stands for in a kv head, read back; waits. For reports and tests. Without reuse in
+    /// layers or in time the layers share one place: only the layer recorded last has its list still.
     std::vector<std::uint32_t> read_list(std::uint32_t layer, std::uint32_t kv_head) const;
     /// What each (layer, kv head) may keep at the last level, [n_layers, n_kv_heads]; written by the controller between steps.
     HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head);

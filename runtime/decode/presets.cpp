@@ -99,6 +99,23 @@ void local_heads(SparsePolicy& p, const std::vector<bool>& windowed, const Calib
     }
 }
 
+// What calibration measured to reach its target mass. A coarse level lets twice as much through, or what it always does.
+void use_setting(SparsePolicy& p, const Calibration& c) {
+    const auto found = std::find_if(c.settings.begin(), c.settings.end(), [&](const PresetSetting& s) { return s.preset == p.name; });
+    if (found == c.settings.end() || p.levels.empty()) return;
+    SelectLevel& last = p.levels.back();
+    if (last.rule == BudgetRule::kTopP) {
+        if (found->mass > 0) last.mass = found->mass;
+        return;
+    }
+    last.budget = std::max(found->budget, p.sink + p.window);
+    last.budget_share = found->budget_share;
+    for (std::size_t i = 0; i + 1 < p.levels.size(); ++i) {
+        p.levels[i].budget = std::max(p.levels[i].budget, 2 * last.budget);
+        p.levels[i].budget_share = std::max(p.levels[i].budget_share, std::min(2 * last.budget_share, 1.0f));
+    }
+}
+
 // Index maps with the temperature folded into the query's side, or rows that pick the dimensions of the chosen RoPE pairs.
 void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
     p.index_dim = c.index_dim;
@@ -122,8 +139,14 @@ void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
 
 }  // namespace
 
+const std::vector<std::string>& tuned_presets() {
+    static const std::vector<std::string> names{"rtpurbo", "hisa", "fasa", "kascade", "quest", "twilight"};
+    return names;
+}
+
 bool uses_calibration(std::string_view preset) {
-    return preset == "rtpurbo" || preset == "hisa" || preset == "fasa" || preset == "duo" || preset == "kascade" || preset == "auto";
+    const std::vector<std::string>& tuned = tuned_presets();
+    return std::find(tuned.begin(), tuned.end(), preset) != tuned.end() || preset == "duo" || preset == "razor" || preset == "auto";
 }
 
 const std::vector<PresetInfo>& sparse_presets() {
@@ -150,6 +173,8 @@ const std::vector<PresetInfo>& sparse_presets() {
         {"fasa", "index keys (RoPE pairs)", "-", "top 256 tokens", "first 2 layers dense", "FASA, 2602.03152"},
         {"duo", "-", "-", "everything, or sink 4 and a window", "retrieval heads dense, the others window only",
          "DuoAttention, 2410.10819"},
+        {"razor", "-", "-", "everything, or sink 4 and a fifth", "retrieval heads dense, the others window only",
+         "RazorAttention, 2407.15891"},
         {"auto", "the best measured one", "", "", "", "-"},
     };
     return presets;
@@ -232,7 +257,12 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         every_layer_selects(p, windowed, p.name == "fasa" ? 2 : 0);
         if (calibration != nullptr) use_index(p, *calibration, p.name == "fasa");
         if (calibration != nullptr && p.name == "rtpurbo") local_heads(p, windowed, *calibration);
-    } else if (p.name == "duo") {
+    } else if (p.name == "duo" || p.name == "razor") {
+        if (p.name == "razor") {  // the last fifth, never less than 4,000 tokens
+            p.local_share = 0.2f;
+            p.local_least = 4000;
+            p.local_most = 0xffffffffu;
+        }
         p.needs_sidecar = calibration == nullptr;
         p.layers.assign(windowed.size(), {});
         if (calibration != nullptr) local_heads(p, windowed, *calibration);
@@ -242,7 +272,10 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("unknown sparse preset '{}'; known are {}", name, fmt::join(names, ", ")));
     }
-    if (recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
+    if (calibration != nullptr) use_setting(p, *calibration);
+    const bool is_tuned = calibration != nullptr && std::any_of(calibration->settings.begin(), calibration->settings.end(),
+                                                                [&](const PresetSetting& s) { return s.preset == p.name; });
+    if (!is_tuned && recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
         p.levels.back().mass = recommended_mass;
     if (overrides.mass >= 0 && !p.levels.empty()) {
         p.levels.back().rule = BudgetRule::kTopP;
@@ -272,6 +305,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     // With fewer tokens than its budget a preset would select them all.
     if (!p.levels.empty() && p.levels.back().rule == BudgetRule::kTopK && p.levels.back().budget_share == 0)
         p.min_ctx = std::max(p.min_ctx, p.levels.back().budget);
+    if (overrides.index_type) p.index_type = *overrides.index_type;
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
     if (overrides.window >= 0) p.window = p.local_window = static_cast<std::uint32_t>(overrides.window);
     if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);

@@ -64,7 +64,8 @@ struct SparseAttention::Impl {
           staged(*device, "staged", kAppendTokens * 2ull * c.n_kv_heads * c.head_dim * 4, vk::BufferUse::kShared),
           none(*device, "none", 16, vk::BufferUse::kDevice),
           pipeline(*device, {1, c.n_heads, c.n_kv_heads, c.head_dim}, cache,
-                   {state, query, partials, counters, attended, none}, n_splits, policy, {}, false),
+                   {state, query, partials, counters, attended, none}, n_splits, policy,
+                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false),
           append_stage(*device, append_config(c)) {
         if (config.scale == 0) config.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         std::memset(state.mapped(), 0, sizeof(StepState));

@@ -20,6 +20,10 @@ std::uint64_t kv_row_bytes(KvType type, std::uint32_t head_dim) {
     return 0;
 }
 
+std::uint64_t index_row_bytes(IndexType type, std::uint32_t index_dim) {
+    return type == IndexType::kInt8 ? index_dim + 2ull : index_dim * 2ull;
+}
+
 std::uint32_t summary_element_bytes(KvType type) { return type == KvType::kF32 ? 4 : 2; }
 
 std::string kv_shader(std::string_view stage, KvType type) {
@@ -38,6 +42,7 @@ KvLayout::KvLayout(KvConfig config) : config_(std::move(config)) {
     const std::uint32_t full_blocks = blocks_of(config_.capacity);
     std::uint32_t longest = 0;
     layer_blocks_.assign(config_.n_layers, 0);
+    full_blocks_.assign(config_.n_layers, 0);
     for (std::uint32_t layer = 0; layer < config_.n_layers; ++layer) {
         for (std::uint32_t kv_head = 0; kv_head < config_.n_kv_heads; ++kv_head) {
             const HeadRole& role = config_.roles.at(layer * config_.n_kv_heads + kv_head);
@@ -55,10 +60,18 @@ KvLayout::KvLayout(KvConfig config) : config_(std::move(config)) {
                     head.n_blocks = sinks + head.ring_blocks;
                 }
             }
-            head.first_block = layer_blocks_[layer];
-            layer_blocks_[layer] += head.n_blocks;
             longest = std::max(longest, head.n_blocks);
             heads_.push_back(head);
+        }
+        // Full heads first: what goes with the keys of those alone (index keys) then needs no rows for the rings.
+        for (const bool full : {true, false}) {
+            for (std::uint32_t kv_head = 0; kv_head < config_.n_kv_heads; ++kv_head) {
+                HeadLayout& head = heads_[layer * config_.n_kv_heads + kv_head];
+                if ((head.ring_blocks == 0) != full) continue;
+                head.first_block = layer_blocks_[layer];
+                layer_blocks_[layer] += head.n_blocks;
+            }
+            if (full) full_blocks_[layer] = layer_blocks_[layer];
         }
     }
     table_stride_ = WINNOW_TABLE_HEADER + longest;

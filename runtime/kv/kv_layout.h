@@ -51,6 +51,8 @@ public:
         return heads_[layer * config_.n_kv_heads + kv_head];
     }
     std::uint32_t layer_blocks(std::uint32_t layer) const { return layer_blocks_[layer]; }
+    /// Blocks of the layer's heads that are no rings; they stand before the others.
+    std::uint32_t full_blocks(std::uint32_t layer) const { return full_blocks_[layer]; }
     std::uint64_t block_bytes() const;                       ///< of K or of V
     std::uint64_t pool_bytes(std::uint32_t layer) const;     ///< of the K pool; V has the same
     std::uint64_t largest_pool_bytes() const;                ///< what one binding must reach
@@ -65,7 +67,7 @@ public:
 private:
     KvConfig config_;
     std::vector<HeadLayout> heads_;
-    std::vector<std::uint32_t> layer_blocks_;
+    std::vector<std::uint32_t> layer_blocks_, full_blocks_;
     std::uint32_t table_stride_ = 0;
 };
 
@@ -74,6 +76,8 @@ std::vector<HeadRole> model_roles(const ModelShape& shape);
 
 /// Bytes of a token's key or value in one head, scales included.
 std::uint64_t kv_row_bytes(KvType type, std::uint32_t head_dim);
+/// Bytes of a token's index key in one head, scale included.
+std::uint64_t index_row_bytes(IndexType type, std::uint32_t index_dim);
 /// Bytes of a minimum or maximum in the summaries beside such a cache.
 std::uint32_t summary_element_bytes(KvType type);
 /// Name of the variant of `stage` for this type: stage_f16 and so on.

@@ -126,6 +126,8 @@ Device::~Device() {
     instance_.reset();  // before the messages that its messenger writes to
 }
 
+std::uint64_t Device::free_memory_bytes() const { return vk::free_memory_bytes(physical_); }
+
 bool Device::debug_utils() const { return instance_->debug_utils(); }
 
 void Device::set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const {

@@ -74,6 +74,9 @@ public:
                limits_.subgroup_size == 32;
     }
 
+    /// What other programs leave of the largest device-local heap; all of it where the driver does not say.
+    std::uint64_t free_memory_bytes() const;
+
     /// Names an object for validation messages and captures; no-op without debug utils.
     void set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const;
 

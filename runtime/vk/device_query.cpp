@@ -249,6 +249,27 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     return report;
 }
 
+std::uint64_t free_memory_bytes(VkPhysicalDevice physical) {
+    auto budget = make_struct<VkPhysicalDeviceMemoryBudgetPropertiesEXT>(
+        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT);
+    auto memory = make_struct<VkPhysicalDeviceMemoryProperties2>(
+        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2);
+    const bool known = has_extension(physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+    if (known) memory.pNext = &budget;
+    vkGetPhysicalDeviceMemoryProperties2(physical, &memory);
+    std::uint64_t largest = 0, free = 0;
+    for (std::uint32_t i = 0; i < memory.memoryProperties.memoryHeapCount; ++i) {
+        const VkMemoryHeap& heap = memory.memoryProperties.memoryHeaps[i];
+        if ((heap.flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) == 0 || heap.size <= largest) continue;
+        largest = free = heap.size;
+        if (known) {
+            const std::uint64_t offered = std::min<std::uint64_t>(budget.heapBudget[i], heap.size);
+            free = offered - std::min<std::uint64_t>(budget.heapUsage[i], offered);
+        }
+    }
+    return free;
+}
+
 void choose_features(VkPhysicalDevice physical, FeatureSet features, bool robust,
                      FeatureChain& wanted) {
     FeatureChain has(false);

@@ -38,6 +38,10 @@ struct DeviceReport {
 
 DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical, std::uint32_t index);
 
+/// Bytes of the largest device-local heap that are free for this process (VK_EXT_memory_budget); all
+/// of it where the driver does not say.
+std::uint64_t free_memory_bytes(VkPhysicalDevice physical);
+
 /// Sets in `wanted` what winnow uses of what `physical` has.
 void choose_features(VkPhysicalDevice physical, FeatureSet features, bool robust,
                      FeatureChain& wanted);

@@ -7,7 +7,7 @@
 // One workgroup handles: a range of rows of one kv head; the workgroup kSplits handles sinks and window, which are always
 // attended and count towards the mass, and appends the newest token's index key.
 // Bindings: 0 state; 1 block table; 2 rows; 3 second rows (box: max); 4 q f32 [n_heads, head_dim]; 5 index maps f32
-//   [A: index_dim, head_dim][B: index_dim, head_dim] per kv head; 6 K pool; 7 index keys f16 [n_physical, block, index_dim];
+//   [A: index_dim, head_dim][B: index_dim, head_dim] per kv head; 6 K pool; 7 index keys [n_physical, block, index_dim], index_keys.glsl;
 //   8 sums of index keys f32 [n_physical * block / unit, index_dim]; 9 lists u32 of this level; 10 lists of the level above; 11 scores f32
 //   [n_heads, max_rows]; 12 partial (m, d) [n_kv_heads, kSplits + 1, kGroup]; 13 counters; 14 controls; 15 policies;
 //   16 last selecting queries f32; 17 mass that dropped rows hold, log, f32 [n_heads]
@@ -39,7 +39,8 @@ layout(constant_id = 14) const uint kLanes = 8;       // lanes per row
 layout(constant_id = 15) const uint kMaxRows = 1;     // stride of the scores, a multiple of 16
 layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends the newest index key
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
-layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums
+layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums; 0 = there are none
+layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -47,6 +48,7 @@ layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the 
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/index_keys.glsl"
 #include "shaders/common/select.glsl"
 
 layout(push_constant, scalar) uniform Push { SelectPush push; };
@@ -55,8 +57,7 @@ layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 ro
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 KV_POOL(key_pool, 6, readonly)
-layout(set = 0, binding = 7, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
-layout(set = 0, binding = 7, scalar) coherent buffer IndexQuads { uvec4 index_quads[]; };
+INDEX_PLANE(7)
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
 layout(set = 0, binding = 9, scalar) coherent buffer Lists { uint lists[]; };
 layout(set = 0, binding = 10, scalar) restrict readonly buffer Parents { uint parents[]; };
@@ -83,6 +84,7 @@ shared vec2 shared_states[kSubgroups * kGroup];
 shared float shared_lse[kGroup];
 shared uint shared_counts[kSubgroups * 2];
 shared uint arrived;
+shared float shared_index_key[kIndexDim];
 
 vec4 q[kGroup * 2 * kUnitsPerLane];
 uint kv_head, position, sinks, middle_end, n_parents;
@@ -136,6 +138,8 @@ void load_query() {
     }
 }
 
+float appended(uint r) { return shared_index_key[r]; }
+
 // Index key of the newest token and its place in the block's sum: one invocation per index dimension.
 void append_index_key() {
     const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
@@ -148,10 +152,14 @@ void append_index_key() {
             for (uint e = 0; e < 4; ++e)
                 sum += maps[map_at + unit * 8 + e] * a[e] + maps[map_at + unit * 8 + 4 + e] * b[e];
         }
-        const uint packed = packHalf2x16(vec2(sum, 0.0));
-        index_keys[row * kIndexDim + r] = uint16_t(packed);
-        const uint at = (row / kIndexUnit) * kIndexDim + r;
-        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + unpackHalf2x16(packed).x;
+        shared_index_key[r] = sum;
+    }
+    barrier();
+    INDEX_LARGEST(largest, appended)
+    INDEX_STORE_ROW(row, appended, largest, gl_LocalInvocationIndex, kGroupSize)
+    for (uint r = gl_LocalInvocationIndex; kIndexUnit != 0 && r < kIndexDim; r += kGroupSize) {
+        const uint at = (row / max(kIndexUnit, 1u)) * kIndexDim + r;
+        index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + index_stored(appended(r), largest);
     }
     memoryBarrierBuffer();
     barrier();
@@ -190,7 +198,7 @@ void score_rows(bool tokens) {
             if (!slot_rows[t].inside || unit >= kUnits) continue;
             const uint at = slot_rows[t].row * kUnits + unit;
             if (tokens) {
-                if (kIndexed) unpack_halves(index_quads[at], a[t], b[t]);
+                if (kIndexed) INDEX_LOAD(slot_rows[t].row, unit, a[t], b[t])
                 else KV_LOAD(key_pool, slot_rows[t].row, unit, a[t], b[t])
             } else if (kScorer == WINNOW_SCORE_BOX) {
                 load_summary_unit(0, at, a[t], b[t]);

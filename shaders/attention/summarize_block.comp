@@ -3,7 +3,7 @@
 // Computes: after a prefill chunk, the summaries of the blocks and superblocks that it touched and the index keys of its tokens
 // (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys are read.
 // One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or index dimension.
-// Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys f16; 7 sums of index keys f32
+// Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys, index_keys.glsl; 7 sums of index keys f32
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_control_flow_attributes : require
@@ -15,13 +15,15 @@ layout(constant_id = 1) const uint kHeadDim = 64;
 layout(constant_id = 2) const uint kBlockSize = 64;
 layout(constant_id = 3) const uint kSummaryUnit = 64;  // 0 = no summaries
 layout(constant_id = 4) const uint kIndexDim = 0;      // 0 = no index keys
-layout(constant_id = 5) const uint kIndexUnit = 64;
+layout(constant_id = 5) const uint kIndexUnit = 64;    // tokens of a row of the index sums; 0 = there are none
+layout(constant_id = 6) const uint kIndexType = 0;
 
 #define TABLE_BINDING 0
 #define SUMMARY_BINDING 2
 #include "shaders/common/interface.h"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/index_keys.glsl"
 #include "shaders/common/summary.glsl"
 
 const uint kBatch = 16;  // keys on their way at once
@@ -29,7 +31,7 @@ const uint kBatch = 16;  // keys on their way at once
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
 KV_POOL(key_pool, 1, restrict readonly)
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-layout(set = 0, binding = 6, scalar) coherent buffer IndexKeys { uint16_t index_keys[]; };
+INDEX_PLANE(6)
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
 
 // One channel over the tokens [begin, end) of a superblock. Sums run in the order of the tokens, as they do when a decode step appends
@@ -63,6 +65,21 @@ void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint
     write_summary(super_row, dim, super);
 }
 
+// Dimension r of the index key of key_row. With codes it is asked for twice: an array of them would take a software driver's compiler
+// seconds, and shared memory is too small for a key of each invocation.
+uint key_row, first_map;
+float index_key(uint r) {
+    const uint map_at = first_map + r * kHeadDim;
+    float sum = 0.0;
+    for (uint unit = 0; unit < kRowUnits; ++unit) {
+        vec4 a, b;
+        KV_LOAD(key_pool, key_row, unit, a, b)
+        [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + e] * a[e];
+        [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + 4 + e] * b[e];
+    }
+    return sum;
+}
+
 void main() {
     const uint kv_head = gl_WorkGroupID.y;
     const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
@@ -74,28 +91,22 @@ void main() {
         for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += kGroupSize)
             summarize_channel(table, kv_head, dim, begin, end);
     if (kIndexDim != 0) {
+        first_map = push.maps + (kv_head * 2 + 1) * kIndexDim * kHeadDim;
         // Keys: one invocation per token. Sums: one per index dimension, once the keys are there.
         for (uint position = begin + gl_LocalInvocationIndex; position < end; position += kGroupSize) {
             const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-            for (uint r = 0; r < kIndexDim; ++r) {
-                const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
-                float sum = 0.0;
-                for (uint unit = 0; unit < kRowUnits; ++unit) {
-                    vec4 a, b;
-                    KV_LOAD(key_pool, row, unit, a, b)
-                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + e] * a[e];
-                    [[unroll]] for (uint e = 0; e < 4; ++e) sum += maps[map_at + unit * 8 + 4 + e] * b[e];
-                }
-                index_keys[row * kIndexDim + r] = uint16_t(packHalf2x16(vec2(sum, 0.0)));
-            }
+            key_row = row;
+            INDEX_LARGEST(largest, index_key)
+            INDEX_STORE_ROW(row, index_key, largest, 0, 1)
         }
+        if (kIndexUnit == 0) return;  // for all of the group
         memoryBarrierBuffer();
         barrier();
         for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
             for (uint position = begin; position < end; ++position) {
                 const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-                const uint at = (row / kIndexUnit) * kIndexDim + r;
-                const float key = unpackHalf2x16(uint(index_keys[row * kIndexDim + r])).x;
+                const uint at = (row / max(kIndexUnit, 1u)) * kIndexDim + r;
+                const float key = INDEX_VALUE(row, r);
                 index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + key;
             }
         }

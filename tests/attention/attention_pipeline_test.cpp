@@ -243,6 +243,22 @@ TEST_F(AttentionPipelineTest, PlansItsMemoryToTheByte) {
     }
 }
 
+TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
+    Rig rig(device(), 1500, KvType::kF16);
+    for (const IndexType type : {IndexType::kF16, IndexType::kInt8}) {
+        for (const char* name : {"hisa", "rtpurbo"}) {
+            SparsePolicy policy = make_preset(name, kFull);
+            policy.index_dim = 16;
+            policy.index_type = type;
+            const std::vector<float> maps(std::size_t{kLayers} * kKvHeads * 2 * 16 * kDim, 0.1f);
+            const AttentionPipeline p(device(), kShape, rig.cache,
+                                      {rig.state, rig.act, rig.partials, rig.counters, rig.attended, rig.act}, kSplits, policy, maps);
+            EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
+                                                                 IndexerScore::default_splits(device(), kKvHeads, 1500))) << name;
+        }
+    }
+}
+
 TEST_F(AttentionPipelineTest, RefusesBadPolicies) {
     Rig rig(device(), 100, KvType::kF16);
     const auto refused = [&](SparsePolicy p) {

@@ -19,6 +19,7 @@
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
 #include "tests/support/guarded_buffer.h"
+#include "tests/support/index_rows.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -30,6 +31,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 struct SummarizeCase {
     CacheShape shape;
     std::uint32_t unit = 64, index_dim = 0, index_unit = 64;
+    IndexType index_type = IndexType::kF16;
     std::vector<std::uint32_t> cuts = {};  ///< tokens at which a chunk ends, besides the last
 
     std::string text() const {
@@ -59,8 +61,8 @@ struct Rig {
         : device(dev), c(summarize_case), cache(std::move(test_cache)), super_first(c.unit == 0 ? 0 : cache.n_physical * kBlock / c.unit),
           super_stride(c.shape.n_tokens / kSuper + 2), n_rows(c.unit == 0 ? 0 : super_first + c.shape.n_kv_heads * super_stride),
           low(dev, "min", bytes(n_rows * c.shape.head_dim, element())), high(dev, "max", bytes(n_rows * c.shape.head_dim, element())),
-          sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)), index_keys(dev, "index_keys", bytes(cache.n_rows() * c.index_dim, 2)),
-          index_sums(dev, "index_sums", bytes(cache.n_rows() / c.index_unit * c.index_dim, 4)) {
+          sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)), index_keys(dev, "index_keys", bytes(c.index_dim == 0 ? 0 : cache.n_rows(), index_row_bytes(c.index_type, c.index_dim))),
+          index_sums(dev, "index_sums", bytes(c.index_unit == 0 ? 0 : cache.n_rows() / c.index_unit * c.index_dim, 4)) {
         ReplicableRng rng(c.index_dim);
         maps = rng.normals(kFirstMap + std::size_t{c.shape.n_kv_heads} * 2 * c.index_dim * c.shape.head_dim, 0, 0.25f);
     }
@@ -124,18 +126,21 @@ struct Rig {
     // A key rounds once for each channel, added one by one, and to a half. A sum is one of the halves, which are what is scored.
     void expect_index_keys() const {
         const std::size_t dim = c.index_dim, map = dim * c.shape.head_dim;
-        const std::vector<float> got = written<std::uint16_t>(index_keys);
+        const std::vector<float> got = unpack_index_rows(c.index_type, c.index_dim, index_keys.bytes());
         std::vector<double> ref(got.size(), double{kNan}), allowance(got.size());
-        std::vector<double> ref_sum(cache.n_rows() / c.index_unit * dim, double{kNan}), sum_allowance(ref_sum.size());
+        std::vector<double> ref_sum(c.index_unit == 0 ? 4 : cache.n_rows() / c.index_unit * dim, double{kNan}), sum_allowance(ref_sum.size());
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             if (cache.heads[h].window != 0) continue;
             for (std::uint32_t t = 0; t < c.shape.n_tokens; ++t) {
                 const reference::IndexKey key = reference::index_key(
                     cache.view(), h, t, std::span<const float>(maps).subspan(kFirstMap + (2 * h + 1) * map, map));
                 const std::size_t row = cache.heads[h].row(t);
+                double largest = 0;
+                for (const double x : key.value) largest = std::max(largest, std::abs(x));
                 for (std::size_t r = 0; r < dim; ++r) {
                     ref[row * dim + r] = key.value[r];
-                    allowance[row * dim + r] = std::abs(key.value[r]) * 0x1p-11 + 0x1p-25 + kRounding * c.shape.head_dim * key.terms[r];
+                    allowance[row * dim + r] = index_storing_error(c.index_type, key.value[r], largest) + kRounding * c.shape.head_dim * key.terms[r];
+                    if (c.index_unit == 0) continue;
                     double& total = ref_sum[row / c.index_unit * dim + r];
                     const double half = double{got[row * dim + r]};
                     total = (t % c.index_unit == 0 ? 0 : total) + half;
@@ -165,10 +170,11 @@ protected:
     static const SummarizeBlock& stage(const SummarizeCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<SummarizeBlock>& result =
-            stages_[fmt::format("{} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit, c.index_dim, c.index_unit)];
+            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit, c.index_dim, c.index_unit,
+                                static_cast<int>(c.index_type))];
         if (!result)
             result = std::make_unique<SummarizeBlock>(
-                device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim, c.index_unit});
+                device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim, c.index_unit, c.index_type});
         return *result;
     }
     static void check(const SummarizeCase& c) {
@@ -216,6 +222,14 @@ TEST_F(SummarizeBlockTest, IndexKeysOfEveryShape) {
         for (const std::uint32_t index_dim : {8u, 64u})
             check({.shape = {.n_tokens = 333, .kv_type = type}, .unit = 32, .index_dim = index_dim, .cuts = {100}});
     }
+}
+
+TEST_F(SummarizeBlockTest, IndexKeysOfEightBits) {
+    for (const KvType type : {KvType::kF16, KvType::kQ8_0})
+        for (const std::uint32_t index_dim : {8u, 16u, 64u})
+            for (const std::uint32_t index_unit : {0u, 64u})  // 0: no sums
+                check({.shape = {.n_tokens = 1100, .kv_type = type}, .unit = 0, .index_dim = index_dim, .index_unit = index_unit,
+                       .index_type = IndexType::kInt8, .cuts = {100, 1025}});
 }
 
 TEST_F(SummarizeBlockTest, SumsOfAnyKeys) {

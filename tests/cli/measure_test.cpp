@@ -129,6 +129,43 @@ TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
     expect_error(run_program({"info", "--shape", "8b", "-c", "200000"}), 2, "131072");
 }
 
+TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {
+    const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk", "q8_0",
+                              "-ctv", "q8_0", "--json"});
+    EXPECT_LE(plan["total_bytes"].get<double>(), 8.0e9);
+    EXPECT_NEAR(plan["retrieval_share"].get<double>(), 0.28, 0.01);
+    EXPECT_EQ(plan["retrieval_share_assumed"], true);
+    const auto index_bytes = [](const char* type) {
+        return parsed({"info", "--shape", "8b", "-c", "32768", "--sparse", "rtpurbo", "--index-type", type, "--json"})["index_bytes"]
+            .get<double>();
+    };
+    EXPECT_LT(index_bytes("int8"), 0.7 * index_bytes("f16"));  // lists and scores stay as they are
+    EXPECT_EQ(parsed({"info", "--shape", "8b", "--sparse", "duo", "--retrieval-share", "0.5", "-c", "8192", "--json"})["retrieval_share"], 0.5);
+}
+
+TEST_F(Measure, InfoFindsTheLongestContextThatFits) {
+    const auto fit = [](std::vector<std::string> more) {
+        std::vector<std::string> arguments{"info", "--shape", "8b", "--json", "--fit"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return parsed(arguments);
+    };
+    const json dense = fit({"8GB"}), sparse = fit({"8GB", "--sparse", "rtpurbo", "-ctk", "q8_0", "-ctv", "q8_0"});
+    EXPECT_LE(dense["total_bytes"].get<double>(), 8e9);
+    EXPECT_GT(dense["total_bytes"].get<double>(), 7.95e9);
+    EXPECT_EQ(dense["fits"], true);
+    EXPECT_EQ(dense["n_ctx"].get<int>() % 64, 0);
+    EXPECT_GT(sparse["n_ctx"].get<int>(), 4 * dense["n_ctx"].get<int>());
+    EXPECT_LE(sparse["total_bytes"].get<double>(), 8e9);
+    EXPECT_EQ(fit({"40GiB"})["n_ctx"], 131072);  // no more than the model was trained for
+    const json here = parsed({"info", "-m", Files::shared().tiny(), "--fit", "--json"});
+    EXPECT_EQ(here["n_ctx"], 256);
+    EXPECT_FALSE(here.contains("n_dependent_dispatches"));  // nothing was loaded
+    expect_error(run_program({"info", "--shape", "8b", "--fit", "4GB"}), 5, "no context fits");
+    expect_error(run_program({"info", "--shape", "8b", "--fit", "8XB"}), 2, "--fit");
+    expect_error(run_program({"info", "--shape", "8b", "--fit", "8GB", "-c", "4096"}), 2, "not both");
+    expect_error(run_program({"info", "--fit", "8GB"}), 2, "needs a model");
+}
+
 TEST_F(Measure, BenchRefusesBadShapes) {
     for (const auto& [arguments, needle] : std::vector<std::pair<std::vector<std::string>, std::string>>{
              {{"bench"}, "--shape 8b"},

@@ -86,7 +86,7 @@ TEST(PresetsTest, SidecarsAreAskedFor) {
         const bool indexed = std::any_of(p.levels.begin(), p.levels.end(), [](const SelectLevel& l) {
             return l.scorer == Scorer::kLowdim || l.scorer == Scorer::kLowdimMean;
         });
-        EXPECT_EQ(p.needs_sidecar, indexed || info.name == "duo") << info.name;
+        EXPECT_EQ(p.needs_sidecar, indexed || info.name == "duo" || info.name == "razor") << info.name;
         if (indexed) expect_refused([&] { p.check(12, 3); }, "index_dim");
     }
 }

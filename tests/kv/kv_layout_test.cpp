@@ -195,6 +195,15 @@ TEST(KvLayout, BytesByTypeAndLayer) {
     }
 }
 
+TEST(KvLayout, FullHeadsStandBeforeRings) {
+    const KvLayout layout(config(1024, {{true, 65, 0}, kFull, {true, 65, 0}}));
+    EXPECT_EQ(layout.full_blocks(0), 16u);
+    EXPECT_EQ(layout.head(0, 1).first_block, 0u);
+    EXPECT_EQ(layout.head(0, 0).first_block, 16u);
+    EXPECT_EQ(layout.head(0, 2).first_block, 16u + layout.head(0, 0).n_blocks);
+    EXPECT_EQ(layout.layer_blocks(0), 16u + 2 * layout.head(0, 0).n_blocks);
+}
+
 TEST(KvLayout, TheLargestContextDoesNotOverflow) {
     KvConfig c = config(~0u, {kFull, kFull, {true, ~0u, 0}, {true, 1u << 20, ~0u}}, 2);
     c.head_dim = 256;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <Eigen/Dense>
 #include <cmath>
@@ -15,6 +17,7 @@
 #include "models/calibration/index_fit.h"
 #include "models/calibration/index_quality.h"
 #include "models/calibration/layer_similarity.h"
+#include "models/calibration/preset_settings.h"
 #include "models/sidecar.h"
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
@@ -234,7 +237,7 @@ TEST(CalibrationTest, PresetsTakeWhatTheyNeed) {
     c.temperatures.assign(c.temperatures.size(), 0.5f);
     c.preset = "rtpurbo";
     const std::vector<bool> windowed{false, true, false, false, false, false};
-    for (const char* name : {"rtpurbo", "hisa", "fasa", "duo", "kascade", "auto"}) {
+    for (const char* name : {"rtpurbo", "hisa", "fasa", "duo", "razor", "kascade", "auto"}) {
         SCOPED_TRACE(name);
         EXPECT_TRUE(uses_calibration(name));
         const SparsePolicy p = make_preset(name, windowed, {}, &c);
@@ -251,6 +254,49 @@ TEST(CalibrationTest, PresetsTakeWhatTheyNeed) {
     const SparsePolicy fasa = make_preset("fasa", windowed, {}, &c);
     EXPECT_FLOAT_EQ((*fasa.index_maps)[3 * 16 + 3], 1);  // assume_calibration: dimensions in order
     EXPECT_TRUE(make_preset("duo", windowed).needs_sidecar);
+}
+
+TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
+    const ModelShape shape = shape_of(6, 16);
+    Calibration c = assume_calibration(shape);
+    c.preset = "rtpurbo";
+    c.mass = 0.9f;
+    c.settings = {{"rtpurbo", 0.95f, 0, 0, 0.91f}, {"hisa", 0, 512, 0.125f, 0.9f}, {"quest", 0, 8, 0.25f, 0.9f}};
+    const std::vector<bool> full(6);
+    EXPECT_FLOAT_EQ(make_preset("rtpurbo", full, {}, &c).levels.back().mass, 0.95f);
+    EXPECT_FLOAT_EQ(make_preset("auto", full, {}, &c).levels.back().mass, 0.95f);
+    EXPECT_FLOAT_EQ(make_preset("rtpurbo", full, {.mass = 0.8f}, &c).levels.back().mass, 0.8f);
+    const SparsePolicy hisa = make_preset("hisa", full, {}, &c);
+    EXPECT_EQ(hisa.levels.back().budget, 512u);
+    EXPECT_FLOAT_EQ(hisa.levels.back().budget_share, 0.125f);
+    EXPECT_EQ(hisa.levels.front().budget, 8192u);
+    EXPECT_FLOAT_EQ(hisa.levels.front().budget_share, 0.25f);
+    const SparsePolicy asked = make_preset("hisa", full, {.budget = 1024}, &c);
+    EXPECT_EQ(asked.levels.back().budget, 1024u);
+    EXPECT_EQ(asked.levels.back().budget_share, 0);
+    const SparsePolicy quest = make_preset("quest", full, {}, &c);
+    EXPECT_EQ(quest.levels.back().budget, quest.sink + quest.window);  // no budget is smaller
+    EXPECT_NO_THROW(quest.check(6, 2));
+    EXPECT_EQ(make_preset("exact", full, {}, &c).levels.back().mass, make_preset("exact", full).levels.back().mass);
+}
+
+TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
+    const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("winnow-settings-{}.gguf", getpid());
+    const std::vector<std::byte> bytes = make_tiny_gguf();
+    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+    const std::unique_ptr<Session> session = Session::open(path.string(), {});
+    std::filesystem::remove(path);
+    std::vector<std::int32_t> text;
+    for (std::int32_t i = 0; i < 240; ++i) text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
+    session->prefill(std::span(text).first(236));
+    const auto settings = find_settings(*session, {"quest", "twilight"}, std::make_shared<Calibration>(assume_calibration(session->shape())),
+                                        std::span(text).subspan(236), 0.9f, [](std::uint64_t, std::uint64_t) {});
+    EXPECT_EQ(session->n_cached(), 236u);
+    ASSERT_EQ(settings.size(), 2u);
+    EXPECT_EQ(settings[0].mass, 0);
+    EXPECT_GE(settings[0].budget, 68u);  // sinks and window
+    EXPECT_GE(settings[1].mass, 0.95f);  // the preset's own
+    for (const PresetSetting& s : settings) EXPECT_GE(s.captured, 0.89f) << s.preset;
 }
 
 class SidecarTest : public ::testing::Test {
@@ -307,6 +353,7 @@ protected:
 
 TEST_F(SidecarTest, RoundTrip) {
     c_.anchors = {1};
+    c_.settings = {{"rtpurbo", 0.93f, 0, 0, 0.9f}, {"kascade", 0, 400, 0.1f, 0.92f}};
     write_sidecar(path_, c_, hash_);
     const Calibration read = read_sidecar(path_, hash_, shape_);
     EXPECT_EQ(read.index_maps, c_.index_maps);
@@ -317,6 +364,12 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.head_maps, c_.head_maps);
     EXPECT_EQ(read.preset, c_.preset);
     EXPECT_EQ(read.full_share, c_.full_share);
+    ASSERT_EQ(read.settings.size(), 2u);
+    EXPECT_EQ(read.settings[1].preset, "kascade");
+    EXPECT_EQ(read.settings[0].mass, 0.93f);
+    EXPECT_EQ(read.settings[1].budget, 400u);
+    EXPECT_EQ(read.settings[1].budget_share, 0.1f);
+    EXPECT_EQ(read.settings[1].captured, 0.92f);
     const GgufFile file = GgufFile::open(folder_ / "model.gguf");
     EXPECT_NE(find_calibration(file, shape_), nullptr);
     std::filesystem::remove(path_);

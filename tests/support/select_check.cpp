@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "tests/reference/summarize_block.h"
+#include "tests/support/index_rows.h"
 #include "tests/support/select_rig.h"
 
 namespace winnow::test {
@@ -74,14 +75,16 @@ void expect_rule(const std::vector<reference::Level>& rankings, const SelectLeve
 void SelectRig::expect_index_key() const {
     const std::uint32_t dim = case_.index_dim;
     const std::size_t map = std::size_t{dim} * case_.shape.head_dim;
-    const std::vector<std::uint16_t> keys = index_keys();
+    const std::vector<float> keys = index_keys();
     for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h) {
         const auto expected = reference::index_key(cache_.view(), h, position_,
                                                    std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
         const std::size_t row = cache_.heads[h].row(position_);
-        for (std::size_t r = 0; r < dim; ++r)  // half a step of a half, and head_dim roundings
-            EXPECT_NEAR(half_value(keys[row * dim + r]), expected.value[r],
-                        std::abs(expected.value[r]) * 0x1p-11 + 0x1p-24 * case_.shape.head_dim * expected.terms[r]);
+        double largest = 0;
+        for (const double x : expected.value) largest = std::max(largest, std::abs(x));
+        for (std::size_t r = 0; r < dim; ++r)  // how it is stored, and head_dim roundings
+            EXPECT_NEAR(keys[row * dim + r], expected.value[r],
+                        index_storing_error(case_.index_type, expected.value[r], largest) + 0x1p-24 * case_.shape.head_dim * expected.terms[r]);
     }
 }
 
@@ -91,7 +94,7 @@ void SelectRig::expect_right() const {
     std::vector<float> index_values;
     if (case_.index_dim != 0) {
         expect_index_key();
-        for (const std::uint16_t bits : index_keys()) index_values.push_back(half_value(bits));
+        index_values = index_keys();
         v.index_keys = index_values;
     }
     const std::uint32_t middle_end = v.middle_end();

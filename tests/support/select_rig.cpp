@@ -11,6 +11,7 @@
 
 #include "runtime/vk/timeline.h"
 #include "tests/reference/summarize_block.h"
+#include "tests/support/index_rows.h"
 
 namespace winnow::test {
 namespace {
@@ -39,13 +40,13 @@ const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, s
     IndexerScore::Config config{.n_heads = c.shape.n_heads(), .n_kv_heads = c.shape.n_kv_heads, .head_dim = c.shape.head_dim,
                                 .kv_type = c.shape.kv_type, .block_size = kBlock, .level = level, .pool = c.pool,
                                 .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit, .is_final = i + 1 == c.levels.size(),
-                                .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .max_rows = kMaxRows,
+                                .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .index_type = c.index_type, .max_rows = kMaxRows,
                                 .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false};
     const std::string key =
-        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
                     static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
                     static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-                    config.append_index);
+                    config.append_index, static_cast<int>(config.index_type));
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
     return *stage;
@@ -90,7 +91,7 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     const std::uint32_t dim = case_.index_dim, iu = index_unit(case_);
     ReplicableRng rng(77);
     maps_values_ = rng.normals(std::size_t{s.n_kv_heads} * 2 * dim * s.head_dim + 4, 0, 0.25f);
-    index_values_.assign(cache_.n_rows() * dim + 8, kNan);
+    index_values_.assign(cache_.n_rows() * dim, kNan);
     std::vector<float> index_sums(cache_.n_rows() / iu * dim + 8, kNan);
     for (std::uint32_t h = 0; dim != 0 && h < s.n_kv_heads; ++h) {
         for (std::uint32_t t = 0; t <= position; ++t) {
@@ -99,16 +100,16 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
                                                   std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
             const std::size_t row = cache_.heads[h].row(t);
             for (std::size_t r = 0; t < position && r < dim; ++r) {
-                index_values_[row * dim + r] = rounded_to_half(key.value[r]);
+                index_values_[row * dim + r] = static_cast<float>(key.value[r]);
                 float& total = index_sums[row / iu * dim + r];
                 total = (t % iu == 0 ? 0.0f : total) + static_cast<float>(key.value[r]);
             }
         }
     }
-    std::vector<std::uint16_t> halves(index_values_.size());
-    std::transform(index_values_.begin(), index_values_.end(), halves.begin(), [](float x) { return half_bits(double{x}); });
+    std::vector<std::byte> index_plane(16);
+    if (dim != 0) index_plane = pack_index_rows(case_.index_type, dim, index_values_);
     maps_ = make_buffer(device, std::span<const float>(maps_values_));
-    index_keys_ = guarded(device, "index_keys", halves);
+    index_keys_ = guarded(device, "index_keys", index_plane);
     index_sums_ = guarded(device, "index_sums", index_sums);
 
     list_stride_ = s.n_tokens + kBlock + 3;
@@ -185,7 +186,9 @@ std::vector<std::uint32_t> SelectRig::list(std::size_t level, std::uint32_t kv_h
     return {begin, begin + n};
 }
 
-std::vector<std::uint16_t> SelectRig::index_keys() const { return index_keys_->contents<std::uint16_t>(); }
+std::vector<float> SelectRig::index_keys() const {
+    return unpack_index_rows(case_.index_type, case_.index_dim, index_keys_->contents<std::byte>());
+}
 std::vector<float> SelectRig::index_sums() const { return index_sums_->contents<float>(); }
 
 void SelectRig::expect_untouched() const {

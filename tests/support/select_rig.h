@@ -18,6 +18,7 @@ struct SelectCase {
     std::vector<SelectLevel> levels;
     HeadPool pool = HeadPool::kMax;
     std::uint32_t sinks = 4, window = 64, index_dim = 0;
+    IndexType index_type = IndexType::kF16;
     std::uint32_t refresh = 1;
     float cosine = 2;
 };
@@ -52,7 +53,7 @@ public:
     void expect_right() const;
     reference::SelectView view() const;
     const TestCache& cache() const { return cache_; }
-    std::vector<std::uint16_t> index_keys() const;
+    std::vector<float> index_keys() const;  ///< as they are stored, NaN where nothing is
     std::vector<float> index_sums() const;
 
 private:

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/tokenizer.h"
+#include "winnow/session.h"
+
+namespace winnow {
+
+/// For each of `presets`, which are some of tuned_presets(): the cheapest mass or budget with which the exact audit finds at least
+/// `target` of the attention, mean over layers, heads and steps; the dearest one where none does. A mass is never below the preset's
+/// own. Presets that need an index use that of `calibration`.
+/// The session's cache holds the text that `next` goes on with; it is as long afterwards.
+/// @param next tokens to decode, one by one. @param progress done and total decode steps, at most.
+std::vector<PresetSetting> find_settings(Session& session, const std::vector<std::string>& presets,
+                                         const std::shared_ptr<const Calibration>& calibration, std::span<const TokenId> next, float target,
+                                         const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+
+}  // namespace winnow

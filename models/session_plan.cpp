@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/session_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "models/sidecar.h"
+#include "runtime/decode/prefill.h"
+#include "runtime/kv/kv_cache.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
+
+namespace winnow {
+namespace {
+
+// Layers that never look beyond sinks and window need not keep the rest: their heads become local rings.
+bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
+    return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
+}
+
+std::vector<bool> windowed_layers(const ModelShape& shape) {
+    std::vector<bool> windowed;
+    for (const LayerShape& layer : shape.layers) windowed.push_back(layer.window != 0);
+    return windowed;
+}
+
+}  // namespace
+
+std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
+    if (policy.local_window != 0) return policy.local_window;
+    const auto part = static_cast<std::uint32_t>(policy.local_share * static_cast<float>(n_ctx));
+    return std::clamp(part, policy.local_least, policy.local_most);
+}
+
+KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk, const SparsePolicy& policy) {
+    KvConfig c;
+    c.n_layers = shape.n_layers;
+    c.n_kv_heads = shape.n_kv_heads;
+    c.head_dim = shape.head_dim;
+    c.capacity = n_ctx;
+    c.max_chunk = n_chunk;
+    c.type = type;
+    c.roles = model_roles(shape);
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer)
+        if (keeps_window_only(policy, layer))
+            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+                c.roles[layer * shape.n_kv_heads + h] = {true, policy.window, policy.sink};
+    for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
+        if (policy.local_heads[i] != 0) c.roles[i] = {true, local_window(policy, n_ctx), policy.sink};
+    return c;
+}
+
+AttentionShape attention_shape(const ModelShape& s) { return {s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim}; }
+
+SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
+    if (sparse.calibration || !uses_calibration(sparse.preset)) return sparse;
+    if (model.file) sparse.calibration = find_calibration(*model.file, model.shape);
+    else sparse.calibration = std::make_shared<Calibration>(assume_calibration(model.shape));
+    return sparse;
+}
+
+SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options, KvType kv_type) {
+    if (options.calibration) check_calibration(*options.calibration, shape);
+    SparsePolicy policy = make_preset(options.preset, windowed_layers(shape), options.overrides, options.calibration.get());
+    if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
+    if (policy.needs_sidecar)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
+                                "calibrate, or use a training-free preset such as exact, twilight or quest",
+                                policy.name));
+    policy.check(shape.n_layers, shape.n_kv_heads);
+    return policy;
+}
+
+namespace {
+
+// What a plan is made for: the device that is there, or a card that is only named.
+struct Target {
+    std::string name;
+    bool is_cpu = false;
+    std::uint64_t budget_bytes = 0;   ///< for everything together
+    std::uint64_t binding_bytes = 0;  ///< for one buffer
+};
+
+// What drivers of cards offer for one buffer: all that 32 bits can count.
+constexpr std::uint64_t kCardBindingBytes = 0xffffffffu;
+
+std::uint64_t binding_bytes(const vk::Device& device) {
+    return std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
+}
+
+// Displays, drivers and pipelines need some of the memory too.
+std::uint64_t without_reserve(std::uint64_t bytes) { return bytes / 20 * 19; }
+
+class Planner {
+public:
+    Planner(const ModelSource& model, const SessionOptions& options, Target target)
+        : model_(model),
+          options_(options),
+          target_(std::move(target)),
+          policy_(resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type)) {}
+
+    ResolvedOptions plan(std::uint32_t n_ctx) const {
+        const ModelShape& shape = model_.shape;
+        ResolvedOptions r;
+        r.n_ctx = n_ctx;
+        const std::uint32_t chunk = options_.n_chunk != 0 ? options_.n_chunk : (target_.is_cpu ? 64u : 512u);
+        r.n_chunk = std::min(chunk, n_ctx);
+        r.n_splits = AttendDense::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx, 64);
+        const KvLayout layout(kv_config(shape, options_.kv_type, n_ctx, r.n_chunk, policy_));
+        r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.binding_bytes);
+        r.memory.kv_bytes = KvCache::bytes_needed(layout);
+        r.memory.index_bytes =
+            AttentionPipeline::bytes_needed(attention_shape(shape), layout, policy_,
+                                            IndexerScore::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx));
+        r.memory.scratch_bytes =
+            StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
+        r.fits = r.memory.total_bytes() <= target_.budget_bytes && layout.largest_pool_bytes() <= target_.binding_bytes;
+        r.dense_f16_bytes =
+            KvLayout(kv_config(shape, KvType::kF16, n_ctx, r.n_chunk, make_preset("off", windowed_layers(shape)))).total_bytes();
+        r.full_share = full_share();
+        return r;
+    }
+
+    // Largest context that fits, in steps of 64 tokens; 0 = none.
+    std::uint32_t largest(std::uint32_t limit) const {
+        std::uint32_t low = 0, high = limit / 64;
+        while (low < high) {
+            const std::uint32_t middle = (low + high + 1) / 2;
+            if (plan(middle * 64).fits) low = middle;
+            else high = middle - 1;
+        }
+        return low * 64;
+    }
+
+    const Target& target() const { return target_; }
+
+private:
+    // kv heads of layers without a window that keep every token, of all such heads.
+    float full_share() const {
+        std::uint32_t n_full = 0, n_all = 0;
+        for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer) {
+            if (model_.shape.layers[layer].window != 0) continue;
+            for (std::uint32_t h = 0; h < model_.shape.n_kv_heads; ++h) {
+                ++n_all;
+                const bool local = keeps_window_only(policy_, layer) ||
+                                   (!policy_.local_heads.empty() && policy_.local_heads[layer * model_.shape.n_kv_heads + h] != 0);
+                n_full += local ? 0 : 1;
+            }
+        }
+        return n_all == 0 ? 1 : static_cast<float>(n_full) / static_cast<float>(n_all);
+    }
+
+    const ModelSource& model_;
+    const SessionOptions& options_;
+    Target target_;
+    SparsePolicy policy_;
+};
+
+}  // namespace
+
+ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
+                             bool must_fit) {
+    const ModelShape& shape = model.shape;
+    const Planner planner(model, options,
+                          {device.info().name, device.is_cpu(), without_reserve(device.info().memory_bytes), binding_bytes(device)});
+    if (options.n_ctx > shape.n_ctx_train)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-c {} is more than the {} tokens that this model was trained for", options.n_ctx,
+                                shape.n_ctx_train));
+    if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("-c {} is more than a software Vulkan driver can do: use -c {} or less, or a GPU", options.n_ctx,
+                                vk::kSoftwareMaxContext));
+    std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
+    if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
+    ResolvedOptions resolved = planner.plan(wanted);
+    if (resolved.fits) return resolved;
+    const std::uint32_t most = planner.largest(shape.n_ctx_train);
+    if (options.n_ctx == 0 && most > 0) return planner.plan(most);
+    if (!must_fit) return resolved;
+    const MemoryPlan& memory = resolved.memory;
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' offers {} MiB: {}", wanted,
+                            memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
+                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, device.info().name,
+                            planner.target().budget_bytes >> 20,
+                            most > 0 ? fmt::format("use -c {} or less", most) : "use a smaller model"));
+}
+
+ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
+                            std::uint64_t card_bytes) {
+    // A named card is a GPU, whatever runs here: only a GPU that is present knows better what it binds.
+    Target target{"the present device", device.is_cpu(), without_reserve(device.free_memory_bytes()), binding_bytes(device)};
+    if (card_bytes != 0)
+        target = {"the card", false, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device)};
+    const Planner planner(model, options, target);
+    std::uint32_t limit = model.shape.n_ctx_train;
+    if (target.is_cpu) limit = std::min(limit, vk::kSoftwareMaxContext);
+    if (const ResolvedOptions all = planner.plan(limit); all.fits) return all;
+    if (const std::uint32_t most = planner.largest(limit); most > 0) return planner.plan(most);
+    const MemoryPlan least = planner.plan(std::min(limit, 64u)).memory;
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("no context fits: 64 tokens need {} MiB (weights {}, scratch {}) and {} has {} MiB for winnow: use a "
+                            "smaller model",
+                            least.total_bytes() >> 20, least.weight_bytes >> 20, least.scratch_bytes >> 20, target.name,
+                            target.budget_bytes >> 20));
+}
+
+}  // namespace winnow
