@@ -31,7 +31,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
     // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
     const std::uint32_t group_size = device.is_cpu() ? 128 : 512;
     const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
-    const std::array<std::uint32_t, 20> spec{group_size,
+    const std::array<std::uint32_t, 21> spec{group_size,
                                              c.head_dim,
                                              c.n_heads / c.n_kv_heads,
                                              c.n_kv_heads,
@@ -50,7 +50,8 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              c.append_index ? 1u : 0u,
                                              c.append_only ? 1u : 0u,
                                              c.index_unit,
-                                             static_cast<std::uint32_t>(c.index_type)};
+                                             static_cast<std::uint32_t>(c.index_type),
+                                             c.wide ? 1u : 0u};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);

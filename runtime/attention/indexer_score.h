@@ -26,6 +26,7 @@ public:
         std::uint32_t n_splits = 8;
         bool append_index = false;       ///< also appends the newest token's index key
         bool append_only = false;        ///< and nothing else
+        bool wide = false;               ///< leaves the choice to SelectRows
     };
     struct Buffers {
         vk::BufferRange state, tables;

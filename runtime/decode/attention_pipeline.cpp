@@ -40,6 +40,17 @@ bool lists_serve_once(const SparsePolicy& policy) {
                                                [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
 }
 
+// Whether the last level has more tokens to choose from than one workgroup should: of a level below another, the children of as many
+// units as that may keep.
+bool chooses_wide(const SparsePolicy& policy, std::uint32_t max_rows) {
+    if (policy.levels.empty()) return false;
+    if (policy.levels.size() > 1) {
+        const SelectLevel& above = policy.levels[policy.levels.size() - 2];
+        if (above.budget != 0 && above.budget_share == 0) max_rows = std::min(max_rows, above.budget + above.unit);
+    }
+    return SelectRows::takes(policy.levels.back(), policy.pool, max_rows);
+}
+
 // Every buffer's size, in one place for allocation and planning.
 struct Sizes {
     std::vector<std::uint64_t> summary_rows, index_rows, index_sums;
@@ -47,6 +58,7 @@ struct Sizes {
     std::vector<std::uint32_t> strides;
     std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
     std::uint64_t dropped = 0, head_maps = 0, lse = 0, counts = 0, audit_partials = 0, records = 0;
+    std::uint64_t ranks = 0, bins = 0, through = 0, cuts = 0;  // of SelectRows
     std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0;
     std::uint64_t total = 0;
 };
@@ -106,8 +118,14 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
     z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
     z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
+    if (chooses_wide(policy, z.max_rows)) {
+        z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
+        z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
+        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), select_splits);
+        z.cuts = s.n_kv_heads * sizeof(SelectCut);
+    }
     z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
-               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + 16;
+               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts + 16;
     return z;
 }
 
@@ -172,6 +190,10 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     counts_ = make("attended_counts", z.counts, BufferUse::kReadback);
     audit_partials_ = make("audit_partials", z.audit_partials);
     records_ = make("audit_records", z.records, BufferUse::kReadback);
+    ranks_ = make("select_ranks", z.ranks);
+    bins_ = make("select_bins", z.bins);
+    through_ = make("select_through", z.through);
+    cuts_ = make("select_cuts", z.cuts);
 
     vk::Uploader uploader(device);
     if (policy_.index_dim != 0) uploader.upload(maps_, std::as_bytes(maps));
@@ -237,7 +259,12 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
         c.append_index = i == 0 && policy_.index_dim != 0;
+        c.wide = c.is_final && cuts_;
         levels_.emplace_back(device, c);
+        if (!c.wide) continue;
+        select_rows_ = std::make_unique<SelectRows>(
+            device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
+                                       IndexerScore::score_stride(c.max_rows), select_splits, select_splits});
     }
     if (policy_.index_dim != 0) {
         IndexerScore::Config c = base;
@@ -320,6 +347,14 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
         recorder.barrier();
         recorder.timestamp(timer, "indexer_score");
     }
+    if (!select_rows_) return;
+    const std::size_t last = levels_.size() - 1;
+    select_rows_->record(recorder,
+                         {buffers_.state, cache_.tables(), lists_, lists_, scores_, select_partials_, ranks_, bins_, through_,
+                          select_counters_, controls_, policies_, cuts_},
+                         selection_push(layer, last));
+    recorder.barrier();
+    recorder.timestamp(timer, "select_rows");
 }
 
 void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer,
@@ -401,6 +436,7 @@ void AttentionPipeline::reset() {
     vk::run_once(device_, [&](vk::Recorder& recorder) {
         recorder.fill(controls_, 0);
         recorder.fill(select_counters_, 0);
+        if (bins_) recorder.fill(bins_, 0);
         recorder.fill(counts_, 0);
         recorder.fill(records_, 0);
     });
@@ -414,7 +450,8 @@ AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) c
 }
 
 std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
-    return 1 + (selects(layer) ? static_cast<std::uint32_t>(levels_.size()) : 0);
+    if (!selects(layer)) return 1;
+    return 1 + static_cast<std::uint32_t>(levels_.size()) + (select_rows_ ? SelectRows::kDispatches : 0);
 }
 
 std::span<const std::uint32_t> AttentionPipeline::attended_counts() const {
@@ -484,7 +521,8 @@ std::uint64_t AttentionPipeline::bytes() const {
     for (const LayerMemory& m : memory_)
         for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums}) sum += b->bytes();
     for (const vk::Buffer* b : {&maps_, &lists_, &scores_, &select_partials_, &select_counters_, &controls_, &policies_,
-                                &last_queries_, &dropped_, &head_maps_, &lse_, &counts_, &audit_partials_, &records_, &none_})
+                                &last_queries_, &dropped_, &head_maps_, &lse_, &counts_, &audit_partials_, &records_, &ranks_,
+                                &bins_, &through_, &cuts_, &none_})
         sum += b->bytes();
     return sum;
 }

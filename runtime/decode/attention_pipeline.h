@@ -9,6 +9,7 @@
 #include "runtime/attention/attend_sparse.h"
 #include "runtime/attention/audit_mass.h"
 #include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_rows.h"
 #include "runtime/attention/summarize_block.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/timer.h"
@@ -114,10 +115,11 @@ private:
     std::unique_ptr<SummarizeBlock> summarize_;
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
+    std::unique_ptr<SelectRows> select_rows_;   ///< where the last level has many tokens
     std::vector<std::uint32_t> level_strides_;  ///< words of a kv head's list, per level
     std::vector<LayerMemory> memory_;
     vk::Buffer maps_, lists_, scores_, select_partials_, select_counters_, controls_, policies_, last_queries_, dropped_;
-    vk::Buffer head_maps_, lse_, counts_, audit_partials_, records_, none_;
+    vk::Buffer head_maps_, lse_, counts_, audit_partials_, records_, ranks_, bins_, through_, cuts_, none_;
     const vk::Buffer* captured_from_ = nullptr;
     const vk::Buffer* captured_to_ = nullptr;
 };

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children of the
 // rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes the kept
-// rows as a sorted list. Quest's box bound, block means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are
+// rows as a sorted list, or leaves that to select_rows where there are too many for one. Quest's box bound, block means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are
 // variants of the row; top-k, attention top-p (Twilight) and a threshold are variants of the rule.
 // One workgroup handles: a range of rows of one kv head; the workgroup kSplits handles sinks and window, which are always
 // attended and count towards the mass, and appends the newest token's index key.
@@ -41,6 +41,7 @@ layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends t
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums; 0 = there are none
 layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
+layout(constant_id = 20) const uint kWide = 0;        // ends with the denominators: select_rows applies the rule
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -49,7 +50,6 @@ layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
 #include "shaders/common/index_keys.glsl"
-#include "shaders/common/select.glsl"
 
 layout(push_constant, scalar) uniform Push { SelectPush push; };
 layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[]; };
@@ -70,6 +70,9 @@ layout(set = 0, binding = 15, scalar) restrict readonly buffer Policies { HeadPo
 layout(set = 0, binding = 16, scalar) coherent buffer LastQueries { float last_queries[]; };
 layout(set = 0, binding = 17, scalar) coherent buffer Dropped { float dropped[]; };
 
+const uint kBins = 256;
+#include "shaders/common/candidates.glsl"
+
 const bool kIndexed = kScorer == WINNOW_SCORE_LOWDIM || kScorer == WINNOW_SCORE_LOWDIM_MEAN;
 const uint kDim = kIndexed ? kIndexDim : kHeadDim;
 const uint kUnits = kDim / 8;
@@ -81,13 +84,10 @@ const float kEmpty = -3.0e38;
 
 shared float shared_query[kGroup * kDim];
 shared vec2 shared_states[kSubgroups * kGroup];
-shared float shared_lse[kGroup];
-shared uint shared_counts[kSubgroups * 2];
 shared uint arrived;
 shared float shared_index_key[kIndexDim];
 
 vec4 q[kGroup * 2 * kUnitsPerLane];
-uint kv_head, position, sinks, middle_end, n_parents;
 HeadTable table;
 
 uint slot_lane() { return gl_SubgroupInvocationID % kLanes; }
@@ -223,35 +223,7 @@ void score_rows(bool tokens) {
         [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) slot_scores[i] += subgroupShuffleXor(slot_scores[i], d);
 }
 
-// Which unit row i of this level is; rows of a level below another are the children of its list.
-const uint kChildren = kParentUnit == 0 ? 1 : kParentUnit / kUnit;
-uint row_unit(uint i) {
-    if (kParentUnit == 0) return sinks / kUnit + i;
-    return parents[push.parent_offset + kv_head * push.parent_stride + i / kChildren] * kChildren + i % kChildren;
-}
-uint n_level_rows() {
-    if (kParentUnit != 0) return n_parents * kChildren;
-    return middle_end <= sinks ? 0 : (middle_end + kUnit - 1) / kUnit - sinks / kUnit;
-}
-// Tokens of a unit that lie in the middle region.
-uint unit_tokens(uint unit_id) {
-    const uint from = max(unit_id * kUnit, sinks);
-    const uint to = min((unit_id + 1) * kUnit, middle_end);
-    return to > from ? to - from : 0;
-}
-
-void load_rows(uint first, uint n_rows, float threshold) {
-    vec4 loaded[kGroup * kHeld / 4];
-    [[unroll]] for (uint j = 0; j < kHeld / 4; ++j)
-        [[unroll]] for (uint g = 0; g < kGroup; ++g)
-            loaded[j * kGroup + g] =
-                first + 4 * j < n_rows ? score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j] : vec4(0.0);
-    [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-        float weight[kGroup];
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
-        hold_row(k, first + k < n_rows ? unit_tokens(row_unit(first + k)) : 0, weight, threshold);
-    }
-}
+void load_rows(uint first, uint end, float threshold) { hold_scored_rows(first, end, threshold); }
 
 void merge_state(inout vec2 state_md, vec2 other) {
     const float m = max(state_md.x, other.x);
@@ -326,27 +298,12 @@ struct Cut {
     uint room;  // tokens that still fit at the cut
 };
 
-// Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one barrier is enough.
-uint scan_before(uint x, uint place, out uint total) {
-    const uint through = subgroupInclusiveAdd(x);
-    if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) shared_counts[place * kSubgroups + gl_SubgroupID] = through;
-    barrier();
-    uint before = through - x;
-    total = 0;
-    for (uint s = 0; s < kSubgroups; ++s) {
-        const uint here = shared_counts[place * kSubgroups + s];
-        if (s < gl_SubgroupID) before += here;
-        total += here;
-    }
-    return before;
-}
-
 // Rows that the rule keeps, in ascending order, as units.
 void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fine[kRankings]) {
     Cut cuts[kRankings];
     for (uint r = 0; r < kRankings; ++r) {
-        cuts[r].rank = coarse[r] >= 256 ? 65536u : coarse[r] * 256 + min(fine[r], 255u);
-        cuts[r].open = coarse[r] >= 256 || fine[r] >= 256;
+        cuts[r].rank = coarse[r] >= kBins ? 65536u : coarse[r] * kRanksPerBin + min(fine[r], kRanksPerBin - 1);
+        cuts[r].open = coarse[r] >= kBins || fine[r] >= kBins;
         cuts[r].room = policy.budget_max - min(policy.budget_max, select_before_count[r]);
     }
     const uint list_at = push.list_offset + kv_head * push.list_stride;
@@ -355,7 +312,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     uint place = 0;
     for (uint base = 0; base < n_rows; base += kTile) {
         const uint first = base + gl_LocalInvocationIndex * kHeld;
-        hold_rows(false, base, n_rows, policy.threshold);
+        if (n_rows > kTile) load_rows(first, n_rows, policy.threshold);
         bool keep[kHeld];
         uint counted[kHeld];  // bits: rankings whose mass has the row, before their cut
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
@@ -420,10 +377,7 @@ void main() {
     if (kAppendOnly != 0) return;
     if (list_still_serves(controls[push.final_control + kv_head])) return;
 
-    sinks = push.sink_tokens;
-    const uint beyond = position + 1 > push.window ? position + 1 - push.window : 0;
-    middle_end = max(min(beyond, position) / kBlockSize * kBlockSize, sinks);
-    n_parents = kParentUnit == 0 ? 0 : controls[push.parent_control + kv_head].n_list;
+    find_candidates();
     const uint n_rows = n_level_rows();
     const uint n_active = clamp(n_rows / (kInFlight * kSlots), 1, kSplits);
     if (!always && gl_WorkGroupID.x >= n_active) return;
@@ -454,23 +408,29 @@ void main() {
         if (kParentUnit != 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
         if (subgroupElect()) {
             const float lse = total.x + log(max(total.y, 1.0e-30));
+            const float sure_share = min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0);
             shared_lse[g] = lse;
-            select_before_mass[g] = uint(min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0) * kMassUnit);
+            select_before_mass[g] = uint(sure_share * kMassUnit);
+            if (kWide != 0) partials[at] = vec2(lse, sure_share);
         }
+    }
+    if (kFinal != 0)
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+            last_queries[push.last_query + kv_head * kGroup * kHeadDim + i] = query[kv_head * kGroup * kHeadDim + i];
+    if (kWide != 0) {
+        if (gl_LocalInvocationIndex == 0) controls[push.control + kv_head].n_list = WINNOW_LIST_PENDING;
+        return;
     }
     if (gl_LocalInvocationIndex < kRankings) select_before_count[gl_LocalInvocationIndex] = 0;
     barrier();
-    const HeadPolicy policy = policies[push.policy + kv_head];
-    HeadPolicy rule = policy;
-    rule.budget_max = max(rule.budget_max, uint(policy.budget_share * float(position + 1)));
-    if (kRule == WINNOW_RULE_TOP_P && policy.mass >= 1.0) rule.mass = 2.0;  // never reached: everything is kept
+    const HeadPolicy rule = rule_of_head();
     uint coarse[kRankings], fine[kRankings];
-    for (uint r = 0; r < kRankings; ++r) coarse[r] = fine[r] = 256;
+    for (uint r = 0; r < kRankings; ++r) coarse[r] = fine[r] = kBins;
     select_round(0, coarse, n_rows, rule);
     for (uint r = 0; r < kRankings; ++r) coarse[r] = select_cut[r];
     select_round(1, coarse, n_rows, rule);
     for (uint r = 0; r < kRankings; ++r)
-        if (coarse[r] < 256) fine[r] = select_cut[r];
+        if (coarse[r] < kBins) fine[r] = select_cut[r];
     write_list(n_rows, rule, coarse, fine);
     barrier();
     if (kFinal == 0 && gl_LocalInvocationIndex < kGroup) {
@@ -479,7 +439,4 @@ void main() {
         const float rest = max(1.0 - float(select_before_mass[g]) / kMassUnit, 1.0e-9);
         dropped[kv_head * kGroup + g] = shared_lse[g] + log(rest);
     }
-    if (kFinal != 0)
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-            last_queries[push.last_query + kv_head * kGroup * kHeadDim + i] = query[kv_head * kGroup * kHeadDim + i];
 }

@@ -153,6 +153,16 @@ struct SelectControl {
     uint n_selected_at;  // tokens in the cache when the list was made; 0 = never
 };
 
+// n_list of a list whose rows are scored and not yet chosen.
+#define WINNOW_LIST_PENDING 0xffffffffu
+
+// Where select_rows cuts the ranking of one kv head's rows.
+struct SelectCut {
+    uint is_new;  // 0: the list that exists still serves
+    uint bin;     // rows of the bins before it are kept
+    uint room;    // and so many tokens of its own, lowest ids first
+};
+
 struct SelectPush {
     uint table_offset;
     uint table_stride;

@@ -2,25 +2,28 @@
 // The budget rule: from scores of rows to the smallest set that satisfies the rule, by integer histograms, so that the
 // result does not depend on any order. Runs in one workgroup (the last to arrive). Weight of a row for head g is
 // w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw scores would let loud
-// heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; ties go to lower ids.
-// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal and load_rows().
+// heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; or, where many workgroups
+// count (select_rows), one round of finer bins. Ties go to lower ids.
+// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins and load_rows().
 #ifndef WINNOW_SELECT_GLSL
 #define WINNOW_SELECT_GLSL
 
-const float kBinsPerNat = 8.0;
+const float kRanksPerNat = 2048.0;
+const uint kRanksPerBin = 65536 / kBins;  // in the first round
 const float kMassUnit = 1073741824.0;  // 2^30: one head's whole attention
 const uint kOutside = 0xffffffffu;
 // One ranking of the rows for all heads of the group, or one for each; a row is kept when any ranking keeps it.
 const uint kRankings = kPool == WINNOW_POOL_EACH ? kGroup : 1;
 
-shared uint select_mass[kGroup * 256];
-shared uint select_count[kRankings * 256];
+shared uint select_count[kRankings * kBins];
 shared uint select_cut[kRankings];           // bin of the cut in this round
 shared uint select_before_count[kRankings];  // tokens in the bins before it
 shared uint select_before_mass[kGroup];
 
 // Nobody asks how much is kept: a budget of tokens at the last level.
 const bool kNeedsMass = kRule == WINNOW_RULE_TOP_P || kFinal == 0;
+
+shared uint select_mass[kNeedsMass ? kGroup * kBins : 1];
 
 // Consecutive rows that an invocation holds at once, so that their loads overlap and the rounds after the first need none.
 const uint kHeld = kNeedsMass ? 8 : 16;
@@ -31,11 +34,11 @@ uint held_tokens[kHeld];
 uint held_rank[kHeld * kRankings];
 float held_weight[kNeedsMass ? kHeld * kGroup : 1];
 
-// Rank by pooled weight, a logarithm: smaller is better, kOutside when it may not be kept at all. 16 bits: bin * 256 + bin of the
-// second round.
+// Rank by pooled weight, a logarithm: smaller is better, kOutside when it may not be kept at all. 16 bits: bin * kRanksPerBin +
+// bin of the second round.
 uint rank_of(float pooled, float threshold) {
     if (threshold > 0.0 && pooled < log(threshold)) return kOutside;
-    return min(uint(max(-pooled, 0.0) * kBinsPerNat * 256.0), 65535u);
+    return min(uint(max(-pooled, 0.0) * kRanksPerNat), 65535u);
 }
 
 // Takes row k with its tokens and the weights of all heads.
@@ -58,23 +61,19 @@ void hold_row(uint k, uint n_tokens, float weight[kGroup], float threshold) {
     held_rank[k * kRankings] = n_tokens == 0 ? kOutside : rank_of(pooled, threshold);
 }
 
-// Holds rows first .. first + kHeld; the includer defines it.
-void load_rows(uint first, uint n_rows, float threshold);
-// Rows of this invocation in the tile at `base`: loaded once where there is one tile, else each time.
-void hold_rows(bool first_time, uint base, uint n_rows, float threshold) {
-    if (first_time || n_rows > kTile) load_rows(base + gl_LocalInvocationIndex * kHeld, n_rows, threshold);
-}
+// Holds rows first .. first + kHeld of those before `end`; the includer defines it. One tile needs loading once, more in every round.
+void load_rows(uint first, uint end, float threshold);
 
 uint mass_of(float log_weight, uint n_tokens) { return uint(min(exp(log_weight) * float(n_tokens), 1.0) * kMassUnit + 0.5); }
 
 // Sums before each bin, over the rankings' tokens and then, where anybody asks, each head's mass.
 const uint kScans = kRankings + (kNeedsMass ? kGroup : 0);
-const uint kBinsEach = (256 + kGroupSize - 1) / kGroupSize;  // bins of an invocation; the last ones may have none
+const uint kBinsEach = (kBins + kGroupSize - 1) / kGroupSize;  // bins of an invocation; the last ones may have none
 shared uint select_scan[kScans * kSubgroups];
 
 uint bin_value(uint scan, uint bin) {
-    if (bin >= 256) return 0;
-    return scan < kRankings ? select_count[scan * 256 + bin] : select_mass[(scan - kRankings) * 256 + bin];
+    if (bin >= kBins) return 0;
+    return scan < kRankings ? select_count[scan * kBins + bin] : select_mass[(scan - kRankings) * kBins + bin];
 }
 
 // Finds, for every ranking, the first bin at which the rule is satisfied, and what lies before it. Called by the whole workgroup.
@@ -88,7 +87,7 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
         before[v] = through - own;
         if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) select_scan[v * kSubgroups + gl_SubgroupID] = through;
     }
-    if (gl_LocalInvocationIndex < kRankings) select_cut[gl_LocalInvocationIndex] = 256;
+    if (gl_LocalInvocationIndex < kRankings) select_cut[gl_LocalInvocationIndex] = kBins;
     barrier();
     uint all[kScans];
     [[unroll]] for (uint v = 0; v < kScans; ++v) {
@@ -102,7 +101,7 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
     }
     // What lies before this invocation's first bin that satisfies the rule.
     uint cut[kRankings];
-    [[unroll]] for (uint r = 0; r < kRankings; ++r) cut[r] = 256;
+    [[unroll]] for (uint r = 0; r < kRankings; ++r) cut[r] = kBins;
     uint cut_before[kScans];
     [[unroll]] for (uint i = 0; i < kBinsEach; ++i) {
         const uint bin = first_bin + i;
@@ -114,7 +113,7 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
                 [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
                     reached = reached && float(before[kRankings + g] + bin_value(kRankings + g, bin)) >= policy.mass * kMassUnit;
             reached = (reached && count >= policy.budget_min) || count >= policy.budget_max;
-            if (bin < 256 && cut[r] == 256 && reached) {
+            if (bin < kBins && cut[r] == kBins && reached) {
                 cut[r] = bin;
                 cut_before[r] = before[r];
                 if (kNeedsMass)
@@ -124,12 +123,12 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
         [[unroll]] for (uint v = 0; v < kScans; ++v) before[v] += bin_value(v, bin);
     }
     [[unroll]] for (uint r = 0; r < kRankings; ++r)
-        if (cut[r] < 256) atomicMin(select_cut[r], cut[r]);
+        if (cut[r] < kBins) atomicMin(select_cut[r], cut[r]);
     barrier();
     [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-        if (round == 1 && coarse[r] == 256) continue;
-        const bool none = select_cut[r] == 256 && gl_LocalInvocationIndex == 0;  // everything that is not outside
-        if (!none && (cut[r] == 256 || cut[r] != select_cut[r])) continue;
+        if (round == 1 && coarse[r] == kBins) continue;
+        const bool none = select_cut[r] == kBins && gl_LocalInvocationIndex == 0;  // everything that is not outside
+        if (!none && (cut[r] == kBins || cut[r] != select_cut[r])) continue;
         select_before_count[r] = none ? all[r] : cut_before[r];
         if (kNeedsMass)
             [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
@@ -138,39 +137,39 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
     barrier();
 }
 
-// One round over rows [0, n_rows): counts bins, finds the first bin at which the rule is satisfied.
-// `round` 0: bins of 1/8 nat over everything; 1: inside `coarse` of each ranking, on top of what lies before it.
-void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy policy) {
-    for (uint i = gl_LocalInvocationIndex; i < 256; i += kGroupSize) {
-        for (uint r = 0; r < kRankings; ++r) select_count[r * 256 + i] = 0;
+// Counts the bins of rows [begin, end). `round` 0: bins over everything; 1: inside `coarse` of each ranking.
+void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float threshold) {
+    for (uint i = gl_LocalInvocationIndex; i < kBins; i += kGroupSize) {
+        for (uint r = 0; r < kRankings; ++r) select_count[r * kBins + i] = 0;
         if (kNeedsMass)
-            for (uint g = 0; g < kGroup; ++g) select_mass[g * 256 + i] = 0;
+            for (uint g = 0; g < kGroup; ++g) select_mass[g * kBins + i] = 0;
     }
     barrier();
-    for (uint base = 0; base < n_rows; base += kTile) {
-        hold_rows(round == 0, base, n_rows, policy.threshold);
+    for (uint base = begin; base < end; base += kTile) {
+        if (round == 0 || end - begin > kTile) load_rows(base + gl_LocalInvocationIndex * kHeld, end, threshold);
         [[unroll]] for (uint r = 0; r < kRankings; ++r) {
             // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the same few bins.
-            uint run_bin = 256, run_tokens = 0;
+            uint run_bin = kBins, run_tokens = 0;
             uint run_mass[kGroup];
             [[unroll]] for (uint k = 0; k <= kHeld; ++k) {
-                uint bin = 256;
+                uint bin = kBins;
                 if (k < kHeld) {
                     const uint rank = held_rank[k * kRankings + r];
-                    if (rank != kOutside && (round == 0 || rank / 256 == coarse[r])) bin = round == 0 ? rank / 256 : rank % 256;
+                    if (rank != kOutside && (round == 0 || rank / kRanksPerBin == coarse[r]))
+                        bin = round == 0 ? rank / kRanksPerBin : rank % kRanksPerBin;
                 }
                 if (bin != run_bin) {
-                    if (run_bin < 256) {
-                        atomicAdd(select_count[r * 256 + run_bin], run_tokens);
+                    if (run_bin < kBins) {
+                        atomicAdd(select_count[r * kBins + run_bin], run_tokens);
                         if (kNeedsMass)
                             [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
-                                atomicAdd(select_mass[g * 256 + run_bin], run_mass[g]);
+                                atomicAdd(select_mass[g * kBins + run_bin], run_mass[g]);
                     }
                     run_bin = bin;
                     run_tokens = 0;
                     [[unroll]] for (uint g = 0; g < kGroup; ++g) run_mass[g] = 0;
                 }
-                if (bin == 256) continue;
+                if (bin == kBins) continue;
                 run_tokens += held_tokens[k];
                 if (kNeedsMass)
                     [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
@@ -179,6 +178,11 @@ void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy po
         }
     }
     barrier();
+}
+
+// One round of one workgroup over rows [0, n_rows).
+void select_round(uint round, uint coarse[kRankings], uint n_rows, HeadPolicy policy) {
+    count_bins(round, coarse, 0, n_rows, policy.threshold);
     find_cuts(round, coarse, policy);
 }
 

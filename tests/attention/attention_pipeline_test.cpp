@@ -111,6 +111,8 @@ struct Rig {
 
 class AttentionPipelineTest : public GpuTest {};
 
+constexpr std::uint32_t kWideCapacity = 20000;  // many workgroups choose from so many tokens (select_rows)
+
 // Everything is allowed: whole mass, a budget of all tokens, a window of all tokens, no value skipped.
 SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) {
     SparsePolicy p = make_preset(name, kFull, by_budget ? SparseOverrides{.budget = n + 1000} : SparseOverrides{.mass = 1});
@@ -141,7 +143,7 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
 
 TEST_F(AttentionPipelineTest, BudgetOfAllTokensEqualsDense) {
     for (const std::uint32_t n : {65u, 1025u, 2500u}) {
-        Rig rig(device(), n, KvType::kF16);
+        Rig rig(device(), n, KvType::kF16, n == 2500 ? kWideCapacity : n);
         for (const char* name : {"quest", "tidal", "delta", "kascade", "recycled", "tokenselect"}) {
             SCOPED_TRACE(fmt::format("{} {}", name, n));
             rig.expect_dense(rig.step(rig.pipeline(everything(name, true, n))));
@@ -159,7 +161,7 @@ TEST_F(AttentionPipelineTest, BelowMinCtxTheBitsAreDense) {
 TEST_F(AttentionPipelineTest, TopPIsHonest) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         for (const std::uint32_t n : {600u, 3000u}) {
-            Rig rig(device(), n, type);
+            Rig rig(device(), n, type, type == KvType::kF16 ? kWideCapacity : n);
             for (const float mass : {0.5f, 0.9f, 0.99f}) {
                 SCOPED_TRACE(fmt::format("n {} mass {}", n, mass));
                 const AttentionPipeline p = rig.pipeline(make_preset("exact", kFull, {.mass = mass}));
@@ -178,8 +180,11 @@ TEST_F(AttentionPipelineTest, TopPIsHonest) {
     }
 }
 
-TEST_F(AttentionPipelineTest, PresetsAttendToWhatTheySay) {
-    Rig rig(device(), 3000, KvType::kF16);
+class AttentionPipelineCapacityTest : public AttentionPipelineTest, public testing::WithParamInterface<std::uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Capacity, AttentionPipelineCapacityTest, testing::Values(3000, kWideCapacity));
+
+TEST_P(AttentionPipelineCapacityTest, PresetsAttendToWhatTheySay) {
+    Rig rig(device(), 3000, KvType::kF16, GetParam());
     for (const char* name : kTrainingFree) {
         SCOPED_TRACE(name);
         const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
@@ -237,13 +242,21 @@ TEST_F(AttentionPipelineTest, TinyContextsWithValueSkip) {
     }
 }
 
-TEST_F(AttentionPipelineTest, PlansItsMemoryToTheByte) {
-    Rig rig(device(), 1500, KvType::kF16);
+TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
+    Rig rig(device(), 1500, KvType::kF16, GetParam());
     for (const char* name : kTrainingFree) {
         const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
         EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
-                                                             IndexerScore::default_splits(device(), kKvHeads, 1500))) << name;
+                                                             IndexerScore::default_splits(device(), kKvHeads, GetParam()))) << name;
     }
+}
+
+TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
+    Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
+    EXPECT_EQ(narrow.pipeline(make_preset("exact", kFull)).n_dispatches(0), 2u);
+    EXPECT_EQ(wide.pipeline(make_preset("exact", kFull)).n_dispatches(0), 4u);
+    EXPECT_EQ(wide.pipeline(make_preset("quest", kFull)).n_dispatches(2), 2u);     // blocks are few
+    EXPECT_EQ(wide.pipeline(make_preset("twilight", kFull)).n_dispatches(2), 3u);  // every head for itself
 }
 
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {

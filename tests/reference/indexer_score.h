@@ -51,10 +51,6 @@ Level indexer_score(const SelectView& view, const SelectLevel& level, std::uint3
 /// The same rows as one query head ranks them for itself.
 Level head_ranking(const Level& scored, std::size_t g);
 
-/// Ranks of the smallest set that satisfies the rule: places in `rows`, best first, ties by lower unit.
-/// @param budget_max tokens; 0 = no limit
-std::vector<std::size_t> keep_rows(const Level& scored, const SelectLevel& level, std::uint32_t budget_max);
-
 /// Log of what the kept rows (places) leave out, for the next level; the same floor as the stage's.
 std::vector<double> dropped_mass(const Level& scored, std::span<const std::size_t> kept);
 

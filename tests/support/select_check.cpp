@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/reference/select_rows.h"
 #include "tests/reference/summarize_block.h"
 #include "tests/support/index_rows.h"
 #include "tests/support/select_rig.h"
@@ -14,7 +15,7 @@
 namespace winnow::test {
 namespace {
 
-constexpr double kBin = 1.0 / 2048 + 5e-5;  // the finest bin of shaders/common/select.glsl and the rounding of a score
+constexpr double kFinestBin = 1.0 / 2048, kScoreRounding = 5e-5;  // of shaders/common/select.glsl
 constexpr double kMassTolerance = 1e-5;     // rounding of the weights, and of 2^-31 for each row
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -31,7 +32,7 @@ double cut_of(const reference::Level& scored, SelectLevel level, std::uint32_t b
 
 // `rankings`: one that all heads share, or one of each head, which all decide for themselves.
 void expect_rule(const std::vector<reference::Level>& rankings, const SelectLevel& level, std::uint32_t budget,
-                 const std::vector<bool>& kept) {
+                 const std::vector<bool>& kept, double bin) {
     std::vector<double> lowest, highest;
     for (const reference::Level& ranking : rankings) {
         lowest.push_back(std::min(cut_of(ranking, level, budget, kMassTolerance), 0.0));
@@ -47,9 +48,9 @@ void expect_rule(const std::vector<reference::Level>& rankings, const SelectLeve
         std::size_t head = 0;
         for (std::size_t r = 0; r < rankings.size(); ++r) {
             const double weight = clamped(rankings[r].rows[i].pooled);
-            any = any || weight >= lowest[r] - kBin;
+            any = any || weight >= lowest[r] - bin;
             if (!kept[i]) {
-                EXPECT_LE(weight, highest[r] + kBin) << "dropped unit " << row.unit << " ranking " << r;
+                EXPECT_LE(weight, highest[r] + bin) << "dropped unit " << row.unit << " ranking " << r;
             }
             for (const double w : rankings[r].rows[i].log_weight) mass[head++] += kept[i] ? row.n_tokens * std::exp(w) : 0;
         }
@@ -134,7 +135,8 @@ void SelectRig::expect_right() const {
                 rankings.clear();
                 for (std::uint32_t g = 0; g < v.n_group(); ++g) rankings.push_back(head_ranking(scored, g));
             }
-            expect_rule(rankings, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept);
+            expect_rule(rankings, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept,
+                        kScoreRounding + (is_wide(i) ? SelectRows::bin_width(level.rule, v.n_group()) : kFinestBin));
             dropped = dropped_mass(scored, places);
             if (i + 2 == case_.levels.size()) {  // the next level has read it, nobody has written it since
                 for (std::uint32_t g = 0; g < v.n_group(); ++g)

@@ -41,14 +41,26 @@ const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, s
                                 .kv_type = c.shape.kv_type, .block_size = kBlock, .level = level, .pool = c.pool,
                                 .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit, .is_final = i + 1 == c.levels.size(),
                                 .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .index_type = c.index_type, .max_rows = kMaxRows,
-                                .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false};
+                                .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false,
+                                .wide = c.wide && i + 1 == c.levels.size()};
     const std::string key =
-        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
                     static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
                     static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-                    config.append_index, static_cast<int>(config.index_type));
+                    config.append_index, static_cast<int>(config.index_type), config.wide);
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
+    return *stage;
+}
+
+const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c) {
+    const SelectLevel& level = c.levels.back();
+    const SelectRows::Config config{.n_heads = c.shape.n_heads(), .n_kv_heads = c.shape.n_kv_heads, .block_size = kBlock, .level = level,
+                                    .pool = c.pool, .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
+                                    .score_stride = IndexerScore::score_stride(kMaxRows), .n_splits = kRowSplits, .n_score_splits = kSplits};
+    std::unique_ptr<SelectRows>& stage = row_stages_[fmt::format("{} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
+                                                                 static_cast<int>(c.pool), config.parent_unit)];
+    if (!stage) stage = std::make_unique<SelectRows>(device, config);
     return *stage;
 }
 
@@ -120,6 +132,13 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
     last_queries_ = std::make_unique<GuardedBuffer>(device, "last_queries", (kFirstQuery + cache_.query.size()) * 4);
     dropped_ = std::make_unique<GuardedBuffer>(device, "dropped", s.n_heads() * 4);
+    if (case_.wide) {
+        select_rows_ = &stages.get_rows(device, case_);
+        ranks_ = std::make_unique<GuardedBuffer>(device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(SelectStages::kMaxRows)));
+        bins_ = guarded(device, "bins", std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
+        through_ = std::make_unique<GuardedBuffer>(device, "through", SelectRows::through_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group, SelectStages::kRowSplits));
+        cuts_ = std::make_unique<GuardedBuffer>(device, "cuts", s.n_kv_heads * sizeof(SelectCut));
+    }
     std::vector<HeadPolicy> policies(kFirstPolicy);
     for (const SelectLevel& level : case_.levels)
         policies.insert(policies.end(), s.n_kv_heads, HeadPolicy{level.mass, level.budget_min, level.budget == 0 ? kNoLimit : level.budget,
@@ -166,6 +185,11 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                push(i));
             recorder.barrier();
         }
+        if (select_rows_ == nullptr) return;
+        select_rows_->record(recorder,
+                             {state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
+                              bins_->range(), through_->range(), counters_->range(), controls_->range(), policies_, cuts_->range()},
+                             push(stages_.size() - 1));
     });
 }
 
@@ -175,6 +199,9 @@ SelectControl SelectRig::control(std::size_t level, std::uint32_t kv_head) const
 
 std::vector<std::uint32_t> SelectRig::list(std::size_t level, std::uint32_t kv_head) const {
     for (const std::uint32_t counter : counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
+    if (bins_) {
+        for (const std::uint32_t bin : bins_->contents<std::uint32_t>()) EXPECT_EQ(bin, 0u);
+    }
     const std::vector<std::uint32_t> words = list_words();
     const auto begin = words.begin() + list_offset(level) + kv_head * list_stride_;
     const std::uint32_t n = control(level, kv_head).n_list;

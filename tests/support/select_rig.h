@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_rows.h"
 #include "tests/reference/indexer_score.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/sparse_data.h"
@@ -21,17 +22,23 @@ struct SelectCase {
     IndexType index_type = IndexType::kF16;
     std::uint32_t refresh = 1;
     float cosine = 2;
+    bool wide = false;  ///< the last level by SelectRows
 };
 
 /// Pipelines that tests share: compiling one takes longer than running it.
 class SelectStages {
 public:
     const IndexerScore& get(vk::Device& device, const SelectCase& c, std::size_t level);
-    void clear() { stages_.clear(); }
-    static constexpr std::uint32_t kMaxRows = 8256, kSplits = 5;
+    const SelectRows& get_rows(vk::Device& device, const SelectCase& c);
+    void clear() {
+        stages_.clear();
+        row_stages_.clear();
+    }
+    static constexpr std::uint32_t kMaxRows = 8256, kSplits = 5, kRowSplits = 3;
 
 private:
     std::map<std::string, std::unique_ptr<IndexerScore>> stages_;
+    std::map<std::string, std::unique_ptr<SelectRows>> row_stages_;
 };
 
 /// The buffers of a chain of levels, as AttentionPipeline lays them out, and what they held after a run.
@@ -60,15 +67,17 @@ private:
     SelectPush push(std::size_t level) const;
     std::uint32_t list_offset(std::size_t level) const;
     void expect_index_key() const;
+    bool is_wide(std::size_t level) const { return case_.wide && level + 1 == case_.levels.size(); }
 
     vk::Device& device_;
     SelectCase case_;
     TestCache cache_;
     std::vector<const IndexerScore*> stages_;
+    const SelectRows* select_rows_ = nullptr;
     std::uint32_t position_ = 0, list_stride_ = 0, super_first_ = 0, super_stride_ = 0;
     std::vector<float> maps_values_, index_values_;
     vk::Buffer tables_, keys_, query_, maps_, min_, max_, sum_, policies_, none_;
-    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_, last_queries_, dropped_;
+    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_, last_queries_, dropped_, ranks_, bins_, through_, cuts_;
 };
 
 }  // namespace winnow::test
