@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sweeps group shapes of the matvec stages and of decode attention on the present GPU, at the shapes of bench/shapes,
+// Sweeps group shapes of the matvec stages, of decode attention and of selection on the present GPU, at the shapes of bench/shapes,
 // and prints the best of each: where the tables of runtime/weights/*_tuning.cpp come from. Everything is compiled
 // first, on all cores, and timed afterwards without pause, since an idle GPU lowers its clocks.  Usage: winnow_tune
-// [matvec|attention|all]
+// [matvec|attention|selection|all]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,7 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "bench/support/gpu_bench.h"
+#include "bench/support/candidate.h"
+#include "bench/tune_selection.h"
 #include "runtime/attention/attend_dense.h"
 #include "runtime/dense/gate_up.h"
 #include "runtime/dense/logits.h"
@@ -27,17 +28,7 @@
 namespace winnow::bench {
 namespace {
 
-using Record = std::function<void(vk::Recorder&, std::uint32_t)>;
 constexpr WeightType kType = WeightType::kQ4_0;
-
-struct Candidate {
-    std::string stage, label;
-    std::uint64_t bytes = 0;
-    std::uint32_t n_dispatches = 0;
-    std::function<Record()> make;  // compiles the pipeline
-    Record record;
-    double microseconds = 1e30;
-};
 
 /// Buffers shared by the candidates of a shape.
 struct Subject {
@@ -287,10 +278,13 @@ void run(const std::string& what) {
     fmt::print("{}: copy {:.0f} GB/s\n", Bench::get().device().info().name, Bench::get().copy_bytes_per_second() / 1e9);
     for (const Shape& s : shapes()) {
         const Shared subject = std::make_shared<const Subject>(s);
-        if (what != "attention") sweep(matvecs(s, subject));
-        if (what == "matvec") continue;
-        for (const std::uint32_t n : {256u, 4096u, 32768u, 131072u})
-            if (!Bench::get().device().is_cpu() || n <= 4096) sweep(attentions(s, subject, n));
+        const auto asked = [&](const char* name) { return what == "all" || what == name; };
+        if (asked("matvec")) sweep(matvecs(s, subject));
+        for (const std::uint32_t n : {256u, 4096u, 32768u, 131072u}) {
+            if (Bench::get().device().is_cpu() && n > 4096) continue;
+            if (asked("attention")) sweep(attentions(s, subject, n));
+            if (asked("selection") && n >= (Bench::get().device().is_cpu() ? 4096u : 32768u)) sweep(selections(s, n));
+        }
     }
 }
 
@@ -299,8 +293,8 @@ void run(const std::string& what) {
 
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "all";
-    if (argc > 2 || (what != "all" && what != "matvec" && what != "attention")) {
-        std::fprintf(stderr, "usage: winnow_tune [matvec|attention|all]\n");
+    if (argc > 2 || (what != "all" && what != "matvec" && what != "attention" && what != "selection")) {
+        std::fprintf(stderr, "usage: winnow_tune [matvec|attention|selection|all]\n");
         return 2;
     }
     try {

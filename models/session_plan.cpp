@@ -116,7 +116,7 @@ public:
         r.memory.kv_bytes = KvCache::bytes_needed(layout);
         r.memory.index_bytes =
             AttentionPipeline::bytes_needed(attention_shape(shape), layout, policy_,
-                                            IndexerScore::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx));
+                                            select_splits(target_.is_cpu, shape.n_kv_heads, n_ctx));
         r.memory.scratch_bytes =
             StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
         r.fits = r.memory.total_bytes() <= target_.budget_bytes && layout.largest_pool_bytes() <= target_.binding_bytes;

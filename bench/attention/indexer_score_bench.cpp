@@ -17,7 +17,7 @@ void run(benchmark::State& state, const Shape& s, std::uint32_t n, Scorer scorer
     c.level.unit = unit;
     c.level.rule = BudgetRule::kTopK;
     c.max_rows = n / unit + 1;
-    c.n_splits = IndexerScore::default_splits(b.device(), s.n_kv_heads, n);
+    c.n_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const IndexerScore stage(b.device(), c);
     const std::uint64_t blocks = on.cache.layout().layer_blocks(0);
     const vk::Buffer rows = b.buffer(blocks * 4 * s.head_dim * 4), high = b.buffer(blocks * 4 * s.head_dim * 4);

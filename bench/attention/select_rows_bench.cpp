@@ -21,7 +21,7 @@ void run(benchmark::State& state, const Shape& s, std::uint32_t n, BudgetRule ru
     const AttentionSetup on(s, n);
     SelectRows::Config c{.n_heads = s.n_heads, .n_kv_heads = s.n_kv_heads, .level = {}, .score_stride = IndexerScore::score_stride(n + 1)};
     c.level.rule = rule;
-    c.n_splits = c.n_score_splits = IndexerScore::default_splits(b.device(), s.n_kv_heads, n);
+    c.n_splits = c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const SelectRows stage(b.device(), c);
     const std::uint32_t group = s.n_heads / s.n_kv_heads;
     std::vector<std::uint32_t> scores(std::size_t{s.n_heads} * c.score_stride), denominators, policy_words, control_words;

@@ -6,20 +6,11 @@
 
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/device.h"
-#include "runtime/vk/quirks.h"
 
 namespace winnow {
 namespace {
 
 bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean; }
-
-// Lanes that share a row: one per 8 values, a power of two; 16 only where 8 would hold too much of the query in registers.
-std::uint32_t lanes_per_row(std::uint32_t dim, std::uint32_t subgroup) {
-    const std::uint32_t most = std::min(subgroup, dim > 128 ? 16u : 8u);
-    std::uint32_t lanes = 1;
-    while (lanes < most && lanes * 8 < dim) lanes *= 2;
-    return lanes;
-}
 
 }  // namespace
 
@@ -28,14 +19,12 @@ std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_r
 IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
-    const std::uint32_t group_size = device.is_cpu() ? 128 : 512;
-    const std::uint32_t dim = is_indexed(c.level.scorer) ? c.index_dim : c.head_dim;
-    const std::array<std::uint32_t, 21> spec{group_size,
+    const SelectTuning tuning = select_tuning(device, is_indexed(c.level.scorer) ? c.index_dim : c.head_dim, c.tuning);
+    const std::array<std::uint32_t, 21> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads / c.n_kv_heads,
                                              c.n_kv_heads,
-                                             group_size / subgroup,
+                                             tuning.group_size / subgroup,
                                              c.n_splits,
                                              c.block_size,
                                              static_cast<std::uint32_t>(c.level.scorer),
@@ -45,7 +34,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              static_cast<std::uint32_t>(c.pool),
                                              c.is_final ? 1u : 0u,
                                              std::max(c.index_dim, 8u),
-                                             lanes_per_row(dim, subgroup),
+                                             tuning.lanes,
                                              score_stride(c.max_rows),
                                              c.append_index ? 1u : 0u,
                                              c.append_only ? 1u : 0u,
@@ -63,15 +52,6 @@ void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const Select
                        b.lists, b.parents, b.scores, b.partials, b.counters, b.controls, b.policies, b.last_queries,
                        b.dropped},
                       push, config_.n_splits + 1, config_.n_kv_heads);
-}
-
-std::uint32_t IndexerScore::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity) {
-    return default_splits(device.is_cpu(), n_kv_heads, capacity);
-}
-
-std::uint32_t IndexerScore::default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity) {
-    const std::uint32_t splits = std::max(1u, (is_cpu ? 8 : 256) / n_kv_heads);
-    return is_cpu ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
 }
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {

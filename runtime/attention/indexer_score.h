@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/select_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/sparse.h"
 #include "winnow/types.h"
@@ -27,6 +28,7 @@ public:
         bool append_index = false;       ///< also appends the newest token's index key
         bool append_only = false;        ///< and nothing else
         bool wide = false;               ///< leaves the choice to SelectRows
+        SelectTuning tuning = {};        ///< by the device where it is empty
     };
     struct Buffers {
         vk::BufferRange state, tables;
@@ -48,9 +50,6 @@ public:
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
     /// Floats from one head's scores to the next: whole 16-byte loads of 8 rows.
     static std::uint32_t score_stride(std::uint32_t max_rows);
-    /// Workgroups per kv head that share the scoring, for a cache of `capacity` tokens.
-    static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
-    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity = 0);
     /// Bytes read for scoring `n_tokens` (all of them candidates).
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/select_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/sparse.h"
 
@@ -20,6 +21,7 @@ public:
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_splits = 8;      ///< of this stage
         std::uint32_t n_score_splits = 8;
+        SelectTuning tuning = {};        ///< by the device where it is empty
     };
     struct Buffers {
         vk::BufferRange state, tables;

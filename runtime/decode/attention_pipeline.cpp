@@ -155,8 +155,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     if (policy_.is_dense()) return;
     using vk::BufferUse;
     const KvConfig& kv = cache.layout().config();
-    const std::uint32_t select_splits = IndexerScore::default_splits(device, shape.n_kv_heads, kv.capacity);
-    const Sizes z = sizes_of(shape, cache.layout(), policy_, select_splits);
+    const std::uint32_t n_select_splits = select_splits(device.is_cpu(), shape.n_kv_heads, kv.capacity);
+    const Sizes z = sizes_of(shape, cache.layout(), policy_, n_select_splits);
     summary_unit_ = z.summary_unit;
     super_stride_ = z.super_stride;
     level_strides_ = z.strides;
@@ -252,7 +252,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     base.index_unit = index_unit_of(policy_);
     base.index_type = policy_.index_type;
     base.max_rows = z.max_rows;
-    base.n_splits = select_splits;
+    base.n_splits = n_select_splits;
     for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
         IndexerScore::Config c = base;
         c.level = policy_.levels[i];
@@ -264,7 +264,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         if (!c.wide) continue;
         select_rows_ = std::make_unique<SelectRows>(
             device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
-                                       IndexerScore::score_stride(c.max_rows), select_splits, select_splits});
+                                       IndexerScore::score_stride(c.max_rows), n_select_splits, n_select_splits, {}});
     }
     if (policy_.index_dim != 0) {
         IndexerScore::Config c = base;

@@ -247,7 +247,7 @@ TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
     for (const char* name : kTrainingFree) {
         const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
         EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
-                                                             IndexerScore::default_splits(device(), kKvHeads, GetParam()))) << name;
+                                                             select_splits(device().is_cpu(), kKvHeads, GetParam()))) << name;
     }
 }
 
@@ -270,7 +270,7 @@ TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
             const AttentionPipeline p(device(), kShape, rig.cache,
                                       {rig.state, rig.act, rig.partials, rig.counters, rig.attended, rig.act}, kSplits, policy, maps);
             EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
-                                                                 IndexerScore::default_splits(device(), kKvHeads, 1500))) << name;
+                                                                 select_splits(device().is_cpu(), kKvHeads, 1500))) << name;
         }
     }
 }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/weights/select_tuning.h"
+
+#include <algorithm>
+
+#include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
+
+namespace winnow {
+
+SelectTuning select_tuning(const vk::Device& device, std::uint32_t dim, const SelectTuning& asked) {
+    if (asked.group_size != 0) return asked;
+    SelectTuning t;
+    // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
+    t.group_size = device.is_cpu() ? 128 : 512;
+    // One lane per 8 values, a power of two; 16 only where 8 would hold too much of the query in registers.
+    const std::uint32_t most = std::min(device.limits().subgroup_size, dim > 128 ? 16u : 8u);
+    t.lanes = 1;
+    while (t.lanes < most && t.lanes * 8 < dim) t.lanes *= 2;
+    return t;
+}
+
+std::uint32_t select_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity) {
+    const std::uint32_t splits = std::max(1u, (is_cpu ? 8 : 256) / n_kv_heads);
+    return is_cpu ? std::max(splits, capacity / vk::kSoftwareTokensPerSplit) : splits;
+}
+
+}  // namespace winnow
