@@ -49,8 +49,14 @@ struct Learned {
     ModelShape shape;
 };
 
-Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text, std::uint32_t n_ctx,
-              bool quick) {
+void check_length(std::size_t n_tokens, std::uint32_t n_ctx) {
+    const std::uint32_t least = least_calibration_tokens(n_ctx);
+    if (n_tokens < least)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", n_tokens, least));
+}
+
+Learned learn(const Options& options, ModelSource model, const CalibrationInput& input, std::uint32_t n_ctx, bool quick) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
@@ -64,24 +70,55 @@ Learned learn(const Options& options, const Vocabulary& vocabulary, const std::s
     settings.on_progress = [&steps](const std::string& step, std::uint64_t done, std::uint64_t total) {
         steps.update(step, done, total);
     };
-    n_ctx = std::min(n_ctx, trained_context(vocabulary.file));
-    const std::vector<TokenId> tokens = vocabulary.tokenizer->encode(text, {.add_bos = true, .parse_special = false});
-    const std::uint32_t least = least_calibration_tokens(n_ctx);
-    if (tokens.size() < least)  // before the weights are read
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", tokens.size(), least));
-    const std::unique_ptr<Session> session = open_session(dense, vocabulary, n_ctx);
     Learned learned;
-    learned.shape = session->shape();
-    learned.calibration = calibrate(*session, *vocabulary.tokenizer, tokens, settings, learned.report);
+    learned.shape = model.shape;
+    const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
+    learned.calibration = calibrate(*session, input, settings, learned.report);
     steps.clear();
     return learned;
+}
+
+Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text, std::uint32_t n_ctx, bool quick) {
+    n_ctx = std::min(n_ctx, trained_context(vocabulary.file));
+    const CalibrationInput input(*vocabulary.tokenizer, text);
+    check_length(input.text.size(), n_ctx);  // before the weights are read
+    return learn(options, open_model(vocabulary.path.string()), input, n_ctx, quick);
+}
+
+std::uint32_t calibration_context(const Options& options) {
+    return options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext;
+}
+
+// Shows what was learnt and writes it where a file is wanted.
+void report(const Options& options, const Learned& learned, const std::filesystem::path& path, const std::string& hash) {
+    if (!path.empty()) write_sidecar(path, learned.calibration, hash);
+    if (!options.calibrate.plot_file.empty()) {
+        OutputFile plot(options.calibrate.plot_file);
+        plot.write(calibration_svg(learned.calibration, learned.report));
+        plot.commit();
+    }
+    write_out(calibration_table(learned.calibration, learned.report, learned.shape));
+    if (!path.empty()) write_out(fmt::format("\nwrote {}\n", safe_path(path)));
+}
+
+// Random weights of a known shape, to see what calibrating such a model costs on a device.
+int calibrate_shape(const Options& options) {
+    if (!options.prompt_file.empty())
+        throw Error(ErrorCode::kInvalidArgument, "-f needs a model's tokenizer: with --shape the tokens are random");
+    check_writable(options.calibrate.output_file);
+    check_writable(options.calibrate.plot_file);
+    ModelSource model = open_shape(options, true);
+    const std::uint32_t n_ctx = std::min(calibration_context(options), model.shape.n_ctx_train);
+    const CalibrationInput input(model.shape.n_vocab, most_calibration_tokens(n_ctx));
+    report(options, learn(options, std::move(model), input, n_ctx, false), options.calibrate.output_file,
+           fmt::format("random {} {}", options.shape, options.weight_type));
+    return 0;
 }
 
 }  // namespace
 
 int run_calibrate(const Options& options) {
+    if (!options.shape.empty()) return calibrate_shape(options);
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::string text = options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
     const std::filesystem::path path = options.calibrate.output_file.empty()
@@ -89,17 +126,7 @@ int run_calibrate(const Options& options) {
                                            : std::filesystem::path(options.calibrate.output_file);
     check_writable(path.string());
     check_writable(options.calibrate.plot_file);
-    const Learned learned =
-        learn(options, vocabulary, text,
-              options.n_ctx.value_or(0) > 0 ? std::min(context_size(options, 0), kContext) : kContext, false);
-    write_sidecar(path, learned.calibration, model_hash(vocabulary.file));
-    if (!options.calibrate.plot_file.empty()) {
-        OutputFile plot(options.calibrate.plot_file);
-        plot.write(calibration_svg(learned.calibration, learned.report));
-        plot.commit();
-    }
-    write_out(calibration_table(learned.calibration, learned.report, learned.shape));
-    write_out(fmt::format("\nwrote {} in {:.0f} s\n", safe_path(path), learned.report.seconds));
+    report(options, learn(options, vocabulary, text, calibration_context(options), false), path, model_hash(vocabulary.file));
     return 0;
 }
 

@@ -79,17 +79,21 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r,
                                s.captured);
         out += "\n";
     }
-    if (r.indexes.empty())
-        return out + "nothing was held out to measure the index on: give a longer text with -f\n";
-    out += fmt::format(
-        "\nOn {} tokens that no moment has seen; the index chooses 64:\n\n"
-        "| index | dimensions | mass of the best 64 | of them found |\n| --- | ---: | ---: | ---: "
-        "|\n",
-        r.n_held_out);
-    for (const IndexQuality& q : r.indexes)
-        out +=
-            fmt::format("| {} | {} | {:.3f} | {:.3f} |\n", q.name, q.index_dim, q.mass, q.recall);
-    return out;
+    if (r.indexes.empty()) {
+        out += "nothing was held out to measure the index on: give a longer text with -f\n";
+    } else {
+        out += fmt::format(
+            "\nOn {} tokens that no moment has seen; the index chooses 64:\n\n"
+            "| index | dimensions | mass of the best 64 | of them found |\n| --- | ---: | ---: | ---: "
+            "|\n",
+            r.n_held_out);
+        for (const IndexQuality& q : r.indexes)
+            out +=
+                fmt::format("| {} | {} | {:.3f} | {:.3f} |\n", q.name, q.index_dim, q.mass, q.recall);
+    }
+    out += "\n| phase | seconds |\n| --- | ---: |\n";
+    for (const PhaseTime& phase : r.phases) out += fmt::format("| {} | {:.1f} |\n", phase.name, phase.seconds);
+    return out + fmt::format("| all | {:.1f} |\n", r.seconds);
 }
 
 std::string calibration_svg(const Calibration& c, const CalibrationReport& r) {

@@ -222,7 +222,7 @@ private:
         const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
         Progress progress("repeats", Progress::Unit::kTokens);
         const std::vector<double> found = repeat_perplexities(
-            session_, tokenizer_, ways, period, [&](std::uint64_t done, std::uint64_t total) {
+            session_, TokenPool(tokenizer_), ways, period, [&](std::uint64_t done, std::uint64_t total) {
                 throw_if_interrupted();
                 progress.update(done, total);
             });

@@ -292,6 +292,9 @@ void add_shape(Table& table, Options& o, const char* help) {
     table.value("--type", o.weight_type, "TYPE",
                 "type of those weights: q4_0 (default), q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, "
                 "f16, bf16 or f32");
+}
+
+void add_assumed_share(Table& table, Options& o) {
     table
         .value("--retrieval-share", o.assumed_share, "X",
                "share of the kv heads of that shape that rtpurbo and duo let keep every token, 0 "
@@ -301,6 +304,7 @@ void add_shape(Table& table, Options& o, const char* help) {
 
 void add_bench(Table& table, Options& o) {
     add_shape(table, o, "random weights of a known shape in place of -m: 135m, 1b or 8b");
+    add_assumed_share(table, o);
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
     table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
@@ -409,6 +413,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_session(table, options, true);
             add_sparse(table, options, true);
             add_shape(table, options, "plan for a known shape in place of -m: 135m, 1b or 8b");
+            add_assumed_share(table, options);
             table.value("--fit", options.fit, "SIZE",
                         "the longest context that fits a card of this size (8GB, 7.5GiB); without "
                         "a size, what is free on the device");
@@ -428,6 +433,9 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             break;
         case Command::kCalibrate:
             add_session(table, options, true);
+            add_shape(table, options,
+                      "time it on random weights of a known shape: 135m, 1b or 8b; writes no file "
+                      "without -o");
             add_calibrate(table, options);
             break;
     }

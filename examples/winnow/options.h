@@ -59,7 +59,7 @@ struct Options {
     bool has_command = false;  ///< false: `winnow -m M ...` without a subcommand
 
     std::string model;
-    std::string shape;                 ///< bench, info: a known shape in place of a model file
+    std::string shape;                 ///< bench, info, calibrate: a known shape in place of a model file
     std::string weight_type = "q4_0";  ///< of that shape's weights
     std::string device;
     bool list_devices = false;

@@ -34,9 +34,8 @@ constexpr float kWidening = 0.05f / 0.14f;
 
 class Calibrator {
 public:
-    Calibrator(Session& session, const Tokenizer& tokenizer, const std::vector<TokenId>& text, const CalibrateOptions& options,
-               CalibrationReport& report)
-        : session_(session), shape_(session.shape()), tokenizer_(tokenizer), text_(text), options_(options), report_(report) {
+    Calibrator(Session& session, const CalibrationInput& input, const CalibrateOptions& options, CalibrationReport& report)
+        : session_(session), shape_(session.shape()), input_(input), options_(options), report_(report), clock_(report.phases) {
         for (const LayerShape& layer : shape_.layers) ropes_.emplace_back(shape_, layer);
         c_ = assume_calibration(shape_);
         if (options.index_dim != 0) c_.index_dim = options.index_dim;
@@ -51,21 +50,23 @@ public:
         session_.use_sparse({});
         random_pass();
         const std::uint32_t n_text = std::min<std::uint32_t>(options_.quick ? kQuickTextTokens : kTextTokens, session_.n_ctx());
-        std::vector<TokenId> tokens(text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n_text, std::ssize(text_)));
-        std::vector<TokenId> held(text_.begin() + std::ssize(tokens), text_.end());
+        const std::vector<TokenId>& text = input_.text;
+        std::vector<TokenId> tokens(text.begin(), text.begin() + std::min<std::ptrdiff_t>(n_text, std::ssize(text)));
+        std::vector<TokenId> held(text.begin() + std::ssize(tokens), text.end());
         held.resize(std::min<std::size_t>({held.size(), kHeldOutTokens, session_.n_ctx()}));
         if (options_.quick || held.size() < std::min(kLeastHeldOut, session_.n_ctx())) held.clear();
         report_.n_text = static_cast<std::uint32_t>(tokens.size());
         report_.n_held_out = static_cast<std::uint32_t>(held.size());
 
         // The text that is judged carries a needle at both ends; without a held-out text it is the one that gives the moments.
-        TextAnalysis analysis(shape_, held.empty() ? tokens : held, needle(), held.empty() ? options_.quick : false);
+        TextAnalysis analysis(shape_, held.empty() ? tokens : held, input_.needle, held.empty() ? options_.quick : false);
         if (held.empty()) {
             text_moments_ = moments_of(analysis.tokens(), "text", &analysis.sample());
             fit();
         } else {
             text_moments_ = moments_of(tokens, "text", nullptr);
             fit();
+            clock_.enter("prefill");
             session_.truncate(0);
             session_.capture(
                 analysis.tokens(),
@@ -94,11 +95,6 @@ private:
         };
     }
 
-    std::vector<TokenId> needle() const {
-        return tokenizer_.encode(" The secret number of the seventh lantern is 48213, and it burns green over the mill.",
-                                 {.add_bos = false, .parse_special = false});
-    }
-
     // Prefills the tokens; moments before RoPE of every full layer.
     std::vector<Moments> moments_of(const std::vector<TokenId>& tokens, const std::string& step, QuerySample* sample) {
         std::vector<Moments> sums(std::size_t{shape_.n_layers} * shape_.n_kv_heads);
@@ -109,11 +105,13 @@ private:
             const Eigen::Index skip = std::min<Eigen::Index>(first < kSinks ? kSinks - first : 0, x.rows());
             sum(x.bottomRows(x.rows() - skip));
         };
+        clock_.enter("prefill");
         session_.truncate(0);
         session_.capture(
             tokens,
             [&](std::uint32_t layer, std::uint32_t first, std::span<const std::uint16_t> queries) {
                 if (!is_full(layer)) return;
+                const std::string was = clock_.enter("moments");
                 if (sample != nullptr) sample->collect(layer, first, queries);
                 parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
                     Moments& m = sums[layer * shape_.n_kv_heads + h];
@@ -121,8 +119,10 @@ private:
                         add(layer, first, head_rows(queries, shape_.n_heads, static_cast<std::uint32_t>(h) * n_group + g, dim),
                             [&](const auto& x) { m.add_queries(x); });
                 });
+                clock_.enter(was);
             },
             progress(step));
+        clock_.enter("moments");
         for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
             if (!is_full(layer)) continue;
             const std::vector<std::uint16_t> keys = session_.cached_keys(layer);
@@ -139,7 +139,7 @@ private:
     void random_pass() {
         const std::uint32_t period = std::min(options_.quick ? kQuickPeriod : kPeriod, session_.n_ctx() / 2 - 1);
         const std::uint32_t n_copies = 2;
-        std::vector<TokenId> tokens = random_text(tokenizer_, period, kRepeatSeed);
+        std::vector<TokenId> tokens = random_text(input_.pool, period, kRepeatSeed);
         const std::uint32_t n = std::min(period * n_copies, session_.n_ctx());
         for (std::uint32_t i = period; i < n; ++i) tokens.push_back(tokens[i - period]);
         std::vector<std::uint32_t> rows;
@@ -148,6 +148,7 @@ private:
         QuerySample sample(shape_, rows);
         random_moments_ = moments_of(tokens, "random tokens", &sample);
         report_.n_random = n;
+        clock_.enter("scores of heads");
         for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
             if (!is_full(layer)) continue;
             const std::vector<std::uint16_t> keys = session_.cached_keys(layer);
@@ -167,6 +168,7 @@ private:
     }
 
     void fit() {
+        clock_.enter("fit");
         fits_.resize(text_moments_.size());
         const std::size_t size = std::size_t{c_.index_dim} * c_.head_dim;
         parallel_for(fits_.size(), [&](std::size_t head) {
@@ -183,6 +185,7 @@ private:
 
     // Indexes that the report compares on the held-out text.
     void add_variants(TextAnalysis& analysis) {
+        clock_.enter("fit");
         const auto all = [&](const std::string& name, bool int8, auto&& make) {
             std::vector<IndexFit> fits(fits_.size());
             parallel_for(fits.size(), [&](std::size_t head) {
@@ -201,10 +204,12 @@ private:
     }
 
     void analyse(TextAnalysis& analysis) {
+        clock_.enter("attention");
         for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
             if (options_.on_progress) options_.on_progress("attention", layer, shape_.n_layers);
             if (is_full(layer)) analysis.add_layer(layer, session_.cached_keys(layer), fits_, c_);
         }
+        clock_.enter("similarity");
         analysis.finish(c_, kAnchors, report_);
     }
 
@@ -219,10 +224,11 @@ private:
 
     void check_and_widen_roles() {
         if (options_.quick) return;
+        clock_.enter("safety check");
         const std::vector<float> levels = head_levels(c_, shape_);
         const std::uint32_t period = std::min(kPeriod, session_.n_ctx() / 2 - 32);
         for (std::uint32_t widened = 0;; ++widened) {
-            const RepeatCheck check = check_roles(session_, tokenizer_, std::make_shared<Calibration>(c_), period,
+            const RepeatCheck check = check_roles(session_, input_.pool, std::make_shared<Calibration>(c_), period,
                                                   [&](std::uint64_t done, std::uint64_t total) {
                                                       if (options_.on_progress) options_.on_progress("safety check", done, total);
                                                   });
@@ -241,6 +247,7 @@ private:
         if (options_.quick || text.size() < kLeastSettingText) return;
         const auto n = static_cast<std::uint32_t>(text.size()) - kSettingSteps;
         if (session_.truncate(n) < n) return;
+        clock_.enter("settings");
         c_.settings = find_settings(session_, tuned_presets(), std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
                                     [&](std::uint64_t done, std::uint64_t total) {
                                         if (options_.on_progress) options_.on_progress("settings", done, total);
@@ -256,10 +263,10 @@ private:
 
     Session& session_;
     const ModelShape& shape_;
-    const Tokenizer& tokenizer_;
-    const std::vector<TokenId>& text_;
+    const CalibrationInput& input_;
     const CalibrateOptions& options_;
     CalibrationReport& report_;
+    PhaseClock clock_;
     Calibration c_;
     std::vector<RopeSpace> ropes_;
     std::vector<Moments> text_moments_, random_moments_;  ///< [n_layers, n_kv_heads]
@@ -270,8 +277,9 @@ private:
 
 std::uint32_t least_calibration_tokens(std::uint32_t n_ctx) { return std::min(512u, n_ctx / 2); }
 
-Calibration calibrate(Session& session, const Tokenizer& tokenizer, const std::vector<TokenId>& text,
-                      const CalibrateOptions& options, CalibrationReport& report) {
+std::uint32_t most_calibration_tokens(std::uint32_t n_ctx) { return std::min(kTextTokens, n_ctx) + std::min(kHeldOutTokens, n_ctx); }
+
+Calibration calibrate(Session& session, const CalibrationInput& input, const CalibrateOptions& options, CalibrationReport& report) {
     const auto begin = std::chrono::steady_clock::now();
     const ModelShape& shape = session.shape();
     const std::uint32_t dim = options.index_dim;
@@ -281,12 +289,12 @@ Calibration calibrate(Session& session, const Tokenizer& tokenizer, const std::v
     if (session.n_ctx() < 128)
         throw Error(ErrorCode::kInvalidArgument, fmt::format("a context of {} tokens is too short to calibrate", session.n_ctx()));
     const std::uint32_t least = least_calibration_tokens(session.n_ctx());
-    if (text.size() < least)
+    if (input.text.size() < least)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", text.size(), least));
+                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", input.text.size(), least));
     if (std::none_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.window == 0; }))
         throw Error(ErrorCode::kInvalidArgument, "every layer of this model has a window of its own: there is nothing to calibrate");
-    Calibration calibration = Calibrator(session, tokenizer, text, options, report).run();
+    Calibration calibration = Calibrator(session, input, options, report).run();
     check_calibration(calibration, shape);
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return calibration;

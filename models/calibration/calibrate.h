@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "models/tokenizer.h"
+#include "models/calibration/calibration_input.h"
+#include "models/calibration/phase_clock.h"
 #include "winnow/session.h"
 #include "winnow/sparse.h"
 
@@ -38,16 +39,17 @@ struct CalibrationReport {
     std::uint32_t n_widened = 0;  ///< times that the safety check asked for more retrieval heads
     bool roles_safe = true;
     double seconds = 0;
+    std::vector<PhaseTime> phases;  ///< what the seconds went into
 };
 
-/// Least tokens of a text to calibrate with, in a context of n_ctx.
+/// Tokens of a text without which nothing can be learnt in a context of n_ctx, and those that a calibration looks at at most.
 std::uint32_t least_calibration_tokens(std::uint32_t n_ctx);
+std::uint32_t most_calibration_tokens(std::uint32_t n_ctx);
 
 /// Learns from one text, with the session's own prefill: roles of heads, index projections, temperatures, reuse anchors. The first
 /// tokens of the text give the moments, those after them judge. The session's cache is emptied and its sparse attention left off.
 /// @throws Error(kInvalidArgument) for a text that is too short, and whatever on_progress throws.
-Calibration calibrate(Session& session, const Tokenizer& tokenizer, const std::vector<TokenId>& text,
-                      const CalibrateOptions& options, CalibrationReport& report);
+Calibration calibrate(Session& session, const CalibrationInput& input, const CalibrateOptions& options, CalibrationReport& report);
 
 /// Some pages of plain English for those who give no text.
 std::string builtin_calibration_text();

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <utility>
 
 namespace winnow {
@@ -23,26 +22,16 @@ double nll(std::span<const float> logits, TokenId token) {
 
 }  // namespace
 
-std::vector<TokenId> random_text(const Tokenizer& tokenizer, std::uint32_t n, std::uint32_t seed) {
-    std::mt19937 random(seed);
-    std::vector<TokenId> ids;
-    while (ids.size() < n) {
-        const auto id = static_cast<TokenId>(random() % tokenizer.n_vocab());
-        if (!tokenizer.is_control(id) && !tokenizer.piece(id).empty()) ids.push_back(id);
-    }
-    return ids;
-}
-
-std::vector<double> repeat_perplexities(Session& session, const Tokenizer& tokenizer, const std::vector<SparseOptions>& ways,
+std::vector<double> repeat_perplexities(Session& session, const TokenPool& pool, const std::vector<SparseOptions>& ways,
                                         std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint32_t n_scored = std::min(kScoredTokens, period / 2);
     std::vector<std::vector<double>> perplexities(ways.size());
     const std::uint64_t total = std::uint64_t{kSeeds} * (period + kLeadTokens + ways.size() * n_scored);
     std::uint64_t done = 0;
     for (std::uint32_t seed = 0; seed < kSeeds; ++seed) {
-        const std::vector<TokenId> ids = random_text(tokenizer, period, kFirstSeed + seed);
+        const std::vector<TokenId> ids = random_text(pool, period, kFirstSeed + seed);
         std::vector<TokenId> prompt;
-        if (tokenizer.adds_bos()) prompt.push_back(tokenizer.bos());
+        if (pool.bos >= 0) prompt.push_back(pool.bos);
         prompt.insert(prompt.end(), ids.begin(), ids.end());
         prompt.insert(prompt.end(), ids.begin(), ids.begin() + kLeadTokens - 1);  // the last of them is decoded
         const auto n_prompt = static_cast<std::uint32_t>(prompt.size());
@@ -74,14 +63,14 @@ std::vector<double> repeat_perplexities(Session& session, const Tokenizer& token
     return medians;
 }
 
-RepeatCheck check_roles(Session& session, const Tokenizer& tokenizer, std::shared_ptr<const Calibration> calibration,
+RepeatCheck check_roles(Session& session, const TokenPool& pool, std::shared_ptr<const Calibration> calibration,
                         std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     SparseOptions off, roles;
     roles.preset = "duo";
     roles.calibration = std::move(calibration);
     roles.overrides.window = static_cast<std::int32_t>(std::max(period / 2, 1u));
     roles.overrides.min_ctx = 0;
-    const std::vector<double> medians = repeat_perplexities(session, tokenizer, {off, roles}, period, progress);
+    const std::vector<double> medians = repeat_perplexities(session, pool, {off, roles}, period, progress);
     return {medians[0], medians[1]};
 }
 
