@@ -26,6 +26,7 @@ namespace {
 constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
 constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
+constexpr std::uint32_t kLeastContext = 512;  // in which the probes' facts still lie apart
 constexpr std::uint32_t kProbeSeed = 20261123;
 constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
 
@@ -65,14 +66,21 @@ public:
           sparse_(sparse) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
-        for (const std::string& preset : presets) rows_.push_back(make_row(preset));
-        evaluate_text();
         const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
         const std::vector<TokenId> filler(
             text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
-        evaluate_probe(make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed), "needles");
-        evaluate_probe(make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed), "copy");
-        evaluate_probe(make_aggregate_probe(tokenizer_, n - 64, kProbeSeed), "aggregation");
+        const std::vector<std::pair<std::string, Probe>> probes = {
+            {"needles", make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed)},
+            {"copy", make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed)},
+            {"aggregation", make_aggregate_probe(tokenizer_, n - 64, kProbeSeed)}};
+        for (const auto& [label, probe] : probes)  // before minutes of work
+            if (probe.n_tokens() > n_ctx_)
+                throw Error(ErrorCode::kInvalidArgument,
+                            fmt::format("-c {} is too short for the probe of {}, which takes {} of this model's tokens: use -c {} or more",
+                                        n_ctx_, label, probe.n_tokens(), probe.n_tokens()));
+        for (const std::string& preset : presets) rows_.push_back(make_row(preset));
+        evaluate_text();
+        for (const auto& [label, probe] : probes) evaluate_probe(probe, label);
         evaluate_repeats();
         return rows_;
     }
@@ -251,11 +259,11 @@ int run_eval(const Options& options) {
         vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
     const std::uint32_t n_ctx = context_size(options, 4096);
     const std::uint32_t n_positions = options.eval.n_positions;
-    if (n_ctx < n_positions + kWindowBaseline)
+    const std::uint32_t least = std::max(n_positions + kWindowBaseline, kLeastContext);
+    if (n_ctx < least)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is too short for {} scored positions: use -c {} or more, or "
-                                "fewer --positions",
-                                n_ctx, n_positions, n_positions + kWindowBaseline));
+                    fmt::format("-c {} is too short for {} scored positions and the probes: use -c {} or more{}", n_ctx, n_positions,
+                                least, least > kLeastContext ? ", or fewer --positions" : ""));
     if (tokens.size() < n_ctx + 1)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("the text has {} tokens but -c {} needs one more than that: give a "

@@ -63,6 +63,12 @@ Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& 
     return probe;
 }
 
+std::size_t Probe::n_tokens() const {
+    std::size_t most = 0;
+    for (const Question& q : questions) most = std::max(most, q.query.size() + q.answer.size());
+    return context.size() + most;
+}
+
 Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler,
                       std::uint32_t n_tokens, std::uint32_t seed) {
     constexpr std::uint32_t kCopied = 48;
@@ -91,10 +97,11 @@ Probe make_aggregate_probe(const Tokenizer& tokenizer, std::uint32_t n_tokens, s
     std::string text = "Here is a list of words:";
     Probe probe;
     while (true) {
-        for (int i = 0; i < 24; ++i)
+        for (int i = 0; i < 8; ++i)
             text += fmt::format(" {}", random() % 3 == 0 ? winner : words[random() % words.size()]);
-        probe.context = encode(tokenizer, text, true);
-        if (probe.context.size() + 64 > n_tokens) break;
+        std::vector<TokenId> longer = encode(tokenizer, text, true);
+        if (!probe.context.empty() && longer.size() > n_tokens) break;
+        probe.context = std::move(longer);
     }
     probe.questions.push_back(
         {"aggregate", encode(tokenizer, ".\nThe word that appears most often in the list is"),

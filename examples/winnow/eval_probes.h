@@ -20,6 +20,7 @@ struct Probe {
     };
     std::vector<TokenId> context;
     std::vector<Question> questions;
+    std::size_t n_tokens() const;  ///< with its longest question
 };
 
 /// Facts ("The code for X is 48213.") hidden in `filler`: near position 0, in the middle, across a

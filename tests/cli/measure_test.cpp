@@ -111,6 +111,41 @@ TEST_F(Measure, BenchGoesToADepthWithWindowedLayers) {
     EXPECT_TRUE(rows[2]["sparse_kept"].is_null());
 }
 
+TEST_F(Measure, EvalComparesPresetsWithDense) {
+    const Files& files = Files::shared();
+    TinyOptions options;
+    options.n_ctx = 1024;
+    const std::vector<std::byte> bytes = make_tiny_gguf(options);
+    const std::string model = files.write("eval.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    std::string words;
+    for (int i = 0; i < 400; ++i) words += "the " + std::to_string(i * 7919 % 1000) + " rivers ";
+    const std::string text = files.write("eval.txt", words), rows_file = files.path("rows.json"), plot = files.path("rows.svg");
+    const std::vector<std::string> call{"eval", "-m", model, "-f", text, "--positions", "16", "--presets"};
+    const auto with = [&](std::vector<std::string> more) {
+        std::vector<std::string> all = call;
+        all.insert(all.end(), more.begin(), more.end());
+        return run_program(all);
+    };
+    const Outcome made = with({"exact,dense", "-c", "960", "--json", rows_file, "--plot", plot});
+    ASSERT_EQ(made.status, 0) << made.err;
+    EXPECT_THAT(made.out, HasSubstr("| exact | 960 |"));
+    const json rows = json::parse(files.read("rows.json"));
+    ASSERT_EQ(rows.size(), 2u);
+    for (const char* key : {"preset", "n_ctx", "nll_delta", "kl_mean", "kl_p99", "top1_agree", "long_range_gain", "copy_acc",
+                            "needle_nll_delta", "mass_mean", "mass_p5", "mass_min", "attended_share", "bytes_per_token", "kv_bytes"})
+        EXPECT_TRUE(rows[0].contains(key)) << key;
+    EXPECT_GE(rows[0]["mass_min"].get<double>(), 0.95 - 1e-3);  // exact is honest
+    EXPECT_LT(rows[0]["attended_share"].get<double>(), 1);
+    EXPECT_NEAR(rows[1]["nll_delta"].get<double>(), 0, 1e-6);
+    EXPECT_EQ(rows[1]["top1_agree"], 1.0);
+    EXPECT_THAT(files.read("rows.svg"), HasSubstr("</svg>"));
+
+    expect_error(with({"exact", "-c", "300"}), 2, "use -c 512 or more");
+    expect_error(with({"exact", "-c", "512"}), 2, "too short for the probe of needles");
+    expect_error(with({"exact,nonsense", "-c", "960"}), 2, "unknown sparse preset 'nonsense'");
+    expect_error(run_program({"eval", "-m", model, "-f", files.write("few.txt", "a few words"), "-c", "960", "--presets", "exact"}), 2, "longer text");
+}
+
 TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
     const json plan = parsed({"info", "--shape", "8b", "-c", "131072", "--sparse", "rtpurbo", "--json"});
     EXPECT_EQ(plan["n_ctx"], 131072);
