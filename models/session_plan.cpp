@@ -170,7 +170,7 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
                           {device.info().name, device.is_cpu(), without_reserve(device.info().memory_bytes), binding_bytes(device)});
     if (options.n_ctx > shape.n_ctx_train)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is more than the {} tokens that this model was trained for", options.n_ctx,
+                    fmt::format("-c {} is more than this model was trained for: use -c {} or less", options.n_ctx,
                                 shape.n_ctx_train));
     if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
         throw Error(ErrorCode::kInvalidArgument,
