@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sweeps group shapes of the matvec stages, of decode attention and of selection on the present GPU, at the shapes of bench/shapes,
+// Sweeps group shapes of the matvec stages, of the prefill matmul, of decode attention and of selection on the present GPU, at the shapes of bench/shapes,
 // and prints the best of each: where the tables of runtime/weights/*_tuning.cpp come from. Everything is compiled
 // first, on all cores, and timed afterwards without pause, since an idle GPU lowers its clocks.  Usage: winnow_tune
-// [matvec|attention|selection|all]
+// [matvec|matmul|attention|selection|all]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/support/candidate.h"
+#include "bench/tune_matmul.h"
 #include "bench/tune_selection.h"
 #include "runtime/attention/attend_dense.h"
 #include "runtime/dense/gate_up.h"
@@ -274,12 +275,15 @@ void sweep(std::vector<Candidate> all) {
     }
 }
 
-void run(const std::string& what) {
+void run(const std::string& what, const std::string& shape) {
     fmt::print("{}: copy {:.0f} GB/s\n", Bench::get().device().info().name, Bench::get().copy_bytes_per_second() / 1e9);
     for (const Shape& s : shapes()) {
+        if (!shape.empty() && s.name != shape) continue;
         const Shared subject = std::make_shared<const Subject>(s);
         const auto asked = [&](const char* name) { return what == "all" || what == name; };
         if (asked("matvec")) sweep(matvecs(s, subject));
+        for (const std::uint32_t n : {512u, 1024u})
+            if (asked("matmul")) sweep(matmuls(s, n));
         for (const std::uint32_t n : {256u, 4096u, 32768u, 131072u}) {
             if (Bench::get().device().is_cpu() && n > 4096) continue;
             if (asked("attention")) sweep(attentions(s, subject, n));
@@ -293,12 +297,12 @@ void run(const std::string& what) {
 
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "all";
-    if (argc > 2 || (what != "all" && what != "matvec" && what != "attention" && what != "selection")) {
-        std::fprintf(stderr, "usage: winnow_tune [matvec|attention|selection|all]\n");
+    if (argc > 3 || (what != "all" && what != "matvec" && what != "attention" && what != "selection" && what != "matmul")) {
+        std::fprintf(stderr, "usage: winnow_tune [matvec|matmul|attention|selection|all [SHAPE]]\n");
         return 2;
     }
     try {
-        winnow::bench::run(what);
+        winnow::bench::run(what, argc > 2 ? argv[2] : "");
         return 0;
     } catch (const winnow::Error& error) {
         std::fprintf(stderr, "winnow_tune: error: %s\n", error.what());

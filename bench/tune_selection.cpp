@@ -83,16 +83,17 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                     c.max_rows = n / kind.unit + 1;
                     c.n_splits = splits;
                     c.tuning = {group, lanes};
-                    c.wide = SelectRows::takes(c.level, c.pool, c.max_rows);
+                    const bool wide = SelectRows::takes(c.level, c.pool, c.max_rows);
+                    if (wide) c.ending = ScoreEnding::kDenominators;
                     const SelectRows::Config w{.n_heads = s.n_heads, .n_kv_heads = s.n_kv_heads, .level = c.level,
                                                .score_stride = IndexerScore::score_stride(c.max_rows), .n_splits = splits,
                                                .n_score_splits = splits, .tuning = c.tuning};
                     list.push_back({fmt::format("selection_{}/{}/{}", kind.name, s.name, n),
-                                    fmt::format("group {} lanes {} splits {}{}", group, lanes, splits, c.wide ? ", select_rows" : ""),
+                                    fmt::format("group {} lanes {} splits {}{}", group, lanes, splits, wide ? ", select_rows" : ""),
                                     IndexerScore::bytes_moved(c, n), 20u,
                                     [=, &device] {
                                         const auto score = std::make_shared<IndexerScore>(device, c);
-                                        const auto choose = c.wide ? std::make_shared<SelectRows>(device, w) : nullptr;
+                                        const auto choose = wide ? std::make_shared<SelectRows>(device, w) : nullptr;
                                         return Record([=](vk::Recorder& r, std::uint32_t) {
                                             score->record(r,
                                                           {m->on.state, m->on.cache.tables(), m->rows, m->high, m->on.query, m->maps,

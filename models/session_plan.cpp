@@ -66,6 +66,7 @@ SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
 SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options, KvType kv_type) {
     if (options.calibration) check_calibration(*options.calibration, shape);
     SparsePolicy policy = make_preset(options.preset, windowed_layers(shape), options.overrides, options.calibration.get());
+    policy.steered = options.audit_every > 1;
     if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
     if (policy.needs_sidecar)
         throw Error(ErrorCode::kInvalidArgument,

@@ -79,7 +79,9 @@ SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
     if (name == "dense") return make_preset("dense", {false});
     SparseOverrides overrides;
     overrides.budget = n / 20;
-    SparsePolicy p = make_preset(name, {false}, overrides);
+    const bool blocks_of_64 = name == "quest_64";
+    if (blocks_of_64) overrides.block = 64;
+    SparsePolicy p = make_preset(blocks_of_64 ? "quest" : name, {false}, overrides);
     p.layers[0].kind = LayerKind::kSelect;
     return p;
 }
@@ -89,7 +91,7 @@ SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
 void register_attention_pipeline() {
     const bool cpu = Bench::get().device().is_cpu();
     for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{8192, 32768} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
-        for (const char* preset : {"dense", "quest", "twilight", "exact"}) {
+        for (const char* preset : {"dense", "quest", "quest_64", "twilight", "exact"}) {
             const std::string name = std::string("attention_pipeline/8b/") + preset + "/n_tokens:" + std::to_string(n);
             benchmark::RegisterBenchmark(name.c_str(), [n, preset](benchmark::State& state) {
                 Bench& b = Bench::get();

@@ -15,6 +15,7 @@ void register_attention_pipeline();
 void register_summarize_block();
 void register_indexer_score();
 void register_select_rows();
+void register_select_attend();
 void register_attend_sparse();
 void register_audit_mass();
 void register_embed_rows();
@@ -37,6 +38,7 @@ inline void register_all() {
     register_summarize_block();
     register_indexer_score();
     register_select_rows();
+    register_select_attend();
     register_attend_sparse();
     register_audit_mass();
     register_embed_rows();

@@ -110,6 +110,7 @@ struct SparsePolicy {
     float local_share = 0.1f;
     std::uint32_t local_least = 512, local_most = 8192;
     bool needs_sidecar = false;             ///< and has none
+    bool steered = false;                   ///< an audit may widen budgets between steps: lists have room for everything
 
     bool is_dense() const { return name == "dense"; }
     /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later or

@@ -40,7 +40,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              c.append_only ? 1u : 0u,
                                              c.index_unit,
                                              static_cast<std::uint32_t>(c.index_type),
-                                             c.wide ? 1u : 0u};
+                                             static_cast<std::uint32_t>(c.ending)};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);

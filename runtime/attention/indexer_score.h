@@ -9,7 +9,14 @@
 
 namespace winnow {
 
-/// One level of selection: scores rows and writes the sorted list of those that the rule keeps. shaders/attention/indexer_score.comp
+/// What is left of scored rows. DO NOT CHANGE THE VALUES: shaders/common/interface.h has the same.
+enum class ScoreEnding : std::uint32_t {
+    kList = 0,          ///< a sorted list of those that the rule keeps
+    kDenominators = 1,  ///< for SelectRows
+    kRanges = 2,        ///< for SelectAttend
+};
+
+/// One level of selection: scores rows and, by itself or with the stage after it, chooses those that the rule keeps. shaders/attention/indexer_score.comp
 class IndexerScore {
 public:
     struct Config {
@@ -27,7 +34,7 @@ public:
         std::uint32_t n_splits = 8;
         bool append_index = false;       ///< also appends the newest token's index key
         bool append_only = false;        ///< and nothing else
-        bool wide = false;               ///< leaves the choice to SelectRows
+        ScoreEnding ending = ScoreEnding::kList;
         SelectTuning tuning = {};        ///< by the device where it is empty
     };
     struct Buffers {

@@ -40,15 +40,19 @@ bool lists_serve_once(const SparsePolicy& policy) {
                                                [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
 }
 
-// Whether the last level has more tokens to choose from than one workgroup should: of a level below another, the children of as many
-// units as that may keep.
-bool chooses_wide(const SparsePolicy& policy, std::uint32_t max_rows) {
-    if (policy.levels.empty()) return false;
+// Most rows that the last level chooses from: below another level, the children of as many units as that may keep.
+std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity) {
+    const SelectLevel& last = policy.levels.back();
     if (policy.levels.size() > 1) {
         const SelectLevel& above = policy.levels[policy.levels.size() - 2];
-        if (above.budget != 0 && above.budget_share == 0) max_rows = std::min(max_rows, above.budget + above.unit);
+        if (above.budget != 0 && above.budget_share == 0 && !policy.steered) capacity = std::min(capacity, above.budget + above.unit);
     }
-    return SelectRows::takes(policy.levels.back(), policy.pool, max_rows);
+    return (capacity + last.unit - 1) / last.unit + 1;
+}
+
+// Whether they are more than one workgroup should choose from.
+bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
+    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity));
 }
 
 // Every buffer's size, in one place for allocation and planning.
@@ -96,7 +100,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
         std::uint32_t stride = rows;
         // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head has its own budget.
         const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
-        if (level.budget != 0 && level.budget_share == 0)
+        if (level.budget != 0 && level.budget_share == 0 && !policy.steered)
             stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
         z.strides.push_back(stride);
         z.max_rows = std::max(z.max_rows, rows);
@@ -118,7 +122,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
     z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
     z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
-    if (chooses_wide(policy, z.max_rows)) {
+    if (chooses_wide(policy, kv.capacity)) {
         z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
         z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
         z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), select_splits);
@@ -145,7 +149,7 @@ AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, st
 
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                                      const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
-                                     std::span<const float> maps, bool quantize)
+                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend)
     : device_(device),
       shape_(shape),
       cache_(cache),
@@ -241,6 +245,15 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
             device, SummarizeBlock::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size, summary_unit_,
                                            policy_.index_dim, index_unit_of(policy_), policy_.index_type});
     }
+    // On a software driver every workgroup of a kv head would choose in turn what one of them can choose for all.
+    if (choose_in_attend.value_or(!device.is_cpu()) && !policy_.levels.empty() && !cuts_ && policy_.refresh <= 1) {
+        const SelectAttend::Config c{.n_heads = sparse.n_heads, .n_kv_heads = sparse.n_kv_heads, .head_dim = sparse.head_dim,
+                    .kv_type = sparse.kv_type, .block_size = sparse.block_size, .n_splits = n_splits, .quantize = quantize,
+                    .skip_values = sparse.skip_values, .level = policy_.levels.back(), .pool = policy_.pool,
+                    .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
+                    .most_rows = last_rows(policy_, kv.capacity), .max_rows = z.max_rows, .n_score_splits = n_select_splits};
+        if (SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
+    }
     IndexerScore::Config base;
     base.n_heads = shape.n_heads;
     base.n_kv_heads = shape.n_kv_heads;
@@ -259,9 +272,10 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
         c.append_index = i == 0 && policy_.index_dim != 0;
-        c.wide = c.is_final && cuts_;
+        if (c.is_final && cuts_) c.ending = ScoreEnding::kDenominators;
+        if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
         levels_.emplace_back(device, c);
-        if (!c.wide) continue;
+        if (c.ending != ScoreEnding::kDenominators) continue;
         select_rows_ = std::make_unique<SelectRows>(
             device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
                                        IndexerScore::score_stride(c.max_rows), n_select_splits, n_select_splits, {}});
@@ -389,6 +403,20 @@ void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* time
     p.window = policy_.window;
     p.window_only = schedule.kind == LayerKind::kWindowOnly ? 1 : 0;
     p.skip = policy_.value_skip;
+    if (select_attend_ && selects(layer)) {
+        const SelectPush select = selection_push(layer, last);
+        const SelectAttendPush push{p.table_offset, p.table_stride, select.list_offset, select.list_stride, select.parent_offset,
+                                    select.parent_stride, select.control, select.parent_control, select.policy, p.sink_tokens,
+                                    p.window, p.first_count, p.counter, p.skip};
+        select_attend_->record(recorder,
+                               {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
+                                buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
+                                lists_, lse_, counts_, scores_, select_partials_, policies_},
+                               push);
+        recorder.barrier();
+        recorder.timestamp(timer, "select_attend");
+        return;
+    }
     attend_sparse_->record(recorder,
                            {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
                             buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,

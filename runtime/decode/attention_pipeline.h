@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "runtime/attention/attend_sparse.h"
 #include "runtime/attention/audit_mass.h"
 #include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_attend.h"
 #include "runtime/attention/select_rows.h"
 #include "runtime/attention/summarize_block.h"
 #include "runtime/kv/kv_cache.h"
@@ -37,10 +39,11 @@ struct AttentionBuffers {
 class AttentionPipeline {
 public:
     /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]; empty without index scorers.
+    /// @param choose_in_attend whether SelectAttend serves where it can; by the device where absent.
     /// @throws Error(kInvalidArgument) from SparsePolicy::check, before anything is allocated.
     AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache, const AttentionBuffers& buffers,
                       std::uint32_t n_splits, const SparsePolicy& policy, std::span<const float> maps = {},
-                      bool quantize = true);
+                      bool quantize = true, std::optional<bool> choose_in_attend = {});
 
     /// Attention of the newest token, whose key and value are in the cache; ends with a barrier.
     /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date.
@@ -115,7 +118,8 @@ private:
     std::unique_ptr<SummarizeBlock> summarize_;
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
-    std::unique_ptr<SelectRows> select_rows_;   ///< where the last level has many tokens
+    std::unique_ptr<SelectRows> select_rows_;      ///< where the last level has many tokens
+    std::unique_ptr<SelectAttend> select_attend_;  ///< where it has few rows, and chooses anew in every step
     std::vector<std::uint32_t> level_strides_;  ///< words of a kv head's list, per level
     std::vector<LayerMemory> memory_;
     vk::Buffer maps_, lists_, scores_, select_partials_, select_counters_, controls_, policies_, last_queries_, dropped_;

@@ -14,10 +14,16 @@ namespace winnow {
 /// units: there weights round to f16 once.
 class Matmul {
 public:
+    /// A tile of the cooperative variant, in matrices: parts of a subgroup, and subgroups of a group.
+    struct TileShape {
+        std::uint32_t token_parts = 0, row_parts = 0, token_groups = 0, row_groups = 0;
+        bool operator==(const TileShape&) const = default;
+    };
     struct Config {
         std::uint32_t n_in = 0;
         WeightType type = WeightType::kF32;
         bool add = false;  ///< adds to `out` instead of overwriting it
+        TileShape tile = {};  ///< the only one of the cooperative variant where it is not empty (bench/tune_matmul.cpp)
         bool operator==(const Config&) const = default;
     };
     struct Buffers {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children of the
 // rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes the kept
-// rows as a sorted list, or leaves that to select_rows where there are too many for one. Quest's box bound, block means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are
-// variants of the row; top-k, attention top-p (Twilight) and a threshold are variants of the rule.
+// rows as a sorted list, or that is left to select_rows or select_attend (kEnding). Quest's box bound, block means (HISA),
+// low-dimensional index keys (RTPurbo, FASA) and exact keys are variants of the row; top-k, attention top-p (Twilight) and a threshold are variants of the rule.
 // One workgroup handles: a range of rows of one kv head; the workgroup kSplits handles sinks and window, which are always
 // attended and count towards the mass, and appends the newest token's index key.
 // Bindings: 0 state; 1 block table; 2 rows; 3 second rows (box: max); 4 q f32 [n_heads, head_dim]; 5 index maps f32
@@ -19,6 +19,8 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
+
+#include "shaders/common/interface.h"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint kGroupSize = 32;
@@ -41,11 +43,10 @@ layout(constant_id = 16) const uint kAppendIndex = 0; // this dispatch appends t
 layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (a dense step of a sparse session)
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums; 0 = there are none
 layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
-layout(constant_id = 20) const uint kWide = 0;        // ends with the denominators: select_rows applies the rule
+layout(constant_id = 20) const uint kEnding = WINNOW_SCORE_LIST;
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
-#include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
@@ -81,6 +82,7 @@ const uint kKeyUnits = kHeadDim / 8;
 const uint kSlots = kGroupSize / kLanes;
 const uint kInFlight = kGroup * kUnitsPerLane > 8 ? 1 : 2;  // rows of a slot, bounded by registers
 const float kEmpty = -3.0e38;
+#include "shaders/common/softmax_state.glsl"
 
 shared float shared_query[kGroup * kDim];
 shared vec2 shared_states[kSubgroups * kGroup];
@@ -107,21 +109,25 @@ void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
 #endif
 }
 
-// Index query of this kv head's query heads, or the queries themselves, in shared memory and then in registers.
-void load_query() {
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kDim; i += kGroupSize) {
-        const uint g = i / kDim;
-        const uint head_at = (kv_head * kGroup + g) * kHeadDim;
-        if (kIndexed) {
-            const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
-            float sum = 0.0;
-            for (uint c = 0; c < kHeadDim; ++c) sum += maps[map_at + c] * query[head_at + c];
-            shared_query[i] = sum;
-        } else {
-            shared_query[i] = query[head_at + i % kDim];
-        }
+// Index query of this kv head's query heads, or the queries themselves, in shared memory.
+void stage_query() {
+    if (!kIndexed) {
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kDim; i += kGroupSize)
+            shared_query[i] = query[kv_head * kGroup * kHeadDim + i];
+        return;
     }
-    barrier();
+    for (uint i = gl_SubgroupID; i < kGroup * kDim; i += kSubgroups) {
+        const uint head_at = (kv_head * kGroup + i / kDim) * kHeadDim;
+        const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
+        float sum = 0.0;
+        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize) sum += maps[map_at + c] * query[head_at + c];
+        sum = subgroupAdd(sum);
+        if (subgroupElect()) shared_query[i] = sum;
+    }
+}
+
+// From there into registers.
+void load_query() {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = slot_lane() + u * kLanes;
@@ -140,19 +146,15 @@ void load_query() {
 
 float appended(uint r) { return shared_index_key[r]; }
 
-// Index key of the newest token and its place in the block's sum: one invocation per index dimension.
+// Index key of the newest token and its place in the block's sum: one subgroup per index dimension.
 void append_index_key() {
     const uint row = physical_block(table, position / kBlockSize) * kBlockSize + position % kBlockSize;
-    for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
+    for (uint r = gl_SubgroupID; r < kIndexDim; r += kSubgroups) {
         const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
         float sum = 0.0;
-        for (uint unit = 0; unit < kKeyUnits; ++unit) {
-            vec4 a, b;
-            KV_LOAD(key_pool, row, unit, a, b)
-            for (uint e = 0; e < 4; ++e)
-                sum += maps[map_at + unit * 8 + e] * a[e] + maps[map_at + unit * 8 + 4 + e] * b[e];
-        }
-        shared_index_key[r] = sum;
+        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize) sum += maps[map_at + c] * KV_VALUE(key_pool, row, c);
+        sum = subgroupAdd(sum);
+        if (subgroupElect()) shared_index_key[r] = sum;
     }
     barrier();
     INDEX_LARGEST(largest, appended)
@@ -225,11 +227,6 @@ void score_rows(bool tokens) {
 
 void load_rows(uint first, uint end, float threshold) { hold_scored_rows(first, end, threshold); }
 
-void merge_state(inout vec2 state_md, vec2 other) {
-    const float m = max(state_md.x, other.x);
-    state_md = vec2(m, state_md.y * exp(state_md.x - m) + other.y * exp(other.x - m));
-}
-
 // (m, d) of every head over the rows that this workgroup scores, into partials.
 void score_range(uint begin, uint end, bool always, uint place) {
     vec2 md[kGroup];
@@ -269,6 +266,7 @@ void score_range(uint begin, uint end, bool always, uint place) {
         const uint g = gl_LocalInvocationIndex;
         vec2 total = shared_states[g];
         for (uint s = 1; s < kSubgroups; ++s) merge_state(total, shared_states[s * kGroup + g]);
+        if (kEnding == WINNOW_SCORE_RANGES && kParentUnit != 0 && place == 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
         partials[(kv_head * (kSplits + 1) + place) * kGroup + g] = total;
     }
 }
@@ -346,7 +344,8 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
         place ^= 1;
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
             if (!keep[k]) continue;
-            lists[at++] = row_unit(first + k);
+            if (at - list_at < push.list_stride) lists[at] = row_unit(first + k);  // never into the next head's
+            ++at;
             n_tokens += held_tokens[k];
             if (kFinal != 0) continue;
             // At the cut, or kept for another head's sake: not yet in the mass that this head keeps.
@@ -359,7 +358,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     uint all_tokens;
     scan_before(n_tokens, place, all_tokens);
     if (gl_LocalInvocationIndex == 0) {
-        controls[push.control + kv_head].n_list = written;
+        controls[push.control + kv_head].n_list = min(written, push.list_stride);
         controls[push.control + kv_head].n_tokens = all_tokens;
         controls[push.control + kv_head].middle_end = middle_end;
         controls[push.control + kv_head].n_selected_at = position + 1;
@@ -367,26 +366,32 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
 }
 
 void main() {
-    if (state.stopped != 0) return;
     kv_head = gl_WorkGroupID.y;
     position = state.position;
+    const uint stopped = state.stopped;
     table = head_table(push.table_offset, push.table_stride, kv_head);
-    if (table.window != 0) return;  // a windowed head selects nothing
+    if (kAppendOnly == 0) stage_query();  // beside the state and the table, not after them
+    barrier();
+    if (stopped != 0 || table.window != 0) return;  // a windowed head selects nothing
     const bool always = gl_WorkGroupID.x == kSplits;
     if (kAppendIndex != 0 && always) append_index_key();
     if (kAppendOnly != 0) return;
-    if (list_still_serves(controls[push.final_control + kv_head])) return;
+    if (kEnding != WINNOW_SCORE_RANGES && list_still_serves(controls[push.final_control + kv_head])) return;
 
     find_candidates();
     const uint n_rows = n_level_rows();
     const uint n_active = clamp(n_rows / (kInFlight * kSlots), 1, kSplits);
-    if (!always && gl_WorkGroupID.x >= n_active) return;
-
+    if (!always && gl_WorkGroupID.x >= n_active) {
+        if (kEnding == WINNOW_SCORE_RANGES && gl_LocalInvocationIndex < kGroup)
+            partials[(kv_head * (kSplits + 1) + gl_WorkGroupID.x) * kGroup + gl_LocalInvocationIndex] = vec2(kEmpty, 0.0);
+        return;
+    }
     load_query();
     const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
     if (always) score_range(0, min(sinks, position + 1) + n_recent, true, kSplits);
     else score_range(gl_WorkGroupID.x * n_rows / n_active, (gl_WorkGroupID.x + 1) * n_rows / n_active, false,
                      gl_WorkGroupID.x);
+    if (kEnding == WINNOW_SCORE_RANGES) return;
     memoryBarrierBuffer();
     barrier();
     if (gl_LocalInvocationIndex == 0) {
@@ -408,16 +413,16 @@ void main() {
         if (kParentUnit != 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
         if (subgroupElect()) {
             const float lse = total.x + log(max(total.y, 1.0e-30));
-            const float sure_share = min(exp(sure.x + log(max(sure.y, 1.0e-30)) - lse), 1.0);
+            const float sure_share = share_of(sure, lse);
             shared_lse[g] = lse;
             select_before_mass[g] = uint(sure_share * kMassUnit);
-            if (kWide != 0) partials[at] = vec2(lse, sure_share);
+            if (kEnding == WINNOW_SCORE_DENOMINATORS) partials[at] = vec2(lse, sure_share);
         }
     }
     if (kFinal != 0)
         for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
             last_queries[push.last_query + kv_head * kGroup * kHeadDim + i] = query[kv_head * kGroup * kHeadDim + i];
-    if (kWide != 0) {
+    if (kEnding == WINNOW_SCORE_DENOMINATORS) {
         if (gl_LocalInvocationIndex == 0) controls[push.control + kv_head].n_list = WINNOW_LIST_PENDING;
         return;
     }

@@ -127,7 +127,7 @@ void count_range(uint split, uint n_active, uint begin, uint end) {
     const uint room = rule.budget_max - min(rule.budget_max, before);
     const uint n = before + (bin < kBins ? min(room, select_count[bin]) : 0);
     cuts[kv_head] = SelectCut(1, bin, room);
-    controls[push.control + kv_head] = SelectControl(n, n, middle_end, position + 1);
+    controls[push.control + kv_head] = SelectControl(min(n, push.list_stride), min(n, push.list_stride), middle_end, position + 1);
 }
 
 void write_range(uint split, uint begin, uint end) {
@@ -142,7 +142,8 @@ void write_range(uint split, uint begin, uint end) {
     }
     barrier();
     uint at_cut = min(cut.room, before_range[1]);  // kept so far
-    uint written = push.list_offset + kv_head * push.list_stride + before_range[0] + at_cut;
+    const uint list_end = push.list_offset + (kv_head + 1) * push.list_stride;
+    uint written = list_end - push.list_stride + before_range[0] + at_cut;
     uint place = 0;
     for (uint base = begin; base < end; base += kGroupSize * 8) {
         const uint first = base + gl_LocalInvocationIndex * 8;
@@ -163,7 +164,10 @@ void write_range(uint split, uint begin, uint end) {
         uint to = written + (before & 0xffff) + min(cut.room, at_before) - min(cut.room, at_cut);
         [[unroll]] for (uint k = 0; k < 8; ++k) {
             const bool is_at = (at >> k & 1) != 0;
-            if ((below >> k & 1) != 0 || (is_at && at_before < cut.room)) lists[to++] = row_unit(first + k);
+            if ((below >> k & 1) != 0 || (is_at && at_before < cut.room)) {
+                if (to < list_end) lists[to] = row_unit(first + k);  // never into the next head's
+                ++to;
+            }
             if (is_at) ++at_before;
         }
         written += (all & 0xffff) + min(cut.room, at_cut + (all >> 16)) - min(cut.room, at_cut);

@@ -42,18 +42,25 @@ HeadPolicy rule_of_head() {
     return rule;
 }
 
-// Holds rows first .. first + kHeld (a multiple of 4) of those before `end`, from their scores.
-void hold_scored_rows(uint first, uint end, float threshold) {
-    vec4 loaded[kGroup * kHeld / 4];
+const uint kFetched = kGroup * kHeld / 4;  // quads
+// Scores of rows first .. first + kHeld (a multiple of 4), 0 past `end`; and those rows held, from their scores.
+void fetch_scores(uint first, uint end, out vec4 loaded[kFetched]) {
     [[unroll]] for (uint j = 0; j < kHeld / 4; ++j)
         [[unroll]] for (uint g = 0; g < kGroup; ++g)
             loaded[j * kGroup + g] =
                 first + 4 * j < end ? score_quads[((kv_head * kGroup + g) * kMaxRows + first) / 4 + j] : vec4(0.0);
+}
+void hold_scores(vec4 loaded[kFetched], uint first, uint end, float threshold) {
     [[unroll]] for (uint k = 0; k < kHeld; ++k) {
         float weight[kGroup];
         [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
         hold_row(k, first + k < end ? unit_tokens(row_unit(first + k)) : 0, weight, threshold);
     }
+}
+void hold_scored_rows(uint first, uint end, float threshold) {
+    vec4 loaded[kFetched];
+    fetch_scores(first, end, loaded);
+    hold_scores(loaded, first, end, threshold);
 }
 
 // Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one barrier is enough.

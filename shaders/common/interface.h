@@ -210,6 +210,23 @@ struct AttendSparsePush {
     float skip;        // divided by the tokens attended: a value row below that share of the running maximum is not read
 };
 
+struct SelectAttendPush {
+    uint table_offset;
+    uint table_stride;
+    uint list_offset;    // as in SelectPush
+    uint list_stride;
+    uint parent_offset;
+    uint parent_stride;
+    uint control;
+    uint parent_control;
+    uint policy;
+    uint sink_tokens;
+    uint window;
+    uint first_count;    // as in AttendSparsePush
+    uint counter;
+    float skip;
+};
+
 struct AuditPush {
     uint table_offset;
     uint table_stride;
@@ -227,6 +244,11 @@ struct AuditPush {
 #define WINNOW_RULE_TOP_K 0
 #define WINNOW_RULE_TOP_P 1
 #define WINNOW_RULE_THRESHOLD 2
+
+// How scoring ends.
+#define WINNOW_SCORE_LIST 0          // the last workgroup applies the rule and writes the list
+#define WINNOW_SCORE_DENOMINATORS 1  // it leaves the denominators: select_rows applies the rule
+#define WINNOW_SCORE_RANGES 2        // every workgroup leaves its part of them: select_attend applies the rule
 
 #define WINNOW_POOL_MAX 0
 #define WINNOW_POOL_MEAN 1

@@ -3,7 +3,7 @@
 // result does not depend on any order. Runs in one workgroup (the last to arrive). Weight of a row for head g is
 // w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw scores would let loud
 // heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; or, where many workgroups
-// count (select_rows), one round of finer bins. Ties go to lower ids.
+// count (select_rows, select_attend), one round of finer bins. Ties go to lower ids.
 // The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins and load_rows().
 #ifndef WINNOW_SELECT_GLSL
 #define WINNOW_SELECT_GLSL
@@ -26,7 +26,11 @@ const bool kNeedsMass = kRule == WINNOW_RULE_TOP_P || kFinal == 0;
 shared uint select_mass[kNeedsMass ? kGroup * kBins : 1];
 
 // Consecutive rows that an invocation holds at once, so that their loads overlap and the rounds after the first need none.
+#ifdef HELD_ROWS
+const uint kHeld = HELD_ROWS;
+#else
 const uint kHeld = kNeedsMass ? 8 : 16;
+#endif
 const uint kTile = kGroupSize * kHeld;
 // Of rows first .. first + kHeld: tokens (0 past the end), ranks, and where mass counts the weight per token for each head as natural
 // logarithm (<= about 0).

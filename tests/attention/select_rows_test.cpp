@@ -23,7 +23,7 @@ class SelectRowsTest : public GpuTest {
 protected:
     static void TearDownTestSuite() { stages_.clear(); }
     static SelectRig rig(SelectCase c, TestCache cache) {
-        c.wide = true;
+        c.chooser = Chooser::kRows;
         return {device(), stages_, c, std::move(cache)};
     }
     static SelectRig rig(const SelectCase& c) { return rig(c, TestCache(c.shape)); }

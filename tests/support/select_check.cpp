@@ -15,7 +15,7 @@
 namespace winnow::test {
 namespace {
 
-constexpr double kFinestBin = 1.0 / 2048, kScoreRounding = 5e-5;  // of shaders/common/select.glsl
+constexpr double kScoreRounding = 5e-5;
 constexpr double kMassTolerance = 1e-5;     // rounding of the weights, and of 2^-31 for each row
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -136,7 +136,7 @@ void SelectRig::expect_right() const {
                 for (std::uint32_t g = 0; g < v.n_group(); ++g) rankings.push_back(head_ranking(scored, g));
             }
             expect_rule(rankings, level, level.budget == 0 ? 0 : std::max(level.budget, share), kept,
-                        kScoreRounding + (is_wide(i) ? SelectRows::bin_width(level.rule, v.n_group()) : kFinestBin));
+                        kScoreRounding + bin_width(i));
             dropped = dropped_mass(scored, places);
             if (i + 2 == case_.levels.size()) {  // the next level has read it, nobody has written it since
                 for (std::uint32_t g = 0; g < v.n_group(); ++g)

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <utility>
 
+#include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/summarize_block.h"
 #include "tests/support/index_rows.h"
@@ -42,12 +43,12 @@ const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, s
                                 .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit, .is_final = i + 1 == c.levels.size(),
                                 .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .index_type = c.index_type, .max_rows = kMaxRows,
                                 .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false,
-                                .wide = c.wide && i + 1 == c.levels.size()};
+                                .ending = i + 1 == c.levels.size() ? static_cast<ScoreEnding>(c.chooser) : ScoreEnding::kList};
     const std::string key =
         fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
                     static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
                     static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-                    config.append_index, static_cast<int>(config.index_type), config.wide);
+                    config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending));
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
     return *stage;
@@ -61,6 +62,20 @@ const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c
     std::unique_ptr<SelectRows>& stage = row_stages_[fmt::format("{} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
                                                                  static_cast<int>(c.pool), config.parent_unit)];
     if (!stage) stage = std::make_unique<SelectRows>(device, config);
+    return *stage;
+}
+
+const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCase& c) {
+    const CacheShape& s = c.shape;
+    const SelectAttend::Config config{.n_heads = s.n_heads(), .n_kv_heads = s.n_kv_heads, .head_dim = s.head_dim, .kv_type = s.kv_type,
+                                      .block_size = kBlock, .n_splits = kAttendSplits, .quantize = s.n_group * s.head_dim % 32 == 0,
+                                      .skip_values = c.skip > 0, .level = c.levels.back(), .pool = c.pool,
+                                      .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
+                                      .most_rows = 8192 / c.levels.back().unit, .max_rows = kMaxRows, .n_score_splits = kSplits};
+    std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
+        "{} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim, static_cast<int>(config.kv_type), config.skip_values,
+        config.level.unit, static_cast<int>(config.level.rule), static_cast<int>(c.pool), config.parent_unit)];
+    if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }
 
@@ -132,7 +147,18 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
     last_queries_ = std::make_unique<GuardedBuffer>(device, "last_queries", (kFirstQuery + cache_.query.size()) * 4);
     dropped_ = std::make_unique<GuardedBuffer>(device, "dropped", s.n_heads() * 4);
-    if (case_.wide) {
+    if (case_.chooser == Chooser::kAttend) {
+        select_attend_ = &stages.get_attend(device, case_);
+        values_ = cache_.upload(device, cache_.values);
+        const auto output = [&](const char* name, std::size_t bytes) { return std::make_unique<GuardedBuffer>(device, name, bytes); };
+        attend_partials_ = output("attend_partials", attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, SelectStages::kAttendSplits));
+        attend_counters_ = guarded(device, "attend_counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads));
+        attended_ = output("attended", cache_.query.size() * 4);
+        act_ = output("act", (cache_.query.size() / 32 + 1) * 80);
+        lse_ = output("lse", s.n_heads() * 4);
+        counts_ = output("counts", s.n_kv_heads * 4);
+    }
+    if (case_.chooser == Chooser::kRows) {
         select_rows_ = &stages.get_rows(device, case_);
         ranks_ = std::make_unique<GuardedBuffer>(device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(SelectStages::kMaxRows)));
         bins_ = guarded(device, "bins", std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
@@ -185,6 +211,15 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                push(i));
             recorder.barrier();
         }
+        if (select_attend_ != nullptr) {
+            const SelectPush p = push(stages_.size() - 1);
+            select_attend_->record(recorder,
+                                   {state, tables_, keys_, values_, query_, attend_partials_->range(), attend_counters_->range(),
+                                    attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
+                                    counts_->range(), scores_->range(), partials_->range(), policies_},
+                                   {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride, p.control,
+                                    p.parent_control, p.policy, p.sink_tokens, p.window, 0, kFirstCounter, case_.skip});
+        }
         if (select_rows_ == nullptr) return;
         select_rows_->record(recorder,
                              {state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
@@ -213,6 +248,19 @@ std::vector<std::uint32_t> SelectRig::list(std::size_t level, std::uint32_t kv_h
     return {begin, begin + n};
 }
 
+SelectRig::Attention SelectRig::attention() const {
+    attend_partials_->bytes();  // looks at its canaries
+    for (const std::uint32_t counter : attend_counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
+    return {attended_->contents<float>(), lse_->contents<float>(), counts_->contents<std::uint32_t>(), act_->contents<std::uint32_t>()};
+}
+
+double SelectRig::bin_width(std::size_t level) const {
+    const BudgetRule rule = case_.levels[level].rule;
+    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kRows) return SelectRows::bin_width(rule, case_.shape.n_group);
+    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kAttend) return SelectAttend::bin_width(rule, case_.shape.n_group);
+    return 1.0 / 2048;  // the finest bin of shaders/common/select.glsl
+}
+
 std::vector<float> SelectRig::index_keys() const {
     return unpack_index_rows(case_.index_type, case_.index_dim, index_keys_->contents<std::byte>());
 }
@@ -220,6 +268,8 @@ std::vector<float> SelectRig::index_sums() const { return index_sums_->contents<
 
 void SelectRig::expect_untouched() const {
     for (const auto* b : {&lists_, &scores_, &partials_, &last_queries_, &dropped_}) (*b)->expect_untouched();
+    for (const auto* b : {&attend_partials_, &attended_, &act_, &lse_, &counts_})
+        if (*b) (*b)->expect_untouched();
     for (const SelectControl& c : controls_->contents<SelectControl>()) EXPECT_EQ(c.n_list + c.middle_end + c.n_selected_at, 0u);
     for (const std::uint32_t counter : counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
 }

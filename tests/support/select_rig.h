@@ -6,12 +6,16 @@
 #include <vector>
 
 #include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_attend.h"
 #include "runtime/attention/select_rows.h"
 #include "tests/reference/indexer_score.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
+
+/// Which stage applies the rule of the last level.
+enum class Chooser { kScore, kRows, kAttend };
 
 /// A selection to run on a random cache.
 struct SelectCase {
@@ -22,7 +26,8 @@ struct SelectCase {
     IndexType index_type = IndexType::kF16;
     std::uint32_t refresh = 1;
     float cosine = 2;
-    bool wide = false;  ///< the last level by SelectRows
+    Chooser chooser = Chooser::kScore;
+    float skip = 0;  ///< of kAttend: SelectAttendPush::skip
 };
 
 /// Pipelines that tests share: compiling one takes longer than running it.
@@ -30,15 +35,18 @@ class SelectStages {
 public:
     const IndexerScore& get(vk::Device& device, const SelectCase& c, std::size_t level);
     const SelectRows& get_rows(vk::Device& device, const SelectCase& c);
+    const SelectAttend& get_attend(vk::Device& device, const SelectCase& c);
     void clear() {
         stages_.clear();
         row_stages_.clear();
+        attend_stages_.clear();
     }
-    static constexpr std::uint32_t kMaxRows = 8256, kSplits = 5, kRowSplits = 3;
+    static constexpr std::uint32_t kMaxRows = 8256, kSplits = 5, kRowSplits = 3, kAttendSplits = 8;
 
 private:
     std::map<std::string, std::unique_ptr<IndexerScore>> stages_;
     std::map<std::string, std::unique_ptr<SelectRows>> row_stages_;
+    std::map<std::string, std::unique_ptr<SelectAttend>> attend_stages_;
 };
 
 /// The buffers of a chain of levels, as AttentionPipeline lays them out, and what they held after a run.
@@ -58,6 +66,13 @@ public:
     void expect_untouched() const;
     /// Lists of all levels and heads against the oracle, at the position of the last run; ties may fall either way.
     void expect_right() const;
+    /// What SelectAttend left: output, log-sum-exps, tokens attended, quantised output.
+    struct Attention {
+        std::vector<float> attended, lse;
+        std::vector<std::uint32_t> counts, act;
+        bool operator==(const Attention&) const = default;
+    };
+    Attention attention() const;
     reference::SelectView view() const;
     const TestCache& cache() const { return cache_; }
     std::vector<float> index_keys() const;  ///< as they are stored, NaN where nothing is
@@ -67,17 +82,20 @@ private:
     SelectPush push(std::size_t level) const;
     std::uint32_t list_offset(std::size_t level) const;
     void expect_index_key() const;
-    bool is_wide(std::size_t level) const { return case_.wide && level + 1 == case_.levels.size(); }
+    double bin_width(std::size_t level) const;  ///< of the stage that applies the level's rule, in nats
 
     vk::Device& device_;
     SelectCase case_;
     TestCache cache_;
     std::vector<const IndexerScore*> stages_;
     const SelectRows* select_rows_ = nullptr;
+    const SelectAttend* select_attend_ = nullptr;
     std::uint32_t position_ = 0, list_stride_ = 0, super_first_ = 0, super_stride_ = 0;
     std::vector<float> maps_values_, index_values_;
     vk::Buffer tables_, keys_, query_, maps_, min_, max_, sum_, policies_, none_;
     std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_, last_queries_, dropped_, ranks_, bins_, through_, cuts_;
+    vk::Buffer values_;
+    std::unique_ptr<GuardedBuffer> attend_partials_, attend_counters_, attended_, act_, lse_, counts_;
 };
 
 }  // namespace winnow::test

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/select_attend.h"
+
+#include <algorithm>
+#include <array>
+
+#include "runtime/attention/indexer_score.h"
+#include "runtime/kv/kv_layout.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/device.h"
+#include "runtime/weights/attend_tuning.h"
+#include "winnow/error.h"
+
+namespace winnow {
+namespace {
+
+constexpr double kNats = 32;  // what all bins span (select.glsl)
+constexpr std::uint32_t kMinTokens = 64;
+// A workgroup ranks all rows of its kv head by itself: more would take longer than a dispatch and a list.
+constexpr std::uint32_t kMostRows = 8192;
+
+// By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row of bins.
+std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
+    if (rule != BudgetRule::kTopP) return 2048;
+    return n_group <= 4 ? 512 : 256;
+}
+
+// Units that can fall to one workgroup.
+std::uint32_t most_chosen(const SelectAttend::Config& c) {
+    const std::uint64_t items = (std::uint64_t{c.most_rows} + 3) * c.level.unit;
+    const std::uint64_t most = std::max<std::uint64_t>(2 * kMinTokens, items / c.n_splits + c.block_size);
+    return static_cast<std::uint32_t>(most / c.level.unit) + 3;
+}
+
+std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
+    const std::uint32_t group = c.n_heads / c.n_kv_heads;
+    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const std::uint32_t rows_of_bins = c.level.rule == BudgetRule::kTopP ? 1 + group : 1;
+    return attend_shared_bytes(tuning.group_size / device.limits().subgroup_size, group, c.head_dim, c.n_splits) +
+           4ull * rows_of_bins * n_bins(c.level.rule, group) + 8ull * most_chosen(c) + 1024;
+}
+
+}  // namespace
+
+bool SelectAttend::takes(const vk::Device& device, const Config& c) {
+    return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
+           shared_bytes(device, c) <= device.limits().max_shared_memory_bytes;
+}
+
+double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return kNats / n_bins(rule, n_group); }
+
+SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
+    const Config& c = config;
+    if (!takes(device, c)) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
+    const std::uint32_t group = c.n_heads / c.n_kv_heads;
+    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const std::uint32_t most_held = c.level.rule == BudgetRule::kTopP ? 8 : 16;  // registers
+    const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
+    const std::array<std::uint32_t, 21> spec{tuning.group_size,
+                                             c.head_dim,
+                                             group,
+                                             c.n_kv_heads,
+                                             tuning.lanes,
+                                             tuning.group_size / device.limits().subgroup_size,
+                                             c.n_splits,
+                                             tuning.tokens_in_flight,
+                                             c.block_size,
+                                             c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
+                                             kMinTokens,
+                                             c.level.unit,
+                                             c.skip_values ? 1u : 0u,
+                                             c.n_score_splits,
+                                             c.parent_unit,
+                                             static_cast<std::uint32_t>(c.level.rule),
+                                             static_cast<std::uint32_t>(c.pool),
+                                             IndexerScore::score_stride(c.max_rows),
+                                             n_bins(c.level.rule, group),
+                                             held,
+                                             most_chosen(c)};
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("select_attend", c.kv_type));
+    pipeline_ = vk::ComputePipeline(device, shader, 17, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
+}
+
+void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
+    recorder.dispatch(pipeline_,
+                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
+                       b.lists, b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies},
+                      push, config_.n_splits, config_.n_kv_heads);
+}
+
+std::uint64_t SelectAttend::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {
+    return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + n_rows * c.n_heads * 4 +
+           8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
+}
+
+}  // namespace winnow

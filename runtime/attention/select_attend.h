@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include "runtime/vk/pipeline.h"
+#include "runtime/vk/recorder.h"
+#include "shaders/common/interface.h"
+#include "winnow/sparse.h"
+#include "winnow/types.h"
+
+namespace winnow {
+
+/// The budget rule over scored rows and the attention of one token over what it keeps, in one dispatch; for rows so few that every
+/// workgroup may look at all of them. After an IndexerScore that ends with ranges. shaders/attention/select_attend.comp
+class SelectAttend {
+public:
+    struct Config {
+        std::uint32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
+        KvType kv_type = KvType::kF16;
+        std::uint32_t block_size = 64;
+        std::uint32_t n_splits = 0;
+        bool quantize = true;
+        bool skip_values = false;        ///< whether SelectAttendPush::skip is heeded
+        SelectLevel level;               ///< of units of at most a block
+        HeadPool pool = HeadPool::kMax;  ///< not kEach
+        std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
+        std::uint32_t most_rows = 0;     ///< that are chosen from
+        std::uint32_t max_rows = 0;      ///< as in IndexerScore::Config
+        std::uint32_t n_score_splits = 8;
+    };
+    struct Buffers {
+        vk::BufferRange state, tables, keys, values;
+        vk::BufferRange query;     ///< f32 [n_heads, head_dim], scaled
+        vk::BufferRange partials;  ///< attend_partial_bytes()
+        vk::BufferRange counters;
+        vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
+        vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]
+        vk::BufferRange lists, controls, parents;
+        vk::BufferRange lse;       ///< f32 [n_heads]
+        vk::BufferRange counts;    ///< u32 tokens attended, by layer and kv head
+        vk::BufferRange scores, ranges;  ///< what IndexerScore left: its scores and its partials
+        vk::BufferRange policies;
+    };
+    /// @throws Error(kInvalidArgument) where takes() is false.
+    SelectAttend(vk::Device& device, const Config& config);
+    void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
+
+    /// Whether the stage can do a level, and the device has the shared memory for it.
+    static bool takes(const vk::Device& device, const Config& config);
+    /// Width of a rank's bin, in nats: rows that differ by less count as equal.
+    static double bin_width(BudgetRule rule, std::uint32_t n_group);
+    /// @param n_rows that were scored, @param n_tokens that are attended, both in each kv head.
+    static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_rows, std::uint64_t n_tokens);
+
+private:
+    Config config_;
+    vk::ComputePipeline pipeline_;
+};
+
+}  // namespace winnow

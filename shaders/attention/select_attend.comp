@@ -1,0 +1,250 @@
+#version 460
+// SPDX-License-Identifier: Apache-2.0
+// Computes: the budget rule and the attention over what it keeps, in one dispatch, after indexer_score has scored the rows. No
+// workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared memory the units that fall to
+// it and attends to them. Where the rows are few (blocks) that costs less than a dispatch. The list is written too, for layers that
+// borrow it. Sinks and everything from middle_end on are attended besides; a windowed head attends to what it sees.
+// One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
+//   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
+//   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
+//   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies
+// Needs: storage16, subgroup arithmetic and shuffle.
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint kGroupSize = 64;
+layout(constant_id = 1) const uint kHeadDim = 64;
+layout(constant_id = 2) const uint kGroup = 3;
+layout(constant_id = 3) const uint kKvHeads = 3;
+layout(constant_id = 4) const uint kLanes = 8;
+layout(constant_id = 5) const uint kSubgroups = 8;
+layout(constant_id = 6) const uint kMaxSplits = 8;
+layout(constant_id = 7) const uint kTokensInFlight = 2;
+layout(constant_id = 8) const uint kBlockSize = 64;
+layout(constant_id = 9) const uint kQuantize = 1;
+layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a split worth its merge
+layout(constant_id = 11) const uint kUnit = 16;       // tokens of a row, at most kBlockSize
+layout(constant_id = 12) const bool kSkipValues = false;
+layout(constant_id = 13) const uint kScoreSplits = 8;
+layout(constant_id = 14) const uint kParentUnit = 0;  // tokens of a row of the level above; 0 = no level above
+layout(constant_id = 15) const uint kRule = 0;
+layout(constant_id = 16) const uint kPool = 0;        // not WINNOW_POOL_EACH
+layout(constant_id = 17) const uint kMaxRows = 16;    // stride of the scores, a multiple of 16
+layout(constant_id = 18) const uint kBins = 512;      // of the ranking: 32 nats in all
+layout(constant_id = 19) const uint kHeldRows = 8;    // that an invocation ranks at once, a multiple of 4
+layout(constant_id = 20) const uint kMostChosen = 64; // units that fall to a workgroup
+
+#define STATE_BINDING 0
+#define TABLE_BINDING 1
+#define KEY_BINDING 2
+#define VALUE_BINDING 3
+#define QUERY_BINDING 4
+#define PARTIAL_BINDING 5
+#define COUNTER_BINDING 6
+#define OUTPUT_BINDING 7
+#define ACT_OUT_BINDING 8
+#include "shaders/common/interface.h"
+#include "shaders/common/step_state.glsl"
+#include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/attend.glsl"
+#include "shaders/common/activations.glsl"
+
+layout(push_constant, scalar) uniform Push { SelectAttendPush push; };
+layout(set = 0, binding = 9, scalar) restrict writeonly buffer Lists { uint lists[]; };
+layout(set = 0, binding = 10, scalar) restrict buffer Controls { SelectControl controls[]; };
+layout(set = 0, binding = 11, scalar) restrict readonly buffer Parents { uint parents[]; };
+layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
+layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint attended_counts[]; };
+layout(set = 0, binding = 14, scalar) restrict readonly buffer Scores { vec4 score_quads[]; };
+layout(set = 0, binding = 15, scalar) restrict readonly buffer Ranges { vec2 ranges[]; };
+layout(set = 0, binding = 16, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
+
+const uint kFinal = 1;
+#define HELD_ROWS kHeldRows
+#include "shaders/common/candidates.glsl"
+#include "shaders/common/softmax_state.glsl"
+
+// Units of this workgroup: the first token and the row of its key; a token beyond the cache where there is none.
+shared uvec2 chosen[kMostChosen];
+shared uint first_missing;  // tokens that the row lacks which the sinks reach into, where it is at the cut
+shared uint first_kept;     // the same where it is kept
+
+vec4 fetched[kFetched];
+uint fetched_first = 0xffffffffu;
+
+void fetch_rows(uint first, uint end) {
+    fetch_scores(first, end, fetched);
+    fetched_first = first;
+}
+void load_rows(uint first, uint end, float threshold) {
+    if (fetched_first != first) fetch_rows(first, end);
+    hold_scores(fetched, first, end, threshold);
+}
+
+// What a workgroup attends to: n_first sinks, then the units of the list, then everything from `recent` on.
+struct Attended {
+    uint n_first, recent, n_list;  // n_list: tokens of the list's units, at most
+    uint n_items, n_active;
+};
+Attended attended_range(uint n_first, uint recent, uint n_list) {
+    Attended a = Attended(n_first, recent, n_list, n_first + n_list + position + 1 - recent, 0);
+    a.n_active = clamp(a.n_items / kMinTokens, 1, kMaxSplits);
+    return a;
+}
+uint split_begin(Attended a, uint split) { return split * a.n_items / a.n_active; }
+uint first_entry(Attended a, uint split) { return (max(split_begin(a, split), a.n_first) - a.n_first) / kUnit; }
+
+// Log of each head's denominator, and the share that sinks and window have of it.
+void merge_ranges() {
+    for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
+        const uint at = kv_head * (kScoreSplits + 1) * kGroup + g;
+        const vec2 sure = ranges[at + kScoreSplits * kGroup];
+        vec2 total = vec2(kEmpty, 0.0);
+        for (uint s = gl_SubgroupInvocationID; s < kScoreSplits; s += gl_SubgroupSize) merge_state(total, ranges[at + s * kGroup]);
+        for (uint d = 1; d < gl_SubgroupSize; d <<= 1) merge_state(total, subgroupShuffleXor(total, d));
+        merge_state(total, sure);
+        if (subgroupElect()) {
+            shared_lse[g] = total.x + log(max(total.y, 1.0e-30));
+            select_before_mass[g] = uint(share_of(sure, shared_lse[g]) * kMassUnit);
+        }
+    }
+}
+
+// The cut, and the units of this workgroup into `chosen`. Returns what is attended, n_tokens of the list exactly.
+Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
+    const HeadPolicy rule = rule_of_head();
+    if (gl_LocalInvocationIndex == 0) {
+        select_before_count[0] = 0;
+        first_missing = first_kept = 0;
+    }
+    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i] = uvec2(0xffffffffu, 0);
+    uint coarse[kRankings];
+    coarse[0] = kBins;
+    count_bins(0, coarse, 0, n_rows, rule.threshold);
+    find_cuts(0, coarse, rule);
+
+    // Rows in bins before the cut are kept; of those at the cut as many as the budget has room for, the lowest ids first.
+    const uint bin = select_cut[0];
+    const uint room = rule.budget_max - min(rule.budget_max, select_before_count[0]);
+    const uint n_at = bin < kBins ? min(select_count[bin], min(room, 0x7fffffffu - kUnit) + kUnit - 1) : 0;
+    const uint recent = min(middle_end, position + 1);
+    const Attended a = attended_range(min(sinks, recent), recent, ((select_before_count[0] + n_at) / kUnit + 2) * kUnit);
+    const uint entry_begin = first_entry(a, split);
+    const uint entry_end = entry_begin + kMostChosen;
+    const uint list_at = push.list_offset + kv_head * push.list_stride;
+    const bool own_entries = split < a.n_active;
+    uint before_cut = 0, at_cut = 0;  // rows of the tiles so far
+    uint most_at = 0, place = 0;
+    for (uint base = 0; base < n_rows; base += kTile) {
+        const uint first = base + gl_LocalInvocationIndex * kHeld;
+        if (n_rows > kTile) load_rows(first, n_rows, rule.threshold);
+        uint below = 0, at = 0;  // a bit for each row
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+            const uint rank = held_rank[k];
+            below |= (rank != kOutside && rank / kRanksPerBin < bin ? 1 : 0) << k;
+            at |= (rank != kOutside && rank / kRanksPerBin == bin ? 1 : 0) << k;
+        }
+        [[unroll]] for (uint k = 0; kUnit > 1 && k < kHeld; ++k) {
+            if (held_tokens[k] == 0 || held_tokens[k] == kUnit) continue;  // all but the row that sinks reach into
+            if ((at >> k & 1) != 0) first_missing = kUnit - held_tokens[k];
+            if ((below >> k & 1) != 0 || ((at >> k & 1) != 0 && room != 0)) first_kept = kUnit - held_tokens[k];
+        }
+        // Both sums in one scan: a tile has less than 2^16 rows.
+        uint all;
+        const uint before = scan_before(bitCount(below) | bitCount(at) << 16, place, all);
+        place ^= 1;
+        if (base == 0) most_at = room == 0 ? 0 : (min(room, 0x7fffffffu - kUnit) + first_missing - 1) / kUnit + 1;
+        uint at_before = at_cut + (before >> 16);
+        uint entry = before_cut + (before & 0xffff) + min(most_at, at_before);
+        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
+            const bool is_at = (at >> k & 1) != 0;
+            if ((below >> k & 1) != 0 || (is_at && at_before < most_at)) {
+                if (own_entries && entry >= entry_begin && entry < entry_end) {
+                    const uint unit = row_unit(first + k);
+                    const uint row = physical_block(table, unit * kUnit / kBlockSize) * kBlockSize + unit * kUnit % kBlockSize;
+                    chosen[entry - entry_begin] = uvec2(unit * kUnit, row);
+                    if (entry < push.list_stride) lists[list_at + entry] = unit;  // never into the next head's
+                }
+                ++entry;
+            }
+            if (is_at) ++at_before;
+        }
+        before_cut += all & 0xffff;
+        at_cut += all >> 16;
+    }
+    barrier();
+    const uint n_list = before_cut + min(most_at, at_cut);
+    n_tokens = n_list * kUnit - first_kept;
+    if (split == 0 && gl_LocalInvocationIndex == 0)
+        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), n_tokens, middle_end, position + 1);
+    return a;
+}
+
+float act_value(uint e) { return merge_output[e]; }
+float act_square(uint e) { return 0.0; }
+
+void main() {
+    const uint split = gl_WorkGroupID.x;
+    kv_head = gl_WorkGroupID.y;
+    position = state.position;
+    const uint stopped = state.stopped;
+    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    attend_init(kv_head);  // these loads are under way beside the first of the choice
+    merge_ranges();
+    if (stopped != 0) return;
+
+    Attended a;
+    uint n_tokens = 0;
+    if (table.window != 0) {
+        const uint recent = position + 1 > table.window ? position + 1 - table.window : 0;
+        a = attended_range(min(table.sink_tokens, recent), recent, 0);
+    } else {
+        find_candidates();
+        const uint n_rows = n_level_rows();
+        fetch_rows(gl_LocalInvocationIndex * kHeld, n_rows);
+        a = choose(table, split, n_rows, n_tokens);
+    }
+    if (split >= a.n_active) return;
+    const uint n = a.n_first + n_tokens + position + 1 - a.recent;
+    const uint begin = split_begin(a, split);
+    const uint end = split_begin(a, split + 1);
+    const uint entry_begin = first_entry(a, split);
+    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
+        uint rows[kTokensInFlight];
+        bool visible[kTokensInFlight];
+        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
+            visible[t] = i + t * kSlots + attend_slot() < end;
+            if (item >= a.n_first && item < a.n_first + a.n_list) {
+                const uvec2 unit = chosen[(item - a.n_first) / kUnit - entry_begin];
+                const uint token = unit.x + (item - a.n_first) % kUnit;
+                visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != 0xffffffffu;
+                rows[t] = unit.y + (item - a.n_first) % kUnit;
+            } else {
+                const uint token = item < a.n_first ? item : a.recent + item - a.n_first - a.n_list;
+                rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+            }
+        }
+        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
+    }
+    attend_merge_workgroup();
+    if (!attend_finish(kv_head, split, a.n_active, push.counter + kv_head)) return;
+
+    if (gl_LocalInvocationIndex == 0) attended_counts[push.first_count + kv_head] = n;
+    if (gl_LocalInvocationIndex < kGroup)
+        lse[kv_head * kGroup + gl_LocalInvocationIndex] = merge_states[gl_LocalInvocationIndex];
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
+    if (kQuantize != 0) {
+        const uint n_blocks = kGroup * kHeadDim / 32;
+        store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);
+    }
+}

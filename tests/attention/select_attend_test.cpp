@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/attention/select_attend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tests/reference/select_attend.h"
+#include "tests/support/close.h"
+#include "tests/support/dense_data.h"
+#include "tests/support/select_rig.h"
+#include "winnow/error.h"
+
+namespace winnow::test {
+namespace {
+
+SelectLevel level(Scorer scorer, std::uint32_t unit, BudgetRule rule, float mass, std::uint32_t budget, float threshold = 0) {
+    return {.scorer = scorer, .unit = unit, .rule = rule, .mass = mass, .budget = budget, .threshold = threshold};
+}
+SelectLevel top_p(Scorer scorer, std::uint32_t unit, float mass, std::uint32_t budget = 0) {
+    return level(scorer, unit, BudgetRule::kTopP, mass, budget);
+}
+SelectLevel top_k(Scorer scorer, std::uint32_t unit, std::uint32_t budget) { return level(scorer, unit, BudgetRule::kTopK, 1, budget); }
+SelectLevel boxes(std::uint32_t unit, std::uint32_t budget) { return top_k(Scorer::kBox, unit, budget); }
+
+class SelectAttendTest : public GpuTest {
+protected:
+    static void TearDownTestSuite() { stages_.clear(); }
+    static SelectRig rig(SelectCase c, TestCache cache) {
+        c.chooser = Chooser::kAttend;
+        return {device(), stages_, c, std::move(cache)};
+    }
+    static SelectRig rig(const SelectCase& c) { return rig(c, TestCache(c.shape)); }
+
+    /// What was attended, against the reference over the list that was chosen; the list itself against the oracle of selection.
+    static void expect_attended(const SelectRig& r, const SelectCase& c, double skip = 0) {
+        SCOPED_TRACE(c.shape.text());
+        const std::size_t last = c.levels.size() - 1;
+        std::vector<std::vector<std::uint32_t>> units;
+        for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
+            units.push_back(r.list(last, h));
+            if (r.cache().heads[h].window != 0) units.back().clear();
+        }
+        const reference::SelectView view = r.view();
+        const reference::Attended ref = select_attend(view, units, c.levels[last].unit, skip);
+        const SelectRig::Attention got = r.attention();
+        const double n_roundings = 8 + std::sqrt(c.shape.n_tokens / 4.0);  // as in attend_sparse_test
+        expect_close(got.attended, ref.output, allowances(ref.terms, n_roundings), "attended");
+        for (std::uint32_t head = 0; head < ref.lse.size(); ++head)
+            EXPECT_NEAR(got.lse[head], ref.lse[head],
+                        kRounding * (n_roundings * (1 + r.cache().score_terms(head) + std::log(c.shape.n_tokens)) + std::abs(ref.lse[head])));
+        for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
+            if (r.cache().heads[h].window != 0) continue;
+            const std::uint32_t n = view.position + 1, end = std::min(view.middle_end(), n);
+            EXPECT_EQ(got.counts[h], std::min(c.sinks, end) + r.control(last, h).n_tokens + n - end);
+        }
+        if (c.shape.n_group * c.shape.head_dim % 32 != 0) return;
+        std::vector<std::uint32_t> words = got.act;
+        words.resize(got.attended.size() / 32 * 20);
+        const std::vector<double> none(got.attended.size() / 32);
+        expect_activations(words, to_doubles(got.attended), std::vector<double>(got.attended.size()), none, none, "act");
+    }
+    static void check(const SelectCase& c) {
+        SelectRig r = rig(c);
+        r.run();
+        r.expect_right();
+        expect_attended(r, c);
+    }
+
+private:
+    static SelectStages stages_;
+};
+SelectStages SelectAttendTest::stages_;
+
+// Around the ends of blocks and of what a workgroup ranks at once (256 rows on lavapipe).
+constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 69, 129, 1023, 1024, 1025, 4161, 8192};
+
+TEST_F(SelectAttendTest, ChoosesAndAttendsAtEveryLength) {
+    for (const std::uint32_t n : kLengths) {
+        const CacheShape shape{.n_tokens = n};
+        check({.shape = shape, .levels = {boxes(16, 200)}, .window = 1});
+        check({.shape = shape, .levels = {top_p(Scorer::kExact, 1, 0.9f)}, .window = 1});
+        check({.shape = shape, .levels = {level(Scorer::kMean, 32, BudgetRule::kThreshold, 1, 0, 1e-3f)}});
+    }
+}
+
+TEST_F(SelectAttendTest, EveryScorerAndCacheType) {
+    for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0, KvType::kQ4_0}) {
+        const CacheShape shape{.n_tokens = 1900, .kv_type = type};
+        check({.shape = shape, .levels = {boxes(16, 400)}});
+        check({.shape = shape, .levels = {top_p(Scorer::kExact, 1, 0.8f)}});
+    }
+    check({.shape = {.n_tokens = 1900}, .levels = {top_p(Scorer::kLowdim, 1, 0.8f)}, .index_dim = 16});
+    check({.shape = {.n_tokens = 1900}, .levels = {top_k(Scorer::kLowdimMean, 64, 500)}, .index_dim = 16});
+}
+
+TEST_F(SelectAttendTest, EveryHeadShape) {
+    for (const CacheShape& shape : {CacheShape{1100, 64, 1}, {1100, 64, 4}, {1100, 64, 7}, {1100, 80, 3}, {1100, 128, 2}, {1100, 256, 1}}) {
+        if (shape.n_group % 2 == 0) check({.shape = shape, .levels = {boxes(16, 300)}});  // compiling takes long
+        else check({.shape = shape, .levels = {top_p(Scorer::kMean, 16, 0.7f)}, .pool = HeadPool::kMean});
+    }
+}
+
+TEST_F(SelectAttendTest, ChildrenOfBlocks) {
+    for (const std::uint32_t n : {64u, 1025u, 3500u, 8192u}) {
+        const CacheShape shape{.n_tokens = n};
+        const std::uint32_t quarter = std::max(n / 4, 1u);
+        for (const std::uint32_t sinks : {4u, 100u}) {  // sinks that fill the first children whole and part of one
+            check({.shape = shape, .levels = {boxes(64, quarter), top_p(Scorer::kExact, 1, 0.5f)}, .sinks = sinks});
+            check({.shape = shape, .levels = {boxes(1024, 2 * quarter), boxes(16, quarter)}, .sinks = sinks});
+        }
+    }
+}
+
+TEST_F(SelectAttendTest, LimitsOfTheBudget) {
+    const CacheShape shape{.n_tokens = 1500};
+    for (const std::uint32_t budget : {1u, 15u, 16u, 17u, 1000u, 100000u}) {
+        check({.shape = shape, .levels = {boxes(16, budget)}});
+        check({.shape = shape, .levels = {top_p(Scorer::kMean, 16, 0.9f, budget)}});
+    }
+    SelectLevel least = top_p(Scorer::kExact, 1, 0.1f);
+    least.budget_min = 500;
+    check({.shape = shape, .levels = {least}});
+    SelectLevel share = boxes(16, 32);
+    share.budget_share = 0.25f;
+    check({.shape = shape, .levels = {share}});
+}
+
+TEST_F(SelectAttendTest, SinksAndWindowOfEverySize) {
+    for (const std::uint32_t sinks : {0u, 1u, 20u, 100u, 2000u})
+        for (const std::uint32_t window : {0u, 65u, 5000u, 0xffffffffu})
+            check({.shape = {.n_tokens = 1111}, .levels = {boxes(16, 200)}, .sinks = sinks, .window = window});
+}
+
+TEST_F(SelectAttendTest, WholeMassEqualsDense) {
+    for (const std::uint32_t n : {65u, 1025u, 4000u}) {
+        const SelectCase c{.shape = {.n_tokens = n}, .levels = {top_p(Scorer::kMean, 16, 1)}};
+        SelectRig r = rig(c);
+        r.run();
+        r.expect_right();
+        const reference::Attended ref = reference::attend_dense(r.cache().query, r.cache().view(), n - 1);
+        const SelectRig::Attention got = r.attention();
+        expect_close(got.attended, ref.output, allowances(ref.terms, 8 + std::sqrt(n / 4.0)), "attended");
+        for (const std::uint32_t count : got.counts) EXPECT_EQ(count, n);
+    }
+}
+
+TEST_F(SelectAttendTest, EqualScoresFallToLowerIds) {
+    TestCache cache({.n_tokens = 6000});
+    for (std::uint32_t h = 0; h < 2; ++h)
+        for (std::uint32_t t = 0; t < 6000; ++t) std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
+    for (const std::uint32_t budget : {16u, 100u, 4080u, 4096u, 4112u}) {  // within what is ranked at once, and across its end
+        for (const std::uint32_t sinks : {0u, 4u}) {
+            const SelectCase c{.shape = cache.shape, .levels = {boxes(16, budget)}, .sinks = sinks};
+            SelectRig r = rig(c, cache);
+            r.run();
+            r.expect_right();
+            expect_attended(r, c);
+            const std::vector<std::uint32_t> list = r.list(0, 0);
+            ASSERT_EQ(list.size(), (budget + (sinks != 0 ? sinks : 0) + 15) / 16);  // the first block lacks its sinks
+            for (std::uint32_t i = 0; i < list.size(); ++i) EXPECT_EQ(list[i], i);
+        }
+    }
+}
+
+TEST_F(SelectAttendTest, WindowedHeadsSeeWhatTheyAlwaysSee) {
+    TestCache cache({.n_tokens = 900});
+    cache.set_window(1, 100, 4);
+    const SelectCase c{.shape = cache.shape, .levels = {boxes(32, 300)}};
+    SelectRig r = rig(c, cache);
+    r.run();
+    r.expect_right();
+    expect_attended(r, c);
+    EXPECT_EQ(r.control(0, 1).n_selected_at, 0u);
+}
+
+TEST_F(SelectAttendTest, SkipsValuesOfLittleWeight) {
+    const SelectCase c{.shape = {.n_tokens = 1500}, .levels = {boxes(16, 700)}, .skip = 1e-30f};  // no weight is that small
+    SelectRig r = rig(c);
+    r.run();
+    expect_attended(r, c);
+}
+
+TEST_F(SelectAttendTest, GivesTheSameBitsTwice) {
+    const SelectCase c{.shape = {.n_tokens = 8000, .n_group = 4}, .levels = {boxes(16, 1500)}};
+    SelectRig a = rig(c), b = rig(c);
+    a.run();
+    b.run();
+    EXPECT_EQ(a.list_words(), b.list_words());
+    EXPECT_TRUE(a.attention() == b.attention());
+    a.run();
+    EXPECT_TRUE(a.attention() == b.attention());
+}
+
+TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
+    SelectRig r = rig({.shape = {.n_tokens = 900}, .levels = {boxes(16, 300)}});
+    r.run(899, true);
+    r.expect_untouched();
+}
+
+TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
+    SelectAttend::Config c{.n_heads = 6, .n_kv_heads = 2, .head_dim = 64, .n_splits = 8, .level = boxes(16, 256), .most_rows = 8192, .max_rows = 8192};
+    EXPECT_TRUE(SelectAttend::takes(device(), c));
+    c.level.unit = 1024;
+    EXPECT_THROW(SelectAttend(device(), c), Error);
+    c.level.unit = 16;
+    c.pool = HeadPool::kEach;
+    EXPECT_THROW(SelectAttend(device(), c), Error);
+    c.pool = HeadPool::kMax;
+    c.most_rows = 131072;
+    EXPECT_THROW(SelectAttend(device(), c), Error);
+}
+
+}  // namespace
+}  // namespace winnow::test
