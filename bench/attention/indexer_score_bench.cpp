@@ -9,11 +9,13 @@ namespace {
 
 constexpr std::uint32_t kIndexDim = 16;
 
-void run(benchmark::State& state, const Shape& s, std::uint32_t n, Scorer scorer, std::uint32_t unit) {
+void run(benchmark::State& state, const Shape& s, std::uint32_t n, Scorer scorer, std::uint32_t unit,
+         ScoreEnding ending) {
     Bench& b = Bench::get();
     const AttentionSetup on(s, n);
     auto c = stage_config<IndexerScore>(s);
     c.level.scorer = scorer;
+    c.ending = ending;
     c.level.unit = unit;
     c.level.rule = BudgetRule::kTopK;
     c.max_rows = n / unit + 1;
@@ -53,12 +55,14 @@ void register_indexer_score() {
         const char* name;
         Scorer scorer;
         std::uint32_t unit;
+        ScoreEnding ending = ScoreEnding::kList;
     };
-    for (const Case& which : {Case{"box16", Scorer::kBox, 16}, Case{"mean64", Scorer::kMean, 64},
+    for (const Case& which : {Case{"box16", Scorer::kBox, 16}, Case{"box16_ranges", Scorer::kBox, 16, ScoreEnding::kRanges},
+                              Case{"box64_ranges", Scorer::kBox, 64, ScoreEnding::kRanges}, Case{"mean64", Scorer::kMean, 64},
                               Case{"exact", Scorer::kExact, 1}, Case{"lowdim16", Scorer::kLowdim, 1}})
         register_at_depths(std::string("indexer_score_") + which.name,
                            [which](benchmark::State& state, const Shape& s, std::uint32_t n) {
-                               run(state, s, n, which.scorer, which.unit);
+                               run(state, s, n, which.scorer, which.unit, which.ending);
                            });
 }
 

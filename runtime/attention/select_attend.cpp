@@ -17,7 +17,7 @@ namespace {
 constexpr double kNats = 32;  // what all bins span (select.glsl)
 constexpr std::uint32_t kMinTokens = 64;
 // A workgroup ranks all rows of its kv head by itself: more would take longer than a dispatch and a list.
-constexpr std::uint32_t kMostRows = 8192;
+constexpr std::uint32_t kMostRows = 8448;  // blocks of 16 of 131,072 tokens, and some
 
 // By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row of bins.
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
@@ -54,7 +54,8 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
     if (!takes(device, c)) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
-    const std::uint32_t most_held = c.level.rule == BudgetRule::kTopP ? 8 : 16;  // registers
+    // Bounded by registers; on a software driver by the time that unrolled code takes to compile.
+    const std::uint32_t most_held = device.is_cpu() ? 4 : c.level.rule == BudgetRule::kTopP ? 8 : 16;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
     const std::array<std::uint32_t, 21> spec{tuning.group_size,
                                              c.head_dim,

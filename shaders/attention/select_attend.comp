@@ -73,6 +73,7 @@ const uint kFinal = 1;
 #include "shaders/common/softmax_state.glsl"
 
 // Units of this workgroup: the first token and the row of its key; a token beyond the cache where there is none.
+const uint kNoUnit = 0xffffffffu;
 shared uvec2 chosen[kMostChosen];
 shared uint first_missing;  // tokens that the row lacks which the sinks reach into, where it is at the cut
 shared uint first_kept;     // the same where it is kept
@@ -80,12 +81,13 @@ shared uint first_kept;     // the same where it is kept
 vec4 fetched[kFetched];
 uint fetched_first = 0xffffffffu;
 
-void fetch_rows(uint first, uint end) {
-    fetch_scores(first, end, fetched);
+// Whatever lies there beyond the scored rows: it does not count, and its load need not wait for how many there are.
+void fetch_rows(uint first) {
+    fetch_scores(first, kMaxRows, fetched);
     fetched_first = first;
 }
 void load_rows(uint first, uint end, float threshold) {
-    if (fetched_first != first) fetch_rows(first, end);
+    if (fetched_first != first) fetch_rows(first);
     hold_scores(fetched, first, end, threshold);
 }
 
@@ -125,7 +127,7 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
         select_before_count[0] = 0;
         first_missing = first_kept = 0;
     }
-    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i] = uvec2(0xffffffffu, 0);
+    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i] = uvec2(kNoUnit, 0);
     uint coarse[kRankings];
     coarse[0] = kBins;
     count_bins(0, coarse, 0, n_rows, rule.threshold);
@@ -169,8 +171,7 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
             if ((below >> k & 1) != 0 || (is_at && at_before < most_at)) {
                 if (own_entries && entry >= entry_begin && entry < entry_end) {
                     const uint unit = row_unit(first + k);
-                    const uint row = physical_block(table, unit * kUnit / kBlockSize) * kBlockSize + unit * kUnit % kBlockSize;
-                    chosen[entry - entry_begin] = uvec2(unit * kUnit, row);
+                    chosen[entry - entry_begin].x = unit * kUnit;
                     if (entry < push.list_stride) lists[list_at + entry] = unit;  // never into the next head's
                 }
                 ++entry;
@@ -180,6 +181,10 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
         before_cut += all & 0xffff;
         at_cut += all >> 16;
     }
+    barrier();
+    // Where they lie, all at once.
+    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize)
+        if (chosen[i].x != kNoUnit) chosen[i].y = physical_block(table, chosen[i].x / kBlockSize) * kBlockSize + chosen[i].x % kBlockSize;
     barrier();
     const uint n_list = before_cut + min(most_at, at_cut);
     n_tokens = n_list * kUnit - first_kept;
@@ -194,10 +199,12 @@ float act_square(uint e) { return 0.0; }
 void main() {
     const uint split = gl_WorkGroupID.x;
     kv_head = gl_WorkGroupID.y;
+    // All these loads are under way together.
     position = state.position;
     const uint stopped = state.stopped;
     const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
-    attend_init(kv_head);  // these loads are under way beside the first of the choice
+    fetch_rows(gl_LocalInvocationIndex * kHeld);
+    attend_init(kv_head);
     merge_ranges();
     if (stopped != 0) return;
 
@@ -209,7 +216,6 @@ void main() {
     } else {
         find_candidates();
         const uint n_rows = n_level_rows();
-        fetch_rows(gl_LocalInvocationIndex * kHeld, n_rows);
         a = choose(table, split, n_rows, n_tokens);
     }
     if (split >= a.n_active) return;
@@ -226,7 +232,7 @@ void main() {
             if (item >= a.n_first && item < a.n_first + a.n_list) {
                 const uvec2 unit = chosen[(item - a.n_first) / kUnit - entry_begin];
                 const uint token = unit.x + (item - a.n_first) % kUnit;
-                visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != 0xffffffffu;
+                visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != kNoUnit;
                 rows[t] = unit.y + (item - a.n_first) % kUnit;
             } else {
                 const uint token = item < a.n_first ? item : a.recent + item - a.n_first - a.n_list;

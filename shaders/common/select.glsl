@@ -126,8 +126,10 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
         }
         [[unroll]] for (uint v = 0; v < kScans; ++v) before[v] += bin_value(v, bin);
     }
-    [[unroll]] for (uint r = 0; r < kRankings; ++r)
-        if (cut[r] < kBins) atomicMin(select_cut[r], cut[r]);
+    [[unroll]] for (uint r = 0; r < kRankings; ++r) {
+        const uint first = subgroupMin(cut[r]);  // all invocations after the cut have one: a whole workgroup at one word takes long
+        if (subgroupElect() && first < kBins) atomicMin(select_cut[r], first);
+    }
     barrier();
     [[unroll]] for (uint r = 0; r < kRankings; ++r) {
         if (round == 1 && coarse[r] == kBins) continue;

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <optional>
 
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
@@ -62,9 +64,9 @@ struct Rig {
         uploader.upload(pool, halves.empty() ? std::as_bytes(std::span(rows)) : std::as_bytes(std::span(halves)));
         uploader.finish();
     }
-    AttentionPipeline pipeline(const SparsePolicy& policy) {
+    AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {}) {
         query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
-        AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy);
+        AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy, {}, true, choose_in_attend);
         for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
             vk::run_once(device, [&](vk::Recorder& r) {
                 for (std::uint32_t layer = 0; layer < kLayers; ++layer) p.record_prefill(r, layer, std::min(500u, n_tokens - from), from);
@@ -136,6 +138,66 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
                     EXPECT_NEAR(p.audit_records()[layer * kHeads + h].without_sinks, 1, 1e-4);
                 }
                 for (std::uint32_t h = 0; h < kKvHeads; ++h) EXPECT_EQ(p.attended_counts()[layer * kKvHeads + h], 1200u);
+            }
+        }
+    }
+}
+
+TEST_F(AttentionPipelineTest, WholeMassEqualsDenseWhereAttentionChooses) {
+    Rig rig(device(), 1200, KvType::kF16);
+    for (const char* name : {"exact", "quest", "kascade", "tokenselect"}) {
+        SCOPED_TRACE(name);
+        rig.expect_dense(rig.step(rig.pipeline(everything(name, false, 1200), true)));
+    }
+}
+
+// The two ways cut at bins of another width: what they keep differs by a few units at most.
+TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
+    Rig rig(device(), 3000, KvType::kF16);
+    for (const char* name : {"exact", "quest", "kascade"}) {
+        SCOPED_TRACE(name);
+        const AttentionPipeline by_list = rig.pipeline(make_preset(name, kFull), false), in_attend = rig.pipeline(make_preset(name, kFull), true);
+        rig.step(by_list);
+        const std::vector<std::uint32_t> counts(by_list.attended_counts().begin(), by_list.attended_counts().end());
+        const auto lists = rig.lists;
+        const auto first = rig.step(in_attend);
+        for (std::size_t i = 0; i < counts.size(); ++i) EXPECT_NEAR(in_attend.attended_counts()[i], counts[i], 0.1 * counts[i]) << i;
+        for (std::size_t i = 0; i < lists.size(); ++i) {
+            std::vector<std::uint32_t> both;
+            std::set_intersection(lists[i].begin(), lists[i].end(), rig.lists[i].begin(), rig.lists[i].end(), std::back_inserter(both));
+            EXPECT_GE(both.size(), 0.9 * static_cast<double>(lists[i].size())) << i;
+        }
+        EXPECT_EQ(rig.step(in_attend), first);  // the same bits
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) EXPECT_EQ(in_attend.n_dispatches(layer), by_list.n_dispatches(layer));
+    }
+}
+
+// An audit widens one head's budget beyond what its list was made for: its neighbours' lists stay theirs.
+TEST_F(AttentionPipelineTest, AWidenedHeadLeavesOthersAlone) {
+    Rig rig(device(), 3000, KvType::kF16);
+    for (const char* name : {"quest", "tokenselect"}) {
+        for (const bool steered : {false, true}) {
+            for (const bool choose : {false, true}) {
+                SparsePolicy policy = make_preset(name, kFull, {.budget = 800});
+                policy.steered = steered;
+                SCOPED_TRACE(fmt::format("{} steered {} choose {}", name, steered, choose));
+                AttentionPipeline p = rig.pipeline(policy, choose);
+                rig.step(p, true, true);
+                const auto before = rig.lists;
+                std::uint32_t layer = 0;
+                while (p.policy().layers[layer].kind != LayerKind::kSelect) ++layer;
+                p.head_policy(layer, 0).budget_max = 0x7fffffff;
+                p.reset();
+                rig.step(p, true, true);
+                for (std::size_t i = 0; i < before.size(); ++i) {
+                    if (i != layer * kKvHeads) {
+                        EXPECT_EQ(rig.lists[i], before[i]) << "list " << i;
+                    }
+                }
+                if (steered) {
+                    EXPECT_GT(rig.lists[layer * kKvHeads].size(), 2 * before[layer * kKvHeads].size());
+                }
+                for (std::uint32_t h = 0; h < kHeads; ++h) EXPECT_LE(p.audit_records()[layer * kHeads + h].mass, 1 + 1e-5);
             }
         }
     }
