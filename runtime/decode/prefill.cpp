@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "runtime/decode/finite.h"
 #include "runtime/vk/device.h"
 
 namespace winnow {
@@ -220,7 +221,9 @@ void Prefill::read_logits(std::uint32_t first, std::uint32_t n_tokens, const Log
         recorder.full_barrier();
         recorder.end();
         timeline_.wait(timeline_.submit(recorder));
-        rows(first + at, std::span<const float>(logit_rows_.mapped_as<const float>(), std::size_t{n} * shape_.n_vocab));
+        const std::span<const float> logits(logit_rows_.mapped_as<const float>(), std::size_t{n} * shape_.n_vocab);
+        check_finite(logits);
+        rows(first + at, logits);
     }
 }
 
