@@ -51,6 +51,7 @@ bool is_unified(const DeviceInfo& info, const VkPhysicalDeviceMemoryProperties& 
 
 std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     std::unique_ptr<Device> device(new Device());
+    device->on_validation_ = options.on_validation;
     // The messenger may speak from now on until the instance dies, which is within the Device's
     // life.
     device->instance_ = std::make_unique<Instance>(
@@ -152,6 +153,7 @@ std::vector<std::string> Device::validation_messages() const {
 
 void Device::add_validation_message(std::string text) {
     const std::lock_guard lock(messages_mutex_);
+    if (on_validation_) on_validation_(text);
     messages_.push_back(std::move(text));
     n_validation_messages_.fetch_add(1);
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -113,6 +114,7 @@ private:
     std::atomic<std::uint32_t> n_validation_messages_{0};
     mutable std::mutex messages_mutex_;
     std::vector<std::string> messages_;
+    std::function<void(const std::string&)> on_validation_;
 };
 
 }  // namespace winnow::vk
