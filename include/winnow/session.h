@@ -65,7 +65,7 @@ struct SessionStats {
     double generate_seconds = 0;
 };
 
-/// A model on a device with one sequence: the ordinary user's class. Not thread-safe, except stop().
+/// A model on a device with one sequence: the ordinary user's class. Not thread-safe.
 /// All memory is taken by open(); prefill and decode allocate nothing on the device.
 class Session {
 public:
@@ -87,7 +87,7 @@ public:
     virtual std::uint32_t truncate(std::uint32_t n) = 0;
 
     /// Puts tokens into the cache. `progress(done, total)` runs between chunks; returning false stops early
-    /// (what was done stays). Each chunk is bounded by measured time, about 100 ms on a GPU.
+    /// (what was done stays). Each chunk is bounded by measured time, about 1 s on a GPU, 0.5 s on a software driver.
     /// @throws Error(kInvalidArgument) when they do not fit: the message has both numbers.
     using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
     virtual void prefill(std::span<const std::int32_t> tokens, const Progress& progress = {}) = 0;
