@@ -105,7 +105,7 @@ public:
                        const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
                        const Progress& progress = {}) = 0;
     /// The next token, or nullopt when the answer is over (stop token returned before, limit, full context).
-    /// @throws Error(kBadFile) when the model computes what is not finite; so do evaluate() and decode_logits().
+    /// @throws Error(kBadFile) when the model computes what is not finite; so do prefill(), evaluate() and decode_logits().
     virtual std::optional<std::int32_t> next() = 0;
     /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the
     /// last.

@@ -58,18 +58,19 @@ PrefillBuffers::PrefillBuffers(vk::Device& device, const ModelShape& s, std::uin
     query = vk::Buffer(device, "prefill_query", n * 2ull * s.q_dim(), BufferUse::kDevice);
     gate_up = vk::Buffer(device, "prefill_gate_up", n * 8ull * s.n_ff, BufferUse::kDevice);
     raw = vk::Buffer(device, "prefill_raw", s.post_norms ? n * 4ull * s.n_embd : 16, BufferUse::kDevice);
+    last = vk::Buffer(device, "prefill_last", 4ull * s.n_embd, BufferUse::kReadback);
 }
 
 std::uint64_t PrefillBuffers::bytes() const {
     std::uint64_t sum = 0;
-    for (const vk::Buffer* b : {&tokens, &x, &halves, &projections, &query, &gate_up, &raw}) sum += b->bytes();
+    for (const vk::Buffer* b : {&tokens, &x, &halves, &projections, &query, &gate_up, &raw, &last}) sum += b->bytes();
     return sum;
 }
 
 std::uint64_t PrefillBuffers::bytes_needed(const ModelShape& s, std::uint32_t n) {
     return n * (4ull + 4ull * s.n_embd + 2 * widest(s) + 4ull * (s.q_dim() + 2 * s.kv_dim()) + 2ull * s.q_dim() +
                 8ull * s.n_ff + (s.post_norms ? 4ull * s.n_embd : 0)) +
-           (s.post_norms ? 0 : 16);
+           (s.post_norms ? 0 : 16) + 4ull * s.n_embd;
 }
 
 Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
@@ -139,6 +140,8 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
         }
         timeline_.wait(timeline_.last_submitted());
         const double seconds = seconds_since(begin);
+        // The last token has seen all others. Decoding would not notice: its integer activations know no NaN.
+        check_finite({buffers_.last.mapped_as<const float>(), shape_.n_embd});
         chunk_pace_.note(n, seconds);
         const double layer_seconds = seconds / shape_.n_layers * std::max(1.0, chunk_pace_.fitting() / n);
         layers_fitting_ = static_cast<std::uint32_t>(
@@ -161,6 +164,11 @@ void Prefill::record_layers(vk::Recorder& recorder, std::uint32_t first, std::ui
     }
     for (std::uint32_t layer = first; layer < end; ++layer) record_layer(recorder, layer, n_tokens, position);
     recorder.full_barrier();
+    if (end == shape_.n_layers) {
+        const std::uint64_t row = 4ull * shape_.n_embd;
+        recorder.copy({buffers_.x, (n_tokens - 1) * row, row}, buffers_.last);
+        recorder.full_barrier();
+    }
 }
 
 void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,

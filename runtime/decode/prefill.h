@@ -27,6 +27,7 @@ struct PrefillBuffers {
     vk::Buffer query;        ///< f16 [n_chunk, n_heads, head_dim]
     vk::Buffer gate_up;      ///< f32 [n_chunk, 2, n_ff]
     vk::Buffer raw;          ///< f32 [n_chunk, n_embd], branch before its post norm
+    vk::Buffer last;         ///< f32 [n_embd], host visible: the last token's x after all layers
     std::uint64_t bytes() const;
     static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_chunk);
 };
