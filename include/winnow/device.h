@@ -31,6 +31,8 @@ struct DeviceOptions {
     bool validation = false;  ///< Khronos layer with synchronisation validation, if installed
     /// Called for each validation message of warning level or above, from any thread and even while the device closes.
     std::function<void(const std::string&)> on_validation;
+    /// For tests: matrices are cut into row ranges of so many bytes, where the device itself would bind more. 0 = what it binds.
+    std::uint64_t max_matrix_bytes = 0;
 };
 
 /// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.

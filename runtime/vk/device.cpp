@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "runtime/vk/device_query.h"
@@ -79,6 +80,9 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     device->physical_ = report.physical;
     device->info_ = report.info;
     device->limits_ = report.limits;
+    device->limits_.max_matrix_bytes = std::min(report.limits.max_storage_buffer_range, report.limits.max_allocation_bytes);
+    if (options.max_matrix_bytes != 0)
+        device->limits_.max_matrix_bytes = std::min(device->limits_.max_matrix_bytes, options.max_matrix_bytes);
     device->features_ = report.features;
     device->queue_family_ = report.queue_family;
     device->validation_enabled_ = instance.validation_enabled();

@@ -28,6 +28,7 @@ struct MatrixShape {
 struct DeviceLimits {
     std::uint64_t max_storage_buffer_range = 0;
     std::uint64_t max_allocation_bytes = 0;
+    std::uint64_t max_matrix_bytes = 0;  ///< of a range of a matrix's rows: the lesser of the two, or less by DeviceOptions
     std::uint64_t storage_buffer_alignment = 0;
     std::uint32_t max_shared_memory_bytes = 0;
     std::uint32_t max_workgroup_invocations = 0;

@@ -88,6 +88,29 @@ TEST_P(SessionTest, DecodingTokenByTokenEqualsPrefill) {
     expect_nmse(logits, reference::forward(model_.reference(), tokens), kLimit, "decoded");
 }
 
+// As on a device that binds less than the large matrices of a model.
+TEST_P(SessionTest, MatricesInRowRangesChangeNothing) {
+    model_ = TinyModel(GetParam(), 0, WeightType::kF16);  // a table of 41 KB
+    const std::vector<std::int32_t> tokens = random_tokens(100);
+    const auto logits = [&] {
+        const auto session = open(100, 64);
+        std::vector<float> rows = evaluated(*session, {tokens.begin(), tokens.end() - 20});
+        for (std::size_t i = tokens.size() - 20; i < tokens.size(); ++i) append(rows, session->decode_logits(tokens[i]));
+        return rows;
+    };
+    const std::vector<float> whole = logits();
+    device_options_.max_matrix_bytes = 26000;
+    {
+        const auto device = vk::Device::open(device_options_);
+        const ModelSource source = model_.source();
+        const ModelWeights weights = upload_weights(*device, source.shape, source.tensors, 100);
+        EXPECT_EQ(weights.table.size(), 2u);
+        EXPECT_EQ(weights.output.size(), GetParam() == Flavour::kGemma3 ? 2u : 1u);  // the table, or a smaller one
+        EXPECT_EQ(weights.layers[0].gate_up.size(), 4u);
+    }
+    EXPECT_EQ(logits(), whole);
+}
+
 // The first chunk of a session has a submission for each layer, so that a stop after the first finds the others undone.
 TEST_P(SessionTest, AChunkGivenUpLeavesTheCacheAsItWas) {
     // The last window of 16 begins at the end of a block: the longest chunk then fills the ring of windowed layers.
