@@ -53,7 +53,7 @@ public:
           cache_(*device_, kv_config(model_.shape, options.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy_)),
           step_buffers_(*device_, model_.shape, resolved_.n_splits),
           prefill_buffers_(*device_, model_.shape, resolved_.n_chunk),
-          prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk) {
+          prefill_(*device_, model_.shape, weights_, cache_, prefill_buffers_, resolved_.n_chunk, options.n_chunk) {
         build_engine();
     }
 
@@ -70,22 +70,8 @@ public:
 
     std::uint32_t truncate(std::uint32_t n) override {
         finish();
-        if (n >= tokens_.size()) return n_cached();
-        // A ring has overwritten what lies more than its span behind the newest token: going back further than the
-        // spare part of the ring would leave holes in the window, so the cache is then emptied.
-        const KvLayout& layout = cache_.layout();
-        const std::uint32_t n_kv = model_.shape.n_kv_heads;
-        for (std::uint32_t i = 0; i < model_.shape.n_layers * n_kv && n > 0; ++i) {
-            const HeadLayout& head = layout.head(i / n_kv, i % n_kv);
-            if (head.ring_blocks == 0 || tokens_high_ <= head.ring_blocks * layout.config().block_size) continue;
-            const std::uint32_t kept = (head.ring_blocks - 1) * layout.config().block_size;
-            const std::uint32_t window = layout.config().roles[i].window;
-            if (n + kept < tokens_high_ + window) n = 0;
-        }
-        tokens_.resize(n);
-        if (n == 0) tokens_high_ = 0;
-        refresh_summaries(n);
-        return n;
+        if (n < tokens_.size()) go_back(n);
+        return n_cached();
     }
 
     void prefill(std::span<const std::int32_t> tokens, const Progress& progress) override {
@@ -186,7 +172,7 @@ public:
         engine_->attention.capture_queries(&prefill_buffers_.query, &copies);
         std::uint32_t before = 0;
         const auto on_chunk = [&](std::uint32_t done, std::uint32_t total) {
-            for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer)
+            for (std::uint32_t layer = 0; layer < model_.shape.n_layers && done > before; ++layer)
                 rows(layer, before,
                      {copies.mapped_as<const std::uint16_t>() + layer * resolved_.n_chunk * row, (done - before) * row});
             before = done;
@@ -411,14 +397,42 @@ private:
         tokens_high_ = std::max(tokens_high_, n_cached());
     }
 
+    // Forgets what the cache holds after n tokens. A ring has overwritten what lies more than its blocks behind the newest
+    // token ever written: where the window of the next token reaches back further, the cache is emptied instead.
+    void go_back(std::uint32_t n) {
+        const KvLayout& layout = cache_.layout();
+        const std::uint32_t n_kv = model_.shape.n_kv_heads, block = layout.config().block_size;
+        for (std::uint32_t i = 0; i < model_.shape.n_layers * n_kv && n > 0; ++i) {
+            const HeadLayout& head = layout.head(i / n_kv, i % n_kv);
+            const std::uint32_t newest = (tokens_high_ - 1) / block;
+            if (head.ring_blocks == 0 || newest < head.sink_blocks + head.ring_blocks) continue;
+            const std::uint32_t oldest = (newest + 1 - head.ring_blocks) * block;
+            if (n + 1 < oldest + layout.config().roles[i].window) n = 0;
+        }
+        tokens_.resize(n);
+        if (n == 0) tokens_high_ = 0;
+        refresh_summaries(n);
+    }
+
     void run_prefill(std::span<const std::int32_t> tokens, const Progress& progress, const LogitRows& rows) {
         finish();
         for (const std::int32_t id : tokens) check_token(id);
         check_room(tokens.size());
         if (tokens.empty()) return;
         const Clock::time_point begin = Clock::now();
-        const std::uint32_t done = prefill_.run(tokens, n_cached(), progress, rows);
+        const std::uint32_t first = n_cached();
+        std::uint32_t done = 0;
+        try {
+            done = prefill_.run(tokens, first, progress, rows);
+        } catch (...) {
+            tokens_high_ = std::max(tokens_high_, first + prefill_.n_written());
+            throw;
+        }
         for (std::uint32_t i = 0; i < done; ++i) push_token(tokens[i]);
+        if (prefill_.n_written() > done) {  // a chunk was given up
+            tokens_high_ = std::max(tokens_high_, first + prefill_.n_written());
+            go_back(n_cached());
+        }
         stats_.n_prompt += done;
         stats_.prompt_seconds += seconds_since(begin);
     }

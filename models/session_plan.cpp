@@ -85,6 +85,7 @@ struct Target {
     bool is_cpu = false;
     std::uint64_t budget_bytes = 0;   ///< for everything together
     std::uint64_t binding_bytes = 0;  ///< for one buffer
+    std::uint64_t matrix_bytes = 0;   ///< for one range of a matrix's rows
 };
 
 // What drivers of cards offer for one buffer: all that 32 bits can count.
@@ -113,7 +114,7 @@ public:
         r.n_chunk = std::min(chunk, n_ctx);
         r.n_splits = AttendDense::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx, 64);
         const KvLayout layout(kv_config(shape, options_.kv_type, n_ctx, r.n_chunk, policy_));
-        r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.binding_bytes);
+        r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.matrix_bytes);
         r.memory.kv_bytes = KvCache::bytes_needed(layout);
         r.memory.index_bytes =
             AttentionPipeline::bytes_needed(attention_shape(shape), layout, policy_,
@@ -168,7 +169,8 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
                              bool must_fit) {
     const ModelShape& shape = model.shape;
     const Planner planner(model, options,
-                          {device.info().name, device.is_cpu(), without_reserve(device.info().memory_bytes), binding_bytes(device)});
+                          {device.info().name, device.is_cpu(), without_reserve(device.info().memory_bytes), binding_bytes(device),
+                           device.limits().max_matrix_bytes});
     if (options.n_ctx > shape.n_ctx_train)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {} is more than this model was trained for: use -c {} or less", options.n_ctx,
@@ -196,9 +198,11 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
 ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                             std::uint64_t card_bytes) {
     // A named card is a GPU, whatever runs here: only a GPU that is present knows better what it binds.
-    Target target{"the present device", device.is_cpu(), without_reserve(device.free_memory_bytes()), binding_bytes(device)};
+    Target target{"the present device", device.is_cpu(), without_reserve(device.free_memory_bytes()), binding_bytes(device),
+                  device.limits().max_matrix_bytes};
     if (card_bytes != 0)
-        target = {"the card", false, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device)};
+        target = {"the card", false, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device),
+                  device.is_cpu() ? kCardBindingBytes : device.limits().max_matrix_bytes};
     const Planner planner(model, options, target);
     std::uint32_t limit = model.shape.n_ctx_train;
     if (target.is_cpu) limit = std::min(limit, vk::kSoftwareMaxContext);

@@ -279,9 +279,7 @@ std::uint64_t weight_bytes(const ModelShape& shape, const ModelTensors& tensors,
 
 ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors,
                             std::uint32_t n_ctx, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-    const std::uint64_t limit =
-        std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
-    const ModelPieces pieces = plan_pieces(tensors, limit);
+    const ModelPieces pieces = plan_pieces(tensors, device.limits().max_matrix_bytes);
     const VectorPlaces places = place_vectors(shape, tensors, n_ctx);
 
     ModelWeights weights;

@@ -7,6 +7,7 @@
 # WINNOW_TEST_OFFLINE=1     download nothing; tests that need a real model are skipped, and named at the end
 # WINNOW_TEST_MODELS=DIR    take the models from there, download none
 # WINNOW_TEST_DEVICE=any    whatever device the machine has in place of lavapipe
+# WINNOW_TEST_VALIDATION=0  test without the Vulkan validation layer, which tests need otherwise
 set -euo pipefail
 # shellcheck source=examples/winnow/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/winnow/lib.sh"
@@ -56,9 +57,6 @@ status=0
 ctest --test-dir "$root/build/$preset" --output-on-failure --no-tests=error --timeout 1800 "$@" 2>&1 | tee "$log" ||
     status=$?
 
-# Of tests that pass ctest shows nothing: what they skipped, and why.
-awk '/^\[ RUN  / { reason = "" } /: Skipped$/ { getline; reason = $0 }
-     /^\[  SKIPPED \].*ms\)$/ { print "skipped " $4 ": " reason }' \
-    "$root/build/$preset/Testing/Temporary/LastTest.log" 2>/dev/null || true
+awk -f "$root/tests/skipped.awk" "$root/build/$preset/Testing/Temporary/LastTest.log" 2>/dev/null || true
 awk '/tests passed,/,0' "$log"
 exit "$status"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ struct DeviceOptions {
     /// a UUID or a case-insensitive part of a name. The variable WINNOW_DEVICE stands in for an empty one.
     std::string select;
     bool validation = false;  ///< Khronos layer with synchronisation validation, if installed
+    /// Called for each validation message of warning level or above, from any thread and even while the device closes.
+    std::function<void(const std::string&)> on_validation;
+    /// For tests: matrices are cut into row ranges of so many bytes, where the device itself would bind more. 0 = what it binds.
+    std::uint64_t max_matrix_bytes = 0;
 };
 
 /// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.

@@ -48,7 +48,7 @@ struct SparseReport {
 struct SessionOptions {
     DeviceOptions device;
     std::uint32_t n_ctx = 0;            ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
-    std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk; 0 = the device's default
+    std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk, and those of the first; 0 = the device's default
     std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead
     bool replay_steps = true;           ///< record a step once; false records each anew, which benches compare
     KvType kv_type = KvType::kF16;
@@ -65,7 +65,7 @@ struct SessionStats {
     double generate_seconds = 0;
 };
 
-/// A model on a device with one sequence: the ordinary user's class. Not thread-safe, except stop().
+/// A model on a device with one sequence: the ordinary user's class. Not thread-safe.
 /// All memory is taken by open(); prefill and decode allocate nothing on the device.
 class Session {
 public:
@@ -86,8 +86,9 @@ public:
     /// then less is kept. @returns tokens kept.
     virtual std::uint32_t truncate(std::uint32_t n) = 0;
 
-    /// Puts tokens into the cache. `progress(done, total)` runs between chunks; returning false stops early
-    /// (what was done stays). Each chunk is bounded by measured time, about 100 ms on a GPU.
+    /// Puts tokens into the cache, in chunks that measured time bounds (about 1 s on a GPU, 0.5 s on a software driver).
+    /// `progress(done, total)` runs after each chunk, and also between the submissions of one (a tenth of a second); returning
+    /// false stops early: chunks that were done stay, the one under way does not count.
     /// @throws Error(kInvalidArgument) when they do not fit: the message has both numbers.
     using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
     virtual void prefill(std::span<const std::int32_t> tokens, const Progress& progress = {}) = 0;
@@ -104,6 +105,7 @@ public:
                        const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
                        const Progress& progress = {}) = 0;
     /// The next token, or nullopt when the answer is over (stop token returned before, limit, full context).
+    /// @throws Error(kBadFile) when the model computes what is not finite; so do prefill(), evaluate() and decode_logits().
     virtual std::optional<std::int32_t> next() = 0;
     /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the
     /// last.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "runtime/decode/finite.h"
 #include "runtime/vk/device.h"
 
 namespace winnow {
@@ -100,11 +101,15 @@ std::optional<std::int32_t> DecodeLoop::next() {
         running_ = false;
         return std::nullopt;
     }
-    const auto token = static_cast<std::int32_t>(ring[1 + n_read_ % WINNOW_TOKEN_RING]);
+    const std::uint32_t token = ring[1 + n_read_ % WINNOW_TOKEN_RING];
     ++n_read_;
+    if (token == WINNOW_NO_TOKEN) {
+        running_ = false;
+        throw_not_finite();
+    }
     last_was_sparse_ = step.sparse;
     last_audit_phase_ = step.phase;
-    return token;
+    return static_cast<std::int32_t>(token);
 }
 
 std::vector<vk::GpuTimer::Interval> DecodeLoop::time_step() {

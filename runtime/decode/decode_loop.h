@@ -38,7 +38,7 @@ public:
     void start(const StepState& options, const Start& at);
 
     /// The next token; nullopt after a stop token, the limit or a full cache. The stop token itself is returned.
-    /// @throws Error(kDeviceLost).
+    /// @throws Error(kDeviceLost), or Error(kBadFile) when the logits are not finite.
     std::optional<std::int32_t> next();
 
     /// Whether the step whose token next() returned last was sparse, and which audit phase it had.

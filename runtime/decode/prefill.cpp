@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "runtime/decode/finite.h"
 #include "runtime/vk/device.h"
 
 namespace winnow {
@@ -28,8 +29,23 @@ RopeAppend::Config rope_config(const ModelShape& s, const KvConfig& kv) {
 }
 
 std::uint64_t widest(const ModelShape& s) { return std::max({s.n_embd, s.q_dim(), s.n_ff}); }
-constexpr std::uint32_t kLogitTokens = 32;  // rows of logits computed and read back at a time
+constexpr std::uint32_t kLogitTokens = 32;  // most rows of logits computed and read back at a time
 constexpr double kSubmissionSeconds = 0.1;  // longer ones make a display stutter
+
+// Waits for what is queued before its recordings go, however the block is left.
+struct Drain {
+    const vk::Timeline& timeline;
+    ~Drain() {
+        try {
+            timeline.wait(timeline.last_submitted());
+        } catch (const Error&) {  // a lost device has nothing left to wait for
+        }
+    }
+};
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
 
 }  // namespace
 
@@ -42,30 +58,32 @@ PrefillBuffers::PrefillBuffers(vk::Device& device, const ModelShape& s, std::uin
     query = vk::Buffer(device, "prefill_query", n * 2ull * s.q_dim(), BufferUse::kDevice);
     gate_up = vk::Buffer(device, "prefill_gate_up", n * 8ull * s.n_ff, BufferUse::kDevice);
     raw = vk::Buffer(device, "prefill_raw", s.post_norms ? n * 4ull * s.n_embd : 16, BufferUse::kDevice);
+    last = vk::Buffer(device, "prefill_last", 4ull * s.n_embd, BufferUse::kReadback);
 }
 
 std::uint64_t PrefillBuffers::bytes() const {
     std::uint64_t sum = 0;
-    for (const vk::Buffer* b : {&tokens, &x, &halves, &projections, &query, &gate_up, &raw}) sum += b->bytes();
+    for (const vk::Buffer* b : {&tokens, &x, &halves, &projections, &query, &gate_up, &raw, &last}) sum += b->bytes();
     return sum;
 }
 
 std::uint64_t PrefillBuffers::bytes_needed(const ModelShape& s, std::uint32_t n) {
     return n * (4ull + 4ull * s.n_embd + 2 * widest(s) + 4ull * (s.q_dim() + 2 * s.kv_dim()) + 2ull * s.q_dim() +
                 8ull * s.n_ff + (s.post_norms ? 4ull * s.n_embd : 0)) +
-           (s.post_norms ? 0 : 16);
+           (s.post_norms ? 0 : 16) + 4ull * s.n_embd;
 }
 
 Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
-                 PrefillBuffers& buffers, std::uint32_t n_chunk)
+                 PrefillBuffers& buffers, std::uint32_t n_chunk, std::uint32_t n_first)
     : device_(device),
       shape_(shape),
       weights_(weights),
       cache_(cache),
       buffers_(buffers),
       max_chunk_(n_chunk),
-      chunk_seconds_(device.is_cpu() ? 0.5 : 1.0),
-      tokens_fitting_(device.is_cpu() ? 16 : n_chunk),
+      // After so long the user sees progress.
+      chunk_pace_(device.is_cpu() ? 0.5 : 1.0, n_first != 0 ? n_first : device.is_cpu() ? 16 : n_chunk, 8, n_chunk),
+      logit_pace_(kSubmissionSeconds, 8, 1, kLogitTokens),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
       norm_(device, {shape.n_embd, false}),
       add_norm_(device, {shape.n_embd, true}),
@@ -97,15 +115,19 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
     std::uint32_t done = 0;
     std::array<vk::Recorder, 2> recorders{vk::Recorder(device_, "prefill"), vk::Recorder(device_, "prefill")};
     std::array<vk::Ticket, 2> tickets{};
+    const Drain drain{timeline_};
     std::size_t turn = 0;
+    n_written_ = 0;
     // A tile of a kernel costs the same with few tokens in it: a chunk shorter than that would only be slower.
     const std::uint32_t least = std::min(device_.is_cpu() ? 8u : 128u, max_chunk_);
     while (done < total) {
-        std::uint32_t n = static_cast<std::uint32_t>(tokens_fitting_) / 8 * 8;
+        std::uint32_t n = static_cast<std::uint32_t>(chunk_pace_.fitting()) / 8 * 8;
         n = std::min({std::max(n, least), max_chunk_, total - done});
         std::memcpy(buffers_.tokens.mapped(), tokens.data() + done, n * sizeof(std::int32_t));
         const auto begin = std::chrono::steady_clock::now();
+        n_written_ = done + n;
         for (std::uint32_t layer = 0; layer < shape_.n_layers;) {
+            if (layer > 0 && progress && !progress(done, total)) return done;
             const std::uint32_t end = std::min(shape_.n_layers, layer + layers_fitting_);
             vk::Recorder& recorder = recorders[turn];
             timeline_.wait(tickets[turn]);  // the other one runs meanwhile
@@ -117,11 +139,11 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
             layer = end;
         }
         timeline_.wait(timeline_.last_submitted());
-        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-        // Grows slowly, shrinks at once.
-        tokens_fitting_ = std::clamp(n * chunk_seconds_ / std::max(seconds, 1e-6), 8.0, tokens_fitting_ * 2.0);
-        tokens_fitting_ = std::min<double>(tokens_fitting_, max_chunk_);
-        const double layer_seconds = seconds / shape_.n_layers * std::max(1.0, tokens_fitting_ / n);
+        const double seconds = seconds_since(begin);
+        // The last token has seen all others. Decoding would not notice: its integer activations know no NaN.
+        check_finite({buffers_.last.mapped_as<const float>(), shape_.n_embd});
+        chunk_pace_.note(n, seconds);
+        const double layer_seconds = seconds / shape_.n_layers * std::max(1.0, chunk_pace_.fitting() / n);
         layers_fitting_ = static_cast<std::uint32_t>(
             std::clamp(kSubmissionSeconds / std::max(layer_seconds, 1e-9), 1.0, static_cast<double>(shape_.n_layers)));
         if (rows) read_logits(done, n, rows);
@@ -142,6 +164,11 @@ void Prefill::record_layers(vk::Recorder& recorder, std::uint32_t first, std::ui
     }
     for (std::uint32_t layer = first; layer < end; ++layer) record_layer(recorder, layer, n_tokens, position);
     recorder.full_barrier();
+    if (end == shape_.n_layers) {
+        const std::uint64_t row = 4ull * shape_.n_embd;
+        recorder.copy({buffers_.x, (n_tokens - 1) * row, row}, buffers_.last);
+        recorder.full_barrier();
+    }
 }
 
 void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
@@ -207,20 +234,28 @@ void Prefill::read_logits(std::uint32_t first, std::uint32_t n_tokens, const Log
                                  vk::BufferUse::kReadback);
     }
     vk::Recorder recorder(device_, "prefill_logits");
-    for (std::uint32_t at = 0; at < n_tokens; at += kLogitTokens) {
-        const std::uint32_t n = std::min(kLogitTokens, n_tokens - at);
+    const Drain drain{timeline_};
+    for (std::uint32_t at = 0; at < n_tokens;) {
+        const std::uint32_t n = std::min(static_cast<std::uint32_t>(logit_pace_.fitting()), n_tokens - at);
+        const auto begin = std::chrono::steady_clock::now();
         recorder.begin();
         recorder.full_barrier();
-        norm_.record(recorder, {buffers_.x, weights_.output_norm, buffers_.halves, buffers_.x},
-                     {n_tokens, shape_.rms_eps});
-        recorder.barrier();
+        if (at == 0) {
+            norm_.record(recorder, {buffers_.x, weights_.output_norm, buffers_.halves, buffers_.x},
+                         {n_tokens, shape_.rms_eps});
+            recorder.barrier();
+        }
         for (const MatrixRange& range : weights_.output)
             logits_->record(recorder, {range.where, buffers_.halves, logit_rows_},
                             {range.ref, range.first_row, n, shape_.n_vocab, at});
         recorder.full_barrier();
         recorder.end();
         timeline_.wait(timeline_.submit(recorder));
-        rows(first + at, std::span<const float>(logit_rows_.mapped_as<const float>(), std::size_t{n} * shape_.n_vocab));
+        logit_pace_.note(n, seconds_since(begin));
+        const std::span<const float> logits(logit_rows_.mapped_as<const float>(), std::size_t{n} * shape_.n_vocab);
+        check_finite(logits);
+        rows(first + at, logits);
+        at += n;
     }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/decode/decode_plan.h"
+#include "runtime/decode/pace.h"
 #include "runtime/prefill/attend_prefill.h"
 #include "runtime/prefill/embed_rows.h"
 #include "runtime/prefill/gate_rows.h"
@@ -26,6 +27,7 @@ struct PrefillBuffers {
     vk::Buffer query;        ///< f16 [n_chunk, n_heads, head_dim]
     vk::Buffer gate_up;      ///< f32 [n_chunk, 2, n_ff]
     vk::Buffer raw;          ///< f32 [n_chunk, n_embd], branch before its post norm
+    vk::Buffer last;         ///< f32 [n_embd], host visible: the last token's x after all layers
     std::uint64_t bytes() const;
     static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_chunk);
 };
@@ -35,8 +37,10 @@ struct PrefillBuffers {
 /// for 8 tokens as for 512.
 class Prefill {
 public:
+    /// @param n_chunk tokens of the longest chunk. n_first those of the first one; 0 = the device's default. Later ones follow
+    /// from the time that the one before took.
     Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
-            PrefillBuffers& buffers, std::uint32_t n_chunk);
+            PrefillBuffers& buffers, std::uint32_t n_chunk, std::uint32_t n_first = 0);
 
     /// Whose summaries and index keys each chunk refreshes; null = none.
     void set_attention(const AttentionPipeline* attention) { attention_ = attention; }
@@ -45,9 +49,12 @@ public:
     /// Logits f32 [n, n_vocab] of tokens first .. first + n.
     using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
 
-    /// @returns tokens done: all, unless `progress` said stop.
+    /// `progress` is asked after each chunk and between the submissions of one. @returns tokens done: all, unless it said stop. A
+    /// chunk under way is then given up, though part of the layers may have written it: see n_written().
     std::uint32_t run(std::span<const std::int32_t> tokens, std::uint32_t position, const Progress& progress,
                       const LogitRows& rows);
+    /// Tokens of the last run that any layer has put into the cache: more than run() returned when a chunk was given up.
+    std::uint32_t n_written() const { return n_written_; }
 
 private:
     struct LayerStages {
@@ -69,9 +76,10 @@ private:
     PrefillBuffers& buffers_;
     const AttentionPipeline* attention_ = nullptr;
     std::uint32_t max_chunk_;
-    double chunk_seconds_;   ///< after so long the user sees progress, and may stop
-    double tokens_fitting_;  ///< chunk that the last one's time suggests
+    Pace chunk_pace_;        ///< tokens of a chunk
+    Pace logit_pace_;        ///< rows of logits of a submission
     std::uint32_t layers_fitting_ = 1;  ///< layers of a submission that the last chunk's time suggests
+    std::uint32_t n_written_ = 0;
     StageSet<Matmul> matmuls_;
     std::vector<LayerStages> layers_;
     EmbedRows embed_;

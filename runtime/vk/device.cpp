@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "runtime/vk/device_query.h"
@@ -51,6 +52,7 @@ bool is_unified(const DeviceInfo& info, const VkPhysicalDeviceMemoryProperties& 
 
 std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     std::unique_ptr<Device> device(new Device());
+    device->on_validation_ = options.on_validation;
     // The messenger may speak from now on until the instance dies, which is within the Device's
     // life.
     device->instance_ = std::make_unique<Instance>(
@@ -78,6 +80,9 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     device->physical_ = report.physical;
     device->info_ = report.info;
     device->limits_ = report.limits;
+    device->limits_.max_matrix_bytes = std::min(report.limits.max_storage_buffer_range, report.limits.max_allocation_bytes);
+    if (options.max_matrix_bytes != 0)
+        device->limits_.max_matrix_bytes = std::min(device->limits_.max_matrix_bytes, options.max_matrix_bytes);
     device->features_ = report.features;
     device->queue_family_ = report.queue_family;
     device->validation_enabled_ = instance.validation_enabled();
@@ -152,6 +157,7 @@ std::vector<std::string> Device::validation_messages() const {
 
 void Device::add_validation_message(std::string text) {
     const std::lock_guard lock(messages_mutex_);
+    if (on_validation_) on_validation_(text);
     messages_.push_back(std::move(text));
     n_validation_messages_.fetch_add(1);
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -27,6 +28,7 @@ struct MatrixShape {
 struct DeviceLimits {
     std::uint64_t max_storage_buffer_range = 0;
     std::uint64_t max_allocation_bytes = 0;
+    std::uint64_t max_matrix_bytes = 0;  ///< of a range of a matrix's rows: the lesser of the two, or less by DeviceOptions
     std::uint64_t storage_buffer_alignment = 0;
     std::uint32_t max_shared_memory_bytes = 0;
     std::uint32_t max_workgroup_invocations = 0;
@@ -113,6 +115,7 @@ private:
     std::atomic<std::uint32_t> n_validation_messages_{0};
     mutable std::mutex messages_mutex_;
     std::vector<std::string> messages_;
+    std::function<void(const std::string&)> on_validation_;
 };
 
 }  // namespace winnow::vk

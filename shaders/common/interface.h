@@ -15,6 +15,8 @@ using uint = std::uint32_t;
 #define WINNOW_MAX_EOG 64
 // Tokens of the host-visible ring; more than the steps that are ever in flight.
 #define WINNOW_TOKEN_RING 256
+// Stands in the ring in place of a token when the logits are not numbers; the step then stops the answer.
+#define WINNOW_NO_TOKEN 0xffffffffu
 
 // A weight matrix inside a buffer that holds its repacked planes (shaders/common/weights.glsl).
 struct MatrixRef {

@@ -12,6 +12,14 @@ float key_float(uint key) {
     return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
+// Stands for a logit that is NaN or plus infinity: finite, so that every device's max() finds it, and above any sound logit. The bits
+// decide, as a driver may assume that floats are finite. Minus infinity only rules a token out.
+const float kNotFinite = 3.3e38;
+float finite_or_mark(float x) {
+    const uint bits = floatBitsToUint(x);
+    return (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u ? kNotFinite : x;
+}
+
 // Philox-2x32-10 (Salmon et al., SC 2011): draw `counter` of the stream `seed`; uniform in [0, 1).
 float philox_uniform(uvec2 seed, uint counter) {
     uvec2 ctr = uvec2(counter, seed.y);

@@ -1,7 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: logits W a over the vocabulary, with the output norm's scale, and the largest of each group's rows
-// (what the sampler starts from).
+// (what the sampler starts from; kNotFinite where one is NaN or infinite).
 // One workgroup handles: kRowsPerGroup rows.
 // Bindings: 0 weights; 1 activations [n_embd]; 2 state; 3 logits f32 [n_vocab]; 4 maxima f32 [groups]
 // Needs: storage16, subgroup arithmetic, integer dot product.
@@ -28,6 +28,7 @@ layout(constant_id = 5) const uint kBlocksInFlight = 1;
 #include "shaders/common/activations.glsl"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/matvec.glsl"
+#include "shaders/common/sampling.glsl"
 
 layout(push_constant, scalar) uniform Push { MatvecPush push; };
 layout(set = 0, binding = 3, scalar) restrict writeonly buffer Logits { float logits[]; };
@@ -47,8 +48,8 @@ void main() {
     if (gl_SubgroupID == 0) {
         float largest = -3.0e38;
         for (uint r = gl_SubgroupInvocationID; r < n_rows; r += gl_SubgroupSize)
-            largest = max(largest, row_values[r]);
+            largest = max(largest, finite_or_mark(row_values[r] * inverse_rms));
         largest = subgroupMax(largest);
-        if (subgroupElect()) maxima[push.first_row / kRowsPerGroup + gl_WorkGroupID.x] = largest * inverse_rms;
+        if (subgroupElect()) maxima[push.first_row / kRowsPerGroup + gl_WorkGroupID.x] = largest;
     }
 }

@@ -7,6 +7,7 @@
 // workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it. Greedy decoding needs nothing but the maxima
 // and the logits under the largest.
 // One workgroup handles: one range of the vocabulary, kept in order; the last to arrive finishes the job.
+// Logits that are not finite come from a damaged model: then WINNOW_NO_TOKEN goes to the ring and the answer stops.
 // Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
 #extension GL_EXT_scalar_block_layout : require
@@ -165,7 +166,7 @@ void compact_range(uint n_penalised) {
         float logit = kNone;
         bool keep = false;
         if (id < end) {
-            logit = penalty(id, logits[id], n_penalised);
+            logit = finite_or_mark(penalty(id, logits[id], n_penalised));
             keep = logit >= least;
         }
         const uvec4 ballot = subgroupBallot(keep);
@@ -251,6 +252,15 @@ void advance(uint token) {
     if (stop) state.stopped = 1;
 }
 
+// In place of advance(). One invocation.
+void give_up() {
+    ring[1 + state.n_generated % WINNOW_TOKEN_RING] = WINNOW_NO_TOKEN;
+    ring[0] = state.n_generated + 1;
+    state.n_generated += 1;
+    state.stopped = 1;
+}
+bool is_sound(float largest) { return largest > kNone && largest < kNotFinite; }
+
 uint min_all(uint x) {
     x = subgroupMin(x);
     barrier();
@@ -276,6 +286,10 @@ void take_largest() {
         }
     const float own = largest;
     largest = max_all(largest);
+    if (!is_sound(largest)) {
+        if (gl_LocalInvocationIndex == 0) give_up();
+        return;
+    }
     at = min(min_all(own == largest ? at : 0xffffffffu), push.n_maxima - 1);
     const uint begin = at * push.rows_per_maximum;
     uint token = 0xffffffffu;
@@ -331,6 +345,10 @@ void main() {
         [[unroll]] for (uint k = 0; k < kBatch; ++k) largest = max(largest, batch_logit[k]);
     }
     largest = max_all(largest);
+    if (!is_sound(largest)) {
+        if (walker == 0) give_up();
+        return;
+    }
 
     uint least = 0;
     const bool greedy = !(state.temperature > 0.0);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model files and requests that are wrong: one line, the right status, no crash, nothing
 // half-written.
+#include <algorithm>
+#include <span>
+
+#include "models/gguf.h"
 #include "tests/cli/program.h"
 
 namespace winnow::test {
@@ -50,6 +54,45 @@ TEST(BadModel, WithoutTensorsItOnlyTokenizes) {
     EXPECT_EQ(run_program({"tokenize", "-m", model, "-p", "a"}).status, 0);
     expect_error(run_program({"-m", model, "-p", "a"}), 4, "");
 }
+
+// Bytes of a tensor's data, overwritten as by a bad sector. Scales become NaN.
+std::string damaged(const std::string& bytes, const std::string& path, const char* tensor, std::size_t n_bytes) {
+    const GgufFile file = GgufFile::open(path);
+    const auto found = std::find_if(file.tensors().begin(), file.tensors().end(),
+                                    [&](const GgufTensor& t) { return t.name == tensor; });
+    const std::span<const std::byte> data = found->bytes;
+    const std::size_t at = bytes.find(std::string(reinterpret_cast<const char*>(data.data()), data.size()));
+    EXPECT_NE(at, std::string::npos);
+    return std::string(bytes).replace(at + data.size() / 2 / 18 * 18, n_bytes, n_bytes, '\xff');
+}
+
+class DamagedWeights : public OnDevice, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(DamagedWeights, AreReportedWhereLogitsAreUsed) {
+    const Files& files = Files::shared();
+    const std::string model = files.write("damaged.gguf", damaged(files.tiny_bytes(), files.tiny(), GetParam(), 36));
+    const char* const message = "not finite: its file is probably damaged; download it again";
+    for (const char* temperature : {"0", "0.8"})
+        expect_error(run_program({"generate", "-m", model, "-p", "The river", "-n", "8", "--temp", temperature}), 4, message);
+    expect_error(run_program({"chat", "-m", model, "-p", "The river", "-st", "-n", "8"}), 4, message);
+    std::string text;
+    for (int i = 0; i < 60; ++i) text += "the river ";
+    const Outcome perplexity = run_program({"perplexity", "-m", model, "-p", text, "-c", "64"});
+    expect_error(perplexity, 4, message);
+    EXPECT_EQ(perplexity.out, "");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text, "-c", "64", "--sparse", "exact"}), 4, message);
+    const std::string logits = files.path("damaged.npy");
+    expect_error(run_program({"generate", "-m", model, "-p", "a", "-n", "0", "--logits-out", logits}), 4, message);
+    EXPECT_FALSE(files.has("damaged.npy"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tensors, DamagedWeights,
+                         ::testing::Values("blk.0.ffn_down.weight", "blk.1.attn_v.weight", "token_embd.weight"),
+                         [](const auto& test) {
+                             std::string name = test.param;
+                             std::replace(name.begin(), name.end(), '.', '_');
+                             return name;
+                         });
 
 class BadRequest : public OnDevice {};
 

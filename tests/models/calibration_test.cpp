@@ -22,6 +22,7 @@
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
 #include "models/tiny.h"
+#include "tests/support/gpu_fixture.h"
 
 namespace winnow::test {
 namespace {
@@ -284,7 +285,10 @@ TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
     const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("winnow-settings-{}.gguf", getpid());
     const std::vector<std::byte> bytes = make_tiny_gguf();
     std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
-    const std::unique_ptr<Session> session = Session::open(path.string(), {});
+    const ValidationLog log;
+    SessionOptions options;
+    options.device = log.device_options();
+    std::unique_ptr<Session> session = Session::open(path.string(), options);
     std::filesystem::remove(path);
     std::vector<std::int32_t> text;
     for (std::int32_t i = 0; i < 240; ++i) text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
@@ -297,6 +301,8 @@ TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
     EXPECT_GE(settings[0].budget, 68u);  // sinks and window
     EXPECT_GE(settings[1].mass, 0.95f);  // the preset's own
     for (const PresetSetting& s : settings) EXPECT_GE(s.captured, 0.89f) << s.preset;
+    session.reset();
+    log.expect_silent();
 }
 
 class SidecarTest : public ::testing::Test {

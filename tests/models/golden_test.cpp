@@ -2,7 +2,10 @@
 // Both real models end to end against logits that NumPy made from the dequantised weights (tests/golden).
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "models/tokenizer.h"
+#include "tests/support/gpu_fixture.h"
 #include "winnow/session.h"
 
 namespace winnow::test {
@@ -24,20 +28,20 @@ struct GoldenRow {
     double logsumexp = 0;
     std::vector<Probe> top, probes;
 };
-struct Golden {
+struct GoldenLogits {
     std::vector<std::int32_t> ids;
     std::uint32_t n_vocab = 0;
     std::vector<GoldenRow> rows;
 };
 
-Golden read_golden(const std::string& name) {
+GoldenLogits read_golden(const std::string& name) {
     std::ifstream in(std::string(WINNOW_TEST_DATA) + "/golden/" + name, std::ios::binary);
     const auto get = [&](auto& value) { in.read(reinterpret_cast<char*>(&value), sizeof value); };
     char magic[4];
     get(magic);
     EXPECT_EQ(std::string(magic, 4), "WGL1");
     std::uint32_t n_ids = 0, n_rows = 0, n_top = 0, n_probe = 0;
-    Golden g;
+    GoldenLogits g;
     for (std::uint32_t* n : {&n_ids, &n_rows, &n_top, &n_probe, &g.n_vocab}) get(*n);
     g.ids.resize(n_ids);
     for (std::int32_t& id : g.ids) get(id);
@@ -84,11 +88,25 @@ std::string model_path(const char* file) {
     return std::filesystem::exists(path) ? path.string() : std::string();
 }
 
-void expect_golden(const char* file, const char* golden_name, std::uint32_t n_ctx) {
+// Sessions have devices of their own, with validation; what these say counts when they have closed.
+class Golden : public GpuTest {
+protected:
+    Golden() { options_.device = log_.device_options(); }
+    void TearDown() override {
+        log_.expect_silent();
+        GpuTest::TearDown();
+    }
+    void expect_golden(const char* file, const char* golden_name, std::uint32_t n_ctx);
+
+    ValidationLog log_;
+    SessionOptions options_;
+};
+
+void Golden::expect_golden(const char* file, const char* golden_name, std::uint32_t n_ctx) {
     const std::string path = model_path(file);
     if (path.empty()) GTEST_SKIP() << file << " is not in WINNOW_TEST_MODELS";
-    const Golden golden = read_golden(golden_name);
-    SessionOptions options;
+    const GoldenLogits golden = read_golden(golden_name);
+    SessionOptions options = options_;
     options.n_ctx = n_ctx;
     const auto session = Session::open(path, options);
     ASSERT_EQ(session->shape().n_vocab, golden.n_vocab);
@@ -121,25 +139,75 @@ void expect_golden(const char* file, const char* golden_name, std::uint32_t n_ct
     EXPECT_EQ(*token, golden.rows.back().top.front().id);
 }
 
-TEST(Golden, Smollm2) { expect_golden("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2_logits.bin", 512); }
-TEST(Golden, Gemma3) { expect_golden("gemma-3-270m-q4_k_m.gguf", "gemma3_logits.bin", 1024); }
+TEST_F(Golden, Smollm2) { expect_golden("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2_logits.bin", 512); }
+TEST_F(Golden, Gemma3) { expect_golden("gemma-3-270m-q4_k_m.gguf", "gemma3_logits.bin", 1024); }
+TEST_F(Golden, Gemma3InThreeScripts) { expect_golden("gemma-3-270m-q4_k_m.gguf", "gemma3_short_logits.bin", 64); }
 
-// Perplexity on the GPL-3 text within 0.3 % of the reference; two windows keep the suite short (bench/README.md has all
-// 8).
-TEST(Golden, Smollm2Tokens) {
+constexpr const char* kText = "/usr/share/common-licenses/GPL-3";
+
+std::string sha256_of(const std::string& path) {
+    std::string digest(64, ' ');
+    FILE* pipe = popen(("sha256sum < " + path).c_str(), "r");
+    if (pipe == nullptr || std::fread(digest.data(), 1, digest.size(), pipe) != digest.size()) digest = "unknown";
+    if (pipe != nullptr) pclose(pipe);
+    return digest;
+}
+
+// FNV-1a, 64 bits, of the ids as little-endian i32.
+std::string fnv1a64(std::span<const TokenId> ids) {
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    for (const TokenId id : ids)
+        for (int shift = 0; shift < 32; shift += 8)
+            hash = (hash ^ (static_cast<std::uint32_t>(id) >> shift & 0xff)) * 0x100000001b3u;
+    return fmt::format("{:016x}", hash);
+}
+
+// exp of the mean surprise at tokens n / 2 .. n of each of the first windows of n tokens.
+double perplexity(Session& session, std::span<const TokenId> ids, std::size_t n, std::size_t n_windows) {
+    const std::size_t n_vocab = session.shape().n_vocab, first = n / 2 - 1;
+    double sum = 0;
+    std::size_t n_scored = 0;
+    for (std::size_t w = 0; w < n_windows; ++w) {
+        const std::span<const TokenId> window = ids.subspan(w * n, n);
+        session.truncate(0);
+        session.prefill(window.first(first));
+        session.evaluate(window.subspan(first), [&](std::uint32_t at, std::span<const float> logits) {
+            for (std::size_t i = first + at; !logits.empty(); ++i, logits = logits.subspan(n_vocab)) {
+                if (i + 1 == n) break;
+                const std::span<const float> row = logits.first(n_vocab);
+                sum += logsumexp(row) - row[static_cast<std::size_t>(window[i + 1])];
+                ++n_scored;
+            }
+        });
+    }
+    EXPECT_EQ(n_scored, n_windows * n / 2);
+    return std::exp(sum / static_cast<double>(n_scored));
+}
+
+// Two windows keep the suite short (bench/README.md has all 8).
+TEST_F(Golden, Smollm2PerplexityOfTheGpl) {
     const std::string path = model_path("SmolLM2-135M-Instruct.Q4_1.gguf");
-    const char* text_path = "/usr/share/common-licenses/GPL-3";
-    if (path.empty() || !std::filesystem::exists(text_path)) GTEST_SKIP() << "model or text is missing";
+    if (path.empty()) GTEST_SKIP() << "SmolLM2-135M-Instruct.Q4_1.gguf is not in WINNOW_TEST_MODELS";
+    if (!std::filesystem::exists(kText)) GTEST_SKIP() << "this system has no " << kText;
     nlohmann::json golden;
     std::ifstream(std::string(WINNOW_TEST_DATA) + "/golden/smollm2_perplexity.json") >> golden;
-    std::ifstream text_file(text_path, std::ios::binary);
+    if (const std::string sha = sha256_of(kText); sha != golden["text_sha256"])
+        GTEST_SKIP() << kText << " is another edition, with the SHA-256 " << sha;
+    std::ifstream text_file(kText, std::ios::binary);
     const std::string text((std::istreambuf_iterator<char>(text_file)), {});
-    const auto tokenizer = Tokenizer::from_gguf(GgufFile::open(path));
-    const std::vector<TokenId> ids = tokenizer->encode(text);
-    EXPECT_EQ(ids.size(), golden["n_ids"].get<std::size_t>());
+    const std::vector<TokenId> ids = Tokenizer::from_gguf(GgufFile::open(path))->encode(text);
+    ASSERT_EQ(ids.size(), golden["n_ids"].get<std::size_t>());
     const auto first = golden["first_ids"].get<std::vector<TokenId>>();
-    ASSERT_GE(ids.size(), first.size());
-    EXPECT_TRUE(std::equal(first.begin(), first.end(), ids.begin()));
+    ASSERT_TRUE(std::equal(first.begin(), first.end(), ids.begin()));
+    ASSERT_EQ(fnv1a64(ids), golden["ids_fnv1a64"]);
+
+    constexpr std::size_t kWindows = 2;
+    SessionOptions options = options_;
+    options.n_ctx = golden["n_ctx"];
+    const double expected = golden["running"][kWindows - 1];
+    const double found = perplexity(*Session::open(path, options), ids, options.n_ctx, kWindows);
+    std::printf("perplexity of %zu windows: %.4f, reference %.4f\n", kWindows, found, expected);
+    EXPECT_NEAR(found / expected, 1, 0.003);
 }
 
 }  // namespace

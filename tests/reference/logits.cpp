@@ -2,6 +2,7 @@
 #include "tests/reference/logits.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace winnow::reference {
 
@@ -17,7 +18,10 @@ std::vector<float> group_maxima(const std::vector<float>& logits, std::size_t ro
     std::vector<float> maxima;
     for (std::size_t first = 0; first < logits.size(); first += rows_per_group) {
         const std::size_t last = std::min(first + rows_per_group, logits.size());
-        maxima.push_back(*std::max_element(&logits[first], logits.data() + last));
+        float largest = -3.0e38f;
+        for (std::size_t i = first; i < last; ++i)
+            largest = std::max(largest, std::isnan(logits[i]) || logits[i] == HUGE_VALF ? kNotFinite : logits[i]);
+        maxima.push_back(largest);
     }
     return maxima;
 }

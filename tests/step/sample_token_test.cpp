@@ -225,6 +225,43 @@ TEST_F(SampleTokenTest, MinusInfinityIsNeverDrawn) {
     for (const std::uint32_t token : rig.run(in, 50).last(50)) EXPECT_EQ(token % 2, 1u);
 }
 
+// NaN and infinity come from a damaged model: one of them is enough, wherever it stands and whatever the filters.
+TEST_F(SampleTokenTest, SaysWhenLogitsAreNotFinite) {
+    const SamplerRig rig(device());
+    struct Options {
+        float temperature, repeat_penalty, top_p;
+        std::uint32_t top_k;
+    };
+    for (const Options& o : {Options{0, 1, 1, 0}, {0, 1.3f, 1, 0}, {1, 1, 1, 0}, {0.8f, 1.1f, 0.95f, 40}, {1, 1, 0.5f, 1}}) {
+        SampleInput in = random_input(5000);
+        in.options.temperature = o.temperature;
+        in.options.repeat_penalty = o.repeat_penalty;
+        in.options.top_p = o.top_p;
+        in.options.top_k = o.top_k;
+        in.recent = {1, 2, 3};
+        const auto expect_refusal = [&](const SampleInput& bad, const char* what) {
+            SCOPED_TRACE(::testing::Message() << what << ", temperature " << o.temperature << " top-k " << o.top_k);
+            const SamplerRig::Result result = rig.run(bad, 3);
+            EXPECT_EQ(result.ring[0], 1u);
+            EXPECT_EQ(result.ring[1], WINNOW_NO_TOKEN);
+            EXPECT_NE(result.state.stopped, 0u);
+            EXPECT_EQ(result.state.position, bad.at.position);
+        };
+        for (const float value : {NAN, -NAN, INFINITY}) {
+            for (const std::size_t at : {0u, 1234u, 4999u}) {
+                SampleInput bad = in;
+                bad.logits[at] = value;
+                expect_refusal(bad, "one");
+            }
+            SampleInput bad = in;
+            std::fill(bad.logits.begin(), bad.logits.end(), value);
+            expect_refusal(bad, "all");
+        }
+        std::fill(in.logits.begin(), in.logits.end(), -INFINITY);
+        expect_refusal(in, "nothing left");
+    }
+}
+
 // 4096 draws over eight tokens: each is the reference's, and their frequencies are the probabilities (chi-square).
 TEST_F(SampleTokenTest, FrequenciesAreProbabilities) {
     const SamplerRig rig(device());

@@ -12,6 +12,7 @@ namespace {
 
 struct Shared {
     bool tried = false;
+    ValidationLog log;
     std::unique_ptr<vk::Device> device;
     std::string reason;  // why there is none
 };
@@ -27,9 +28,7 @@ void open_shared() {
     // What one run compiled must not decide what the next one tests.
     const ScopedEnv no_cache("WINNOW_NO_CACHE", "1");
     try {
-        DeviceOptions options;
-        options.validation = wants_validation();
-        s.device = vk::Device::open(options);
+        s.device = vk::Device::open(s.log.device_options());
     } catch (const Error& error) {
         if (error.code() != ErrorCode::kNoDevice && error.code() != ErrorCode::kUnsupported) throw;
         s.reason = error.what();
@@ -37,15 +36,20 @@ void open_shared() {
     }
     fmt::print("device: {} ({}), features: {}\n", s.device->info().name, s.device->info().driver,
                vk::to_string(s.device->features()));
-    if (wants_validation() && !s.device->validation_enabled()) {
-        fmt::print("note: validation layer not installed, so tests do not check Vulkan usage\n");
-    }
 }
 
-/// Closes the device while Vulkan's own statics still live.
+/// Closes the device while Vulkan's own statics still live. What it says then, of objects that were never destroyed, fails the
+/// program.
 class CloseDevice : public ::testing::Environment {
 public:
-    void TearDown() override { shared().device.reset(); }
+    void TearDown() override {
+        if (!shared().device) return;
+        const std::size_t n_before = shared().log.messages().size();
+        shared().device.reset();
+        const std::vector<std::string> messages = shared().log.messages();
+        for (std::size_t i = n_before; i < messages.size(); ++i)
+            ADD_FAILURE() << "validation, as the device closed: " << messages[i];
+    }
 };
 [[maybe_unused]] const ::testing::Environment* const kCloseDevice =
     ::testing::AddGlobalTestEnvironment(new CloseDevice);
@@ -74,6 +78,31 @@ bool wants_validation() {
     return variable == nullptr || std::string(variable) != "0";
 }
 
+DeviceOptions ValidationLog::device_options() const {
+    DeviceOptions options;
+    options.validation = wants_validation();
+    options.on_validation = [to = messages_](const std::string& text) {
+        const std::lock_guard lock(to->mutex);
+        to->texts.push_back(text);
+    };
+    return options;
+}
+
+std::vector<std::string> ValidationLog::messages() const {
+    const std::lock_guard lock(messages_->mutex);
+    return messages_->texts;
+}
+
+void ValidationLog::expect_silent() const {
+    for (const std::string& text : messages()) ADD_FAILURE() << "validation: " << text;
+}
+
+std::string validation_problem(const vk::Device& device) {
+    if (!wants_validation() || device.validation_enabled()) return {};
+    return "the Vulkan validation layer is not installed: install vulkan-validationlayers, or set WINNOW_TEST_VALIDATION=0 to "
+           "test without it";
+}
+
 vk::Device& GpuTest::device() {
     if (!shared().device) throw Error(ErrorCode::kNoDevice, shared().reason);
     return *shared().device;
@@ -82,6 +111,7 @@ vk::Device& GpuTest::device() {
 void GpuTest::SetUp() {
     if (!shared().tried) open_shared();
     if (!shared().device) GTEST_SKIP() << shared().reason;
+    if (const std::string problem = validation_problem(device()); !problem.empty()) FAIL() << problem;
     n_messages_before_ = device().n_validation_messages();
 }
 

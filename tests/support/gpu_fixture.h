@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -31,6 +32,26 @@ private:
 /// Whether tests ask for the validation layer: yes, unless WINNOW_TEST_VALIDATION=0.
 bool wants_validation();
 
+/// Validation messages of devices that may be gone by the time that they are looked at.
+class ValidationLog {
+public:
+    /// Options of a device that writes here, with validation where tests want it.
+    DeviceOptions device_options() const;
+    std::vector<std::string> messages() const;
+    /// Fails the test for each message. Call it when the devices are closed, so that leaked objects count too.
+    void expect_silent() const;
+
+private:
+    struct Messages {
+        std::mutex mutex;
+        std::vector<std::string> texts;
+    };
+    std::shared_ptr<Messages> messages_ = std::make_shared<Messages>();
+};
+
+/// What is wrong with a device that tests opened with validation: the layer is missing. Empty = nothing.
+std::string validation_problem(const vk::Device& device);
+
 /// Uploads `values` to a new buffer.
 template <typename T>
 vk::Buffer make_buffer(vk::Device& device, std::span<const T> values, const std::string& name = "test",
@@ -43,7 +64,7 @@ vk::Buffer make_buffer(vk::Device& device, std::span<const T> values, const std:
 }
 
 /// Base of the tests that need a device: all of a program share one, opened with validation. Skips
-/// where there is none; fails a test during which the validation layer said something.
+/// where there is none; fails a test during which the validation layer said something, and all when it is not installed.
 /// With parameters: class X : public GpuTest, public ::testing::WithParamInterface<P>.
 class GpuTest : public ::testing::Test {
 protected:

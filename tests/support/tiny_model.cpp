@@ -75,12 +75,13 @@ struct TinyModel::Storage {
     }
 };
 
-TinyModel::TinyModel(Flavour flavour, std::uint64_t stream) : storage_(std::make_shared<Storage>()) {
+TinyModel::TinyModel(Flavour flavour, std::uint64_t stream, WeightType table)
+    : storage_(std::make_shared<Storage>()) {
     Storage& store = *storage_;
     store.rng = ReplicableRng(stream + 17);
     reference_.shape = make_shape(flavour);
     const ModelShape& s = reference_.shape;
-    tensors_.token_embd = store.matrix("token_embd", WeightType::kQ8_0, s.n_embd, s.n_vocab, reference_.table);
+    tensors_.token_embd = store.matrix("token_embd", table, s.n_embd, s.n_vocab, reference_.table);
     tensors_.output_norm = store.vector("output_norm", s.n_embd, 1, 0.2f, reference_.output_norm);
     if (flavour == Flavour::kGemma3) {
         tensors_.output = tensors_.token_embd;

@@ -152,6 +152,31 @@ TEST_F(DispatchTest, HostWritesAreSeenBySubmittedWork) {
     }
 }
 
+// That tests are silent says something only if a missing barrier is not.
+TEST_F(DispatchTest, AMissingBarrierIsAHazard) {
+    if (!test::wants_validation()) GTEST_SKIP() << "WINNOW_TEST_VALIDATION=0";
+    for (const bool with_barrier : {true, false}) {
+        const test::ValidationLog log;
+        const auto own = Device::open(log.device_options());
+        const std::array spec{64u, 1u};
+        const ComputePipeline fill(*own, find_shader("fill_index"), 1, sizeof(Push), spec);
+        const ComputePipeline copy(*own, find_shader("copy_words"), 2, 4, std::span(spec).first(1));
+        const Buffer from(*own, "from", 4096, BufferUse::kDevice);
+        const Buffer to(*own, "to", 4096, BufferUse::kDevice);
+        run_once(*own, [&](Recorder& recorder) {
+            recorder.dispatch(fill, {from}, Push{1024, 0, 1}, 16);
+            if (with_barrier) recorder.barrier();
+            recorder.dispatch(copy, {from, to}, 256u, 1);
+        });
+        if (with_barrier) {
+            log.expect_silent();
+        } else {
+            ASSERT_GE(log.messages().size(), 1u);
+            EXPECT_THAT(log.messages()[0], HasSubstr("SYNC-HAZARD-READ-AFTER-WRITE"));
+        }
+    }
+}
+
 TEST_F(DispatchTest, TimesIntervalsOfEveryReplay) {
     if (!device().features().has(Feature::kTimestamps)) GTEST_SKIP() << "no timestamps";
     const ComputePipeline pipeline = make_pipeline(64, 1);
