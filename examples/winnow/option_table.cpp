@@ -14,9 +14,9 @@ namespace winnow::program {
 namespace {
 
 // Registered as --x, shown as -x.
-constexpr std::array<std::string_view, 14> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
+constexpr std::array<std::string_view, 15> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
                                                           "fa",  "ctk",  "ctv", "cnv", "no-cnv",
-                                                          "st",  "mli",  "lv",  "pg"};
+                                                          "st",  "mli",  "lv",  "pg",  "oe"};
 
 constexpr double kMostCount = 2147483647;
 
@@ -312,8 +312,12 @@ void add_bench(Table& table, Options& o) {
                "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
         ->check(between(1, 100000));
-    table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
-        ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
+    table.value("-o,--output", o.bench.output, "FORMAT", "md (default), csv, json, jsonl, sql or none")
+        ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "sql", "none"}));
+    table
+        .value("--oe,--output-err", o.bench.output_err, "FORMAT",
+               "the same report once more, in this format on standard error (default none)")
+        ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "sql", "none"}));
     table.set("--stages", o.bench.stages, true,
               "also device time, bytes and dispatches of each stage of a decode step");
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");

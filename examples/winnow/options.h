@@ -34,6 +34,7 @@ struct BenchFlags {
     std::vector<std::string> depths;
     std::uint32_t repetitions = 5;
     std::string output = "md";
+    std::string output_err = "none";  ///< format of a second report, on standard error
     bool stages = false;  ///< also the time of each stage of a decode step
 };
 

@@ -215,29 +215,6 @@ TEST_F(Commands, InfoNamesTheMemory) {
     }
 }
 
-TEST_F(Commands, BenchFormats) {
-    const std::vector<std::string> base = {"bench", "-m", Files::shared().tiny(), "-p", "16", "-n", "4", "-r",
-                                           "2",     "-o"};
-    const auto with = [&](const char* format) {
-        std::vector<std::string> arguments = base;
-        arguments.push_back(format);
-        const Outcome outcome = run_program(arguments);
-        EXPECT_EQ(outcome.status, 0) << outcome.err;
-        return outcome.out;
-    };
-    const json rows = json::parse(with("json"), nullptr, false);
-    ASSERT_TRUE(rows.is_array());
-    ASSERT_EQ(rows.size(), 2u);
-    EXPECT_EQ(rows[0]["n_prompt"], 16);
-    EXPECT_EQ(rows[1]["n_gen"], 4);
-    EXPECT_GT(rows[1]["avg_ts"], 0);
-    EXPECT_GT(rows[1]["gbps"], 0);
-    EXPECT_EQ(rows[1]["samples_ns"].size(), 2u);
-    const std::string table = with("md");
-    EXPECT_NE(table.find(" pp16 |"), std::string::npos) << table;
-    EXPECT_NE(table.find(" tg4 |"), std::string::npos) << table;
-}
-
 std::optional<std::string> real_model(const char* name) {
     const char* folder = std::getenv("WINNOW_TEST_MODELS");
     if (folder == nullptr) return std::nullopt;
