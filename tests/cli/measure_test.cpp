@@ -164,6 +164,51 @@ TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
     expect_error(run_program({"info", "--shape", "8b", "-c", "200000"}), 2, "131072");
 }
 
+TEST_F(Measure, InfoPlansWhatDoesNotFit) {
+    const Files& files = Files::shared();
+    TinyOptions options;
+    options.n_ctx = 1u << 24;
+    const std::vector<std::byte> bytes = make_tiny_gguf(options);
+    const std::string model = files.write("endless.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    const json plan = parsed({"info", "-m", model, "-c", "16777216", "-ctk", "f32", "--json"});
+    EXPECT_EQ(plan["fits"], false);
+    EXPECT_EQ(plan["n_ctx"], 1u << 24);
+    EXPECT_EQ(plan["kv_full_bytes"].get<std::uint64_t>(), std::uint64_t{2 * 2 * 2 * 32 * 4} << 24);
+    EXPECT_FALSE(plan.contains("n_dependent_dispatches"));
+    const Outcome text = run_program({"info", "-m", model, "-c", "16777216", "-ctk", "f32"});
+    EXPECT_EQ(text.status, 0) << text.err;
+    EXPECT_THAT(text.out, HasSubstr("more than this device offers"));
+}
+
+TEST_F(Measure, InfoSplitsTheCacheIntoFullHeadsAndRings) {
+    const std::vector<std::string> call{"info", "-m", Files::shared().tiny_gemma(), "-c", "256"};
+    std::vector<std::string> as_json = call;
+    as_json.push_back("--json");
+    const json plan = parsed(as_json);
+    const auto bytes = [&](const char* name) { return plan[name].get<std::uint64_t>(); };
+    EXPECT_EQ(bytes("kv_full_bytes"), 2u * 2 * 256 * 32 * 2);  // K and V of 2 heads in the one layer without a window
+    EXPECT_GT(bytes("kv_ring_bytes"), 0u);
+    EXPECT_LT(bytes("kv_ring_bytes"), bytes("kv_full_bytes"));
+    EXPECT_EQ(bytes("kv_bytes"), bytes("kv_full_bytes") + bytes("kv_ring_bytes") + bytes("kv_table_bytes"));
+    EXPECT_THAT(run_program(call).out, HasSubstr("the cache: full heads 0.06 MiB, rings "));
+    EXPECT_EQ(parsed({"info", "-m", Files::shared().tiny(), "--json"})["kv_ring_bytes"], 0);
+}
+
+TEST_F(Measure, InfoNamesFeaturesAndVariants) {
+    const json device = parsed({"info", "--shape", "135m", "-c", "512", "-ctk", "q8_0", "--json"})["device"];
+    EXPECT_EQ(device["features"].size() + device["missing_features"].size(), 5u);
+    EXPECT_EQ(device["cache_variant"], "q8_0");
+    ASSERT_EQ(device["variants"].size(), 2u);
+    EXPECT_EQ(device["variants"][0]["stage"], "matmul");
+    EXPECT_EQ(device["variants"][1]["chosen"], "attend_prefill_q8_0");
+    EXPECT_EQ(device["variants"][1]["reason"], "it reads a cache of f16 only");
+    const Outcome devices = run_program({"info"});
+    EXPECT_EQ(devices.status, 0) << devices.err;
+    EXPECT_THAT(devices.out, HasSubstr("features   "));
+    EXPECT_THAT(devices.out, HasSubstr("variants   *_f16 of"));
+    EXPECT_THAT(devices.out, HasSubstr(", not matmul"));
+}
+
 TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {
     const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk", "q8_0",
                               "-ctv", "q8_0", "--json"});
