@@ -79,9 +79,8 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
 std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
                                       std::uint32_t n_ctx) {
     check_gpu_layers(options.gpu_layers, model.shape.n_layers);
-    if (options.flash_attention == "off" || options.flash_attention == "0") {
-        log_info("-fa off has no effect: attention is always fused");
-    }
+    if (!options.flash_attention.empty())
+        log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session = session_options(options, n_ctx);
     assume_share(options, model.shape, session);
@@ -95,6 +94,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     throw_if_interrupted();
     if (const std::string& problem = opened->device().cache_problem; !problem.empty())
         log_warning(problem);
+    if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));

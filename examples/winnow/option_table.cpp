@@ -26,15 +26,7 @@ public:
 
     std::string make_option_name(const CLI::Option* option, bool) const override {
         std::string names;
-        const auto append = [&names](const std::string& name) {
-            names += (names.empty() ? "" : ", ") + name;
-        };
-        for (const std::string& name : option->get_snames()) append("-" + name);
-        for (const std::string& name : option->get_lnames()) {
-            const bool single =
-                std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end();
-            append((single ? "-" : "--") + name);
-        }
+        for (const std::string& name : shown_names(*option)) names += (names.empty() ? "" : ", ") + name;
         return names;
     }
 
@@ -127,6 +119,14 @@ void add_common(Table& table, Options& o) {
     table.set("--log-disable", o.verbosity, 0, "the same as -lv 0");
     table.value("--log-file", o.log_file, "FILE",
                 "also write what is logged, information included, to this file");
+    table.set("--log-jsonl", o.log_jsonl, true, "log lines as JSON objects: time, level, message");
+    table
+        .value("--log-colors", o.log_colors, "WHEN",
+               "colours of log lines: on, off or auto (default: as --color for a terminal)")
+        ->check(CLI::IsMember({"on", "off", "auto"}));
+    table.set("--completion-bash", o.completion, "bash", "print a script that completes flags in bash");
+    table.set("--completion-zsh", o.completion, "zsh", "the same for zsh");
+    table.set("--completion-fish", o.completion, "fish", "the same for fish");
 }
 
 void add_session(Table& table, Options& o, bool with_context) {
@@ -147,7 +147,7 @@ void add_session(Table& table, Options& o, bool with_context) {
                 "all, auto, or at least the number of layers");
     table
         .value("--fa,--flash-attn", o.flash_attention, "WHEN",
-               "accepted; attention is always fused")
+               "accepted with a note; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
     table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE",
                 "storage of keys: f16 (default), f32, q8_0, q4_0");
@@ -323,7 +323,7 @@ void add_bench(Table& table, Options& o) {
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");
 }
 
-constexpr const char* kCommands =
+constexpr const char* kCommandsHelp =
     "Commands:\n"
     "  chat        talk with the model; the default (-p answers once)\n"
     "  generate    complete a text\n"
@@ -356,6 +356,16 @@ const char* description(Command command) {
 
 }  // namespace
 
+std::vector<std::string> shown_names(const CLI::Option& option) {
+    std::vector<std::string> names;
+    for (const std::string& name : option.get_snames()) names.push_back("-" + name);
+    for (const std::string& name : option.get_lnames()) {
+        const bool single = std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end();
+        names.push_back((single ? "-" : "--") + name);
+    }
+    return names;
+}
+
 const char* command_name(Command command) {
     switch (command) {
         case Command::kChat: return "chat";
@@ -375,7 +385,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
     app->formatter(std::make_shared<HelpFormatter>());
     app->set_help_flag("-h,--help", "this text");
     app->set_version_flag("--version", std::string("winnow ") + WINNOW_VERSION, "the version");
-    if (command == Command::kChat) app->footer(kCommands);
+    if (command == Command::kChat) app->footer(kCommandsHelp);
 
     Table table(*app);
     add_common(table, options);

@@ -78,7 +78,7 @@ struct Options {
     std::uint32_t n_chunk = 0;
     std::uint32_t n_batch = 0;  ///< accepted for scripts written for other runtimes
     std::string gpu_layers = "all";
-    std::string flash_attention = "auto";
+    std::string flash_attention;  ///< empty = not given
     std::string cache_type_k = "f16";
     std::string cache_type_v;  ///< empty = as keys
     int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
@@ -98,6 +98,9 @@ struct Options {
     std::optional<bool> show_timings;
     bool warmup = true;
     std::string log_file;
+    bool log_jsonl = false;
+    std::string log_colors = "auto";
+    std::string completion;  ///< bash, zsh or fish: print what completes the command line there, and exit
     int verbosity = 2;  ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
 
     bool json = false;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
+#include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
 
@@ -52,7 +53,47 @@ TEST(Flags, ControlCharactersReachNeitherTheTerminalNorTheLog) {
     }
 }
 
+TEST(Flags, LogLinesAsJsonAndInColour) {
+    const Files& files = Files::shared();
+    const std::vector<std::string> base{"tokenize", "-m", files.path("missing.gguf"), "-p", "a"};
+    const auto err_of = [&](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments = base;
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 4);
+        return outcome.err;
+    };
+    const std::string log = files.path("lines.jsonl");
+    const std::string line = err_of({"--log-jsonl", "--log-colors", "on", "--log-file", log});
+    EXPECT_EQ(files.read("lines.jsonl"), line);
+    const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, false);
+    ASSERT_TRUE(parsed.is_object()) << line;
+    EXPECT_EQ(parsed["level"], "error");
+    EXPECT_THAT(parsed["message"].get<std::string>(), HasSubstr("missing.gguf"));
+    EXPECT_EQ(parsed["time"].get<std::string>().size(), 20u);
+    EXPECT_THAT(err_of({"--log-colors"}), HasSubstr("\x1b[31mwinnow: error: \x1b[0m"));
+    EXPECT_THAT(err_of({"--color", "on", "--log-colors", "off"}), Not(HasSubstr("\x1b")));
+    EXPECT_THAT(err_of({}), Not(HasSubstr("\x1b")));
+    expect_error(run_program({"tokenize", "--log-colors=blue"}), 2, "--log-colors");
+}
+
 class FlagsOnDevice : public OnDevice {};
+
+TEST_F(FlagsOnDevice, FlagsWithoutEffectSaySoAndAnAutomaticContextIsNamed) {
+    const auto notes = [](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments{"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return own_lines(outcome.err);
+    };
+    const std::string fused = " has no effect: attention is always fused";
+    EXPECT_THAT(notes({"-fa", "auto"}), ::testing::ElementsAre("winnow: note: -fa auto" + fused));
+    EXPECT_THAT(notes({"-fa"}), ::testing::ElementsAre("winnow: note: -fa on" + fused));
+    EXPECT_THAT(notes({"-c", "0"}), ::testing::ElementsAre("winnow: note: -c 0: a context of 256 tokens"));
+    EXPECT_TRUE(notes({}).empty());
+    EXPECT_TRUE(notes({"-fa", "0", "-c", "0", "-lv", "1"}).empty());
+}
 
 TEST_F(FlagsOnDevice, BatchSizeAndZeroPenaltiesAreAccepted) {
     const Outcome outcome = run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "-b", "2048",
