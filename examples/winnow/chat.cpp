@@ -100,6 +100,7 @@ void Chat::report(const Answer& answer) {
     totals_.n_generated += answer.stats.n_generated;
     totals_.generate_seconds += answer.stats.generate_seconds;
     if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (options_.sparse_report) write_err(describe_sparse(*session_));
     if (answer.finish_reason == FinishReason::kContextFull) {
         log_warning(
             fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start "

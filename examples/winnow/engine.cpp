@@ -12,6 +12,7 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/model_search.h"
 #include "examples/winnow/progress.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/random_model.h"
 #include "models/sidecar.h"
@@ -43,12 +44,38 @@ void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
     }
 }
 
+// "2-29,31", "8-": first to last layer, the last included.
+std::vector<LayerRange> parse_layers(const std::string& text) {
+    std::vector<LayerRange> ranges;
+    if (text.empty()) return ranges;
+    for (const std::string& part : split(text, ',')) {
+        const char* end = part.data() + part.size();
+        std::uint32_t first = 0, last = 0;
+        auto [at, error] = std::from_chars(part.data(), end, first);
+        last = first;
+        if (error == std::errc{} && at != end && *at == '-') {
+            last = std::numeric_limits<std::uint32_t>::max() - 1;
+            if (++at != end) {
+                const auto [stop, second] = std::from_chars(at, end, last);
+                at = stop;
+                error = second;
+            }
+        }
+        if (error != std::errc{} || at != end || last < first || last == std::numeric_limits<std::uint32_t>::max())
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("--sparse-layers {}: give layers such as 2-29 or 0,4,8-", text));
+        ranges.push_back({first, last + 1});
+    }
+    return ranges;
+}
+
 }  // namespace
 
 SparseOptions sparse_options(const Options& options) {
     SparseOptions sparse = options.sparse;
     if (options.index_type == "f16") sparse.overrides.index_type = IndexType::kF16;
     if (options.index_type == "int8") sparse.overrides.index_type = IndexType::kInt8;
+    sparse.layers = parse_layers(options.sparse_layers);
     if (options.audit.empty() || options.audit == "off") return sparse;
     const auto [end, error] = std::from_chars(
         options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);

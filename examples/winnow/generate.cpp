@@ -125,6 +125,7 @@ int run_generate(const Options& options) {
     if (options.show_timings.value_or(stderr_is_terminal())) {
         write_err(dim_err(describe_stats(result.stats, *session)) + "\n");
     }
+    if (options.sparse_report) write_err(describe_sparse(*session));
     explain_end(result, *session);
     if (result.finish_reason == FinishReason::kInterrupted) throw Interrupted{};
     return 0;

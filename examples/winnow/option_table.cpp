@@ -246,6 +246,8 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(16, 64));
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
+    table.value("--sparse-layers", o.sparse_layers, "A-B,..",
+                "layers that the preset is for, counted from 0 (2-29 or 0,4,8-); the others stay dense");
     table
         .value("--index-type", o.index_type, "TYPE",
                "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "
@@ -397,6 +399,8 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_answer(table, options);
             add_sampling(table, options.sampling);
             add_sparse(table, options, true);
+            table.set("--sparse-report", options.sparse_report, true,
+                      "after each answer, what sparse attention read and kept in each layer");
             if (command == Command::kChat) add_chat(table, options);
             if (command == Command::kGenerate || !options.has_command) {
                 table.value("--logits-out", options.logits_out, "FILE",
