@@ -425,6 +425,10 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
             table.value("--logits-out", options.logits_out, "FILE",
                         "write all logits, f32 [n_tokens, n_vocab] (.npy)");
+            table.value("--kl-divergence-base", options.kl_base, "FILE",
+                        "logits of this text and -c: written as --logits-out does, or, with --kl-divergence, read");
+            table.set("--kl-divergence", options.kl_divergence, true,
+                      "also KL divergence from the logits of --kl-divergence-base");
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kInfo:

@@ -105,7 +105,9 @@ struct Options {
 
     bool json = false;
     std::string logits_out;
-    std::uint32_t n_windows = 0;  ///< perplexity: 0 = all
+    std::uint32_t n_windows = 0;    ///< perplexity: 0 = all
+    std::string kl_base;            ///< perplexity: logits to write, or to compare with
+    bool kl_divergence = false;     ///< perplexity: compare with kl_base
 
     bool ids = false;
     bool pieces = false;
