@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "examples/winnow/commands.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/line_input.h"
@@ -117,12 +120,12 @@ public:
     explicit Questions(const Options& options)
         : interactive_(stdin_is_terminal() || options.simple_io),
           multiline_(options.multiline_input),
-          input_([this] { show(kContinuation); }) {}
+          input_({kPrompt, kContinuation}, [this](const std::string& prompt) { show(prompt); }, editor(options)) {}
 
     /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
     std::optional<std::string> next() {
         clear_interrupt();
-        show(input_prompt(kPrompt));
+        show(input_prompt(""));
         try {
             std::optional<std::string> message = input_.read_message(multiline_);
             show(message ? input_end() : input_end() + "\n");
@@ -134,6 +137,14 @@ public:
     }
 
 private:
+    // Where somebody types at a terminal that knows how to move its cursor.
+    static std::unique_ptr<LineEditor> editor(const Options& options) {
+        const char* terminal = std::getenv("TERM");
+        const bool capable = terminal != nullptr && *terminal != '\0' && std::string_view(terminal) != "dumb";
+        if (!stdin_is_terminal() || !stdout_is_terminal() || !capable || options.simple_io) return nullptr;
+        return std::make_unique<LineEditor>(history_path());
+    }
+
     void show(const std::string& text) const {
         if (interactive_) write_out(text);
     }
