@@ -38,6 +38,7 @@ Chat::Chat(const Options& options)
     for (const std::string& stop : template_.stop_strings()) stop_strings_.push_back(stop);
     session_ = open_session(options, vocabulary_, context_size(options, 0));
     sampling_ = resolve_sampling(options.sampling, vocabulary_.file, session_->n_ctx());
+    warm_up(*session_, options, sampling_);
 }
 
 void Chat::greet() const {

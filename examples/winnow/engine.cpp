@@ -4,9 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
+#include <chrono>
 #include <limits>
+#include <span>
 
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
@@ -113,7 +116,8 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     assume_share(options, model.shape, session);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
-        progress.update(done, total);
+        if (done < total) progress.update(done, total);
+        else progress.announce("compiling shaders");
     };
     std::unique_ptr<Session> opened =
         make_session(vk::Device::open(session.device), std::move(model), session);
@@ -126,6 +130,23 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));
     return opened;
+}
+
+void warm_up(Session& session, const Options& options, const SamplingOptions& sampling) {
+    // The step would count as an audited one; without an answer there is nothing to time.
+    if (!options.warmup || options.n_predict == 0 || sparse_options(options).audit_every != 0) return;
+    Progress progress("", Progress::Unit::kNone);
+    progress.announce("compiling shaders");
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point begin = Clock::now();
+    const std::array<TokenId, 2> tokens{};
+    const std::size_t n = std::min<std::size_t>(tokens.size(), session.n_ctx());
+    session.start(std::span(tokens).first(n), sampling, {}, 1, [](std::uint32_t, std::uint32_t) { return !interrupted(); });
+    session.next();
+    session.finish();
+    session.truncate(0);
+    throw_if_interrupted();
+    log_info(fmt::format("warm-up: {:.2f} s", std::chrono::duration<double>(Clock::now() - begin).count()));
 }
 
 SessionOptions session_options(const Options& options, std::uint32_t n_ctx) {

@@ -188,7 +188,7 @@ void add_answer(Table& table, Options& o) {
               "do not print the prompt before a completion");
     table.set("--show-timings", o.show_timings, true, "print tokens per second after each answer");
     table.set("--no-show-timings", o.show_timings, false, "do not");
-    table.set("--no-warmup", o.warmup, false, "accepted");
+    table.set("--no-warmup", o.warmup, false, "no step before the first answer: that one waits for the shaders");
 }
 
 void add_sampling(Table& table, SamplingFlags& s) {

@@ -107,6 +107,30 @@ TEST_F(Commands, TheSameSeedGivesTheSameText) {
     EXPECT_EQ(first["timings"]["predicted_n"], first["tokens"].size());
 }
 
+// The step before the first answer compiles shaders and leaves no trace in it.
+TEST_F(Commands, WarmingUpChangesNothing) {
+    const Files& files = Files::shared();
+    for (const std::string& model : {files.tiny(), files.tiny_gemma()}) {
+        for (const std::vector<std::string>& mode :
+             {std::vector<std::string>{}, {"--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16",
+                                           "--sparse-min-ctx", "0"}}) {
+            std::vector<std::string> arguments = {"generate", "-m", model, "-p", "the other one and another line in the end",
+                                                  "-n", "24", "-s", "5", "--repeat-penalty", "1.1", "--json", "--log-file",
+                                                  files.path("warm.log")};
+            arguments.insert(arguments.end(), mode.begin(), mode.end());
+            const json warm = run_json(arguments);
+            EXPECT_NE(files.read("warm.log").find("warm-up: "), std::string::npos);
+            arguments.push_back("--no-warmup");
+            const json cold = run_json(arguments);
+            EXPECT_EQ(files.read("warm.log").find("warm-up"), std::string::npos);
+            ASSERT_TRUE(warm.is_object() && cold.is_object());
+            EXPECT_EQ(warm["tokens"], cold["tokens"]);
+            EXPECT_EQ(warm["timings"]["prompt_n"], cold["timings"]["prompt_n"]);
+            EXPECT_EQ(warm["timings"]["predicted_n"], cold["timings"]["predicted_n"]);
+        }
+    }
+}
+
 TEST_F(Commands, PlainTextIsPromptAndCompletion) {
     const std::string& model = Files::shared().tiny();
     const std::vector<std::string> base = {"generate", "-m", model, "-p", "the\\tend", "-n", "8", "--temp", "0"};
