@@ -16,6 +16,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/tiny.h"
@@ -104,6 +105,8 @@ public:
         }
         return true;
     }
+    /// Forgets what standard output held so far, for the next wait_for_output().
+    std::string take_output() { return std::exchange(outcome_.out, std::string()); }
     /// Reads until standard output has grown.
     bool wait_for_more_output() {
         const std::size_t n = outcome_.out.size();
@@ -248,15 +251,27 @@ public:
 
     const std::string& tiny() const { return tiny_; }              ///< llama, context 256
     const std::string& tiny_gemma() const { return tiny_gemma_; }  ///< gemma3 with windows
+    /// Long enough that reading a prompt and answering take seconds; made at the first call.
+    const std::string& slow() {
+        if (slow_.empty()) {
+            TinyOptions options;
+            options.n_ctx = 16384;
+            options.n_layers = 8;
+            options.n_embd = 256;
+            options.n_ff = 512;
+            slow_ = make("slow.gguf", options);
+        }
+        return slow_;
+    }
     const std::string& vocabulary() const { return vocabulary_; }  ///< no tensors
     const std::string& tiny_bytes() const { return tiny_bytes_; }
 
 private:
+    std::string make(const char* name, const TinyOptions& options) const {
+        const std::vector<std::byte> bytes = make_tiny_gguf(options);
+        return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    }
     Files() {
-        const auto make = [this](const char* name, const TinyOptions& options) {
-            const std::vector<std::byte> bytes = make_tiny_gguf(options);
-            return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-        };
         TinyOptions gemma;
         gemma.architecture = "gemma3";
         TinyOptions vocabulary;
@@ -270,6 +285,7 @@ private:
     std::string tiny_;
     std::string tiny_gemma_;
     std::string vocabulary_;
+    std::string slow_;
     std::string tiny_bytes_;
 };
 
