@@ -181,7 +181,8 @@ void add_answer(Table& table, Options& o) {
     table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
     table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
     table.value("--chat-template", o.chat_template, "NAME",
-                "chatml, llama3, gemma, mistral, phi3 or zephyr (default: from the model)");
+                "chatml, llama3, gemma, mistral, phi3 or zephyr (default: the model's; if that is none of these, "
+                "chatml with a warning; if the model has none, a guess from its vocabulary, or chatml, with a warning)");
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
     table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
     table.set("--no-display-prompt", o.display_prompt, false,

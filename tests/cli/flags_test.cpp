@@ -111,6 +111,30 @@ TEST_F(FlagsOnDevice, TheLogFileHasWhatTheTerminalIsSpared) {
     EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: sampling: "));
 }
 
+// As the help says: an unknown template becomes chatml, a missing one a guess from the vocabulary, both with a warning.
+TEST_F(FlagsOnDevice, UnknownAndMissingChatTemplatesAreReplacedWithAWarning) {
+    const Files& files = Files::shared();
+    const auto warning = [&](const std::string& model, const std::string& key, const std::string& marker) {
+        std::string bytes = files.read(std::filesystem::path(model).filename());
+        const std::size_t at = bytes.find("tokenizer.chat_template");
+        EXPECT_NE(at, bytes.npos);
+        bytes.replace(at, key.size(), key);
+        if (!marker.empty()) {
+            const std::size_t end = bytes.find("general.", at);
+            for (std::size_t i = at; (i = bytes.find(marker, i)) < std::min(end, at + 400);) bytes[i + 2] = '#';
+        }
+        const Outcome outcome = run_program({"chat", "-m", files.write("template.gguf", bytes), "-p", "a", "-st", "-n", "1"});
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        const std::vector<std::string> lines = own_lines(outcome.err);
+        return lines.size() == 1 ? lines[0] : outcome.err;
+    };
+    const std::string text = "winnow: warning: the model's chat template is missing or unknown: using ";
+    EXPECT_THAT(warning(files.tiny(), "tokenizer.chat_template", "<|im_start|>"), HasSubstr(text + "chatml;"));
+    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_template", "<start_of_turn>"), HasSubstr(text + "chatml;"));
+    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_templatX", ""), HasSubstr(text + "gemma;"));
+    EXPECT_THAT(run_program({"--help"}).out, HasSubstr("guess"));
+}
+
 // The prefix and suffix belong to the message, inside the chat template: the prompt is as if they had been typed.
 TEST_F(FlagsOnDevice, InputPrefixAndSuffixStandAroundTheMessage) {
     const auto answer = [](const std::string& message, const std::vector<std::string>& flags) {
