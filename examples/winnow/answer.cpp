@@ -154,7 +154,8 @@ std::string describe_sparse(const Session& session) {
                                    policy.name, report.n_steps, 100 * report.attended_share,
                                    report.kv_bytes_per_token / 1e6);
     if (report.n_audits != 0)
-        text += fmt::format("captured attention mass: mean {:.4f}, p5 {:.4f}, min {:.4f}; without sinks {:.4f}, {:.4f}, {:.4f}\n",
+        text += fmt::format("captured attention mass: mean {:.4f}, p5 {:.4f}, min {:.4f}; without sinks {:.4f}, {:.4f}, "
+                            "{:.4f}\n",
                             report.mass_mean, report.mass_p5, report.mass_min, report.rest_mean, report.rest_p5,
                             report.rest_min);
     text += report.n_audits != 0 ? "layer  kind    attended  captured\n" : "layer  kind    attended\n";

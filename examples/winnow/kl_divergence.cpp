@@ -28,7 +28,8 @@ BaseLogits::BaseLogits(const std::string& path) : path_(path), file_(std::fopen(
     require(header.find("'descr': '<f4', 'fortran_order': False") != std::string::npos);
     const std::size_t shape = header.find("'shape': (");
     unsigned long long rows = 0, columns = 0;
-    require(shape != std::string::npos && std::sscanf(header.c_str() + shape, "'shape': (%llu, %llu)", &rows, &columns) == 2);
+    require(shape != std::string::npos);
+    require(std::sscanf(header.c_str() + shape, "'shape': (%llu, %llu)", &rows, &columns) == 2);
     first_byte_ = sizeof start + header.size();
     n_rows_ = rows;
     n_columns_ = columns;
@@ -39,8 +40,8 @@ BaseLogits::BaseLogits(const std::string& path) : path_(path), file_(std::fopen(
 void BaseLogits::check(std::uint64_t n_rows, std::uint64_t n_columns) const {
     if (n_rows == n_rows_ && n_columns == n_columns_) return;
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("'{}' has logits of {} tokens and {} ids, here are {} and {}: use the same text, -c, --windows and "
-                            "vocabulary",
+                fmt::format("'{}' has logits of {} tokens and {} ids, here are {} and {}: use the same text, -c, "
+                            "--windows and vocabulary",
                             path_, n_rows_, n_columns_, n_rows, n_columns));
 }
 

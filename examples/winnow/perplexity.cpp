@@ -230,7 +230,8 @@ int run_perplexity(const Options& options) {
     if (compares && !options.logits_out.empty())
         throw Error(ErrorCode::kInvalidArgument, "--logits-out writes dense logits: leave out --sparse");
     if (options.kl_divergence && options.kl_base.empty())
-        throw Error(ErrorCode::kInvalidArgument, "--kl-divergence needs the logits to compare with: --kl-divergence-base FILE");
+        throw Error(ErrorCode::kInvalidArgument,
+                    "--kl-divergence needs the logits to compare with: --kl-divergence-base FILE");
     // As in other programs, without --kl-divergence the base is what this run writes.
     const bool writes_base = !options.kl_base.empty() && !options.kl_divergence;
     if (writes_base && !options.logits_out.empty())

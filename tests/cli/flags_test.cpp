@@ -123,7 +123,8 @@ TEST_F(FlagsOnDevice, UnknownAndMissingChatTemplatesAreReplacedWithAWarning) {
             const std::size_t end = bytes.find("general.", at);
             for (std::size_t i = at; (i = bytes.find(marker, i)) < std::min(end, at + 400);) bytes[i + 2] = '#';
         }
-        const Outcome outcome = run_program({"chat", "-m", files.write("template.gguf", bytes), "-p", "a", "-st", "-n", "1"});
+        const std::string changed = files.write("template.gguf", bytes);
+        const Outcome outcome = run_program({"chat", "-m", changed, "-p", "a", "-st", "-n", "1"});
         EXPECT_EQ(outcome.status, 0) << outcome.err;
         const std::vector<std::string> lines = own_lines(outcome.err);
         return lines.size() == 1 ? lines[0] : outcome.err;

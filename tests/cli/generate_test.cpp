@@ -114,8 +114,8 @@ TEST_F(Commands, WarmingUpChangesNothing) {
         for (const std::vector<std::string>& mode :
              {std::vector<std::string>{}, {"--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16",
                                            "--sparse-min-ctx", "0"}}) {
-            std::vector<std::string> arguments = {"generate", "-m", model, "-p", "the other one and another line in the end",
-                                                  "-n", "24", "-s", "5", "--repeat-penalty", "1.1", "--json", "--log-file",
+            std::vector<std::string> arguments = {"generate", "-m", model, "-p",
+                                                  "the other one and another line in the end", "-n", "24", "-s", "5", "--repeat-penalty", "1.1", "--json", "--log-file",
                                                   files.path("warm.log")};
             arguments.insert(arguments.end(), mode.begin(), mode.end());
             const json warm = run_json(arguments);
