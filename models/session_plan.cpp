@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,19 @@ namespace {
 // Layers that never look beyond sinks and window need not keep the rest: their heads become local rings.
 bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
     return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
+}
+
+// Marks the layers that no range names.
+void exclude_layers(std::vector<bool>& excluded, const std::vector<LayerRange>& ranges) {
+    const auto n_layers = static_cast<std::uint32_t>(excluded.size());
+    std::vector<bool> named(n_layers, false);
+    for (const LayerRange& range : ranges) {
+        if (range.begin >= n_layers)
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("--sparse-layers {}: the model has layers 0 to {}", range.begin, n_layers - 1));
+        for (std::uint32_t i = range.begin; i < std::min(range.end, n_layers); ++i) named[i] = true;
+    }
+    for (std::uint32_t i = 0; i < n_layers; ++i) excluded[i] = excluded[i] || !named[i];
 }
 
 std::vector<bool> windowed_layers(const ModelShape& shape) {
@@ -65,7 +79,19 @@ SparseOptions with_calibration(const ModelSource& model, SparseOptions sparse) {
 
 SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& options, KvType kv_type) {
     if (options.calibration) check_calibration(*options.calibration, shape);
-    SparsePolicy policy = make_preset(options.preset, windowed_layers(shape), options.overrides, options.calibration.get());
+    const Calibration* calibration = options.calibration.get();
+    std::vector<bool> excluded = windowed_layers(shape);
+    // Lists of calibrated anchors would be missing where an anchor is left out.
+    std::optional<Calibration> without_anchors;
+    if (!options.layers.empty()) {
+        exclude_layers(excluded, options.layers);
+        if (calibration != nullptr) {
+            without_anchors = *calibration;
+            without_anchors->anchors.clear();
+            calibration = &*without_anchors;
+        }
+    }
+    SparsePolicy policy = make_preset(options.preset, excluded, options.overrides, calibration);
     policy.steered = options.audit_every > 1;
     if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
     if (policy.needs_sidecar)

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <span>
 
@@ -60,6 +61,17 @@ void generate(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
         }
     }
     if (!stream.finished()) emit(stream.flush());
+}
+
+const char* kind_name(LayerKind kind) {
+    switch (kind) {
+        case LayerKind::kDense: return "dense";
+        case LayerKind::kSelect: return "select";
+        case LayerKind::kAnchor: return "anchor";
+        case LayerKind::kReuse: return "reuse";
+        case LayerKind::kWindowOnly: return "window";
+    }
+    return "";
 }
 
 }  // namespace
@@ -119,6 +131,42 @@ const char* finish_name(FinishReason reason) {
 }
 
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
+
+std::string describe_sparse(const Session& session) {
+    const SparseReport report = session.sparse_report();
+    const SparsePolicy& policy = session.sparse_policy();
+    if (report.n_steps == 0)
+        return policy.is_dense() ? "sparse attention is off\n"
+                                 : fmt::format("{}: no step was sparse; below {} tokens steps are dense\n", policy.name,
+                                               policy.min_ctx);
+    const ModelShape& shape = session.shape();
+    const auto mean = [](const std::vector<float>& values, std::size_t row, std::size_t n) {
+        double sum = 0;
+        std::size_t n_known = 0;
+        for (std::size_t i = row * n; i < (row + 1) * n; ++i) {
+            if (std::isnan(values[i])) continue;
+            sum += static_cast<double>(values[i]);
+            ++n_known;
+        }
+        return n_known == 0 ? NAN : sum / static_cast<double>(n_known);
+    };
+    std::string text = fmt::format("{}: {} sparse steps, {:.2f} % of the tokens attended, {:.2f} MB read per token\n",
+                                   policy.name, report.n_steps, 100 * report.attended_share,
+                                   report.kv_bytes_per_token / 1e6);
+    if (report.n_audits != 0)
+        text += fmt::format("captured attention mass: mean {:.4f}, p5 {:.4f}, min {:.4f}; without sinks {:.4f}, {:.4f}, "
+                            "{:.4f}\n",
+                            report.mass_mean, report.mass_p5, report.mass_min, report.rest_mean, report.rest_p5,
+                            report.rest_min);
+    text += report.n_audits != 0 ? "layer  kind    attended  captured\n" : "layer  kind    attended\n";
+    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+        text += fmt::format("{:5}  {:<6} {:7.2f} %", layer, kind_name(policy.layers[layer].kind),
+                            100 * mean(report.layer_head_share, layer, shape.n_kv_heads));
+        const double mass = mean(report.layer_head_mass, layer, shape.n_heads);
+        text += std::isnan(mass) ? "\n" : fmt::format("  {:8.4f}\n", mass);
+    }
+    return text;
+}
 
 std::string describe_stats(const SessionStats& stats, const Session& session) {
     std::string line =

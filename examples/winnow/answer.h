@@ -48,6 +48,9 @@ const char* finish_name(FinishReason reason);
 /// "[ prompt 1234 tok 812.0 t/s | gen 256 tok 43.1 t/s | ctx 1490/32768 ]"
 std::string describe_stats(const SessionStats& stats, const Session& session);
 
+/// --sparse-report: a table of what each layer attended to and captured; one line for dense attention.
+std::string describe_sparse(const Session& session);
+
 double per_second(std::uint64_t n, double seconds);
 
 }  // namespace winnow::program

@@ -9,15 +9,12 @@
 #include <string_view>
 #include <utility>
 
+#include "examples/winnow/completion.h"
 #include "examples/winnow/option_table.h"
 #include "winnow/error.h"
 
 namespace winnow::program {
 namespace {
-
-constexpr std::array<Command, 8> kCommands = {
-    Command::kChat,       Command::kGenerate, Command::kEval,  Command::kTokenize,
-    Command::kPerplexity, Command::kInfo,     Command::kBench, Command::kCalibrate};
 
 [[noreturn]] void fail(const std::string& message) {
     throw Error(ErrorCode::kInvalidArgument, message);
@@ -46,7 +43,8 @@ bool takes_next(const std::string& name, const CLI::App& parser) {
 // Older scripts write -fa and --color without a value, newer ones with one; CLI11 would swallow
 // whatever follows.
 bool optional_value(const std::string& name) {
-    return name == "--fa" || name == "--flash-attn" || name == "--color" || name == "--fit";
+    return name == "--fa" || name == "--flash-attn" || name == "--color" || name == "--log-colors" ||
+           name == "--fit";
 }
 
 bool is_optional_value(const std::string& name, const std::string& text) {
@@ -169,6 +167,10 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
         fail(fmt::format("{}: see winnow {}{}--help", one_line(error.what()),
                          options.has_command ? command_name(options.command) : "",
                          options.has_command ? " " : ""));
+    }
+    if (!options.completion.empty()) {
+        parsed.text = completion_script(options.completion);
+        return parsed;
     }
     check_together(options);
     if (options.cache_type_v.empty()) parsed.options.cache_type_v = options.cache_type_k;

@@ -182,11 +182,13 @@ int run_bench(const Options& options) {
     const double copy_speed = options.bench.stages ? measure_copy(options) : 0;
     const std::unique_ptr<Session> session = open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
     const bool sparse = !session->sparse_policy().is_dense();
-    BenchReport report(options.bench.output,
-                       {file, facts, session->device(), options.n_chunk, options.cache_type_k, options.cache_type_v,
-                        session->sparse_policy(), sparse_options(options).audit_every != 0, copy_speed});
+    const BenchSubject subject{file, facts, session->device(), options.n_batch, options.n_chunk, options.cache_type_k,
+                               options.cache_type_v, session->sparse_policy(), sparse_options(options).audit_every != 0,
+                               copy_speed};
+    BenchReport report(options.bench.output, subject), second_report(options.bench.output_err, subject);
     Runner runner(*session);
     write_out(report.begin());
+    write_err(second_report.begin());
     for (std::size_t i = 0; i < tests.size(); ++i) {
         const BenchTest& test = tests[i];
         if (options.warmup) runner.run(warmup_of(test));
@@ -204,8 +206,10 @@ int run_bench(const Options& options) {
         if (options.bench.stages && test.n_prompt == 0)
             result.stages = runner.stages(test, weights, read, kv_type(options));
         write_out(report.line(result, i == 0));
+        write_err(second_report.line(result, i == 0));
     }
     write_out(report.end());
+    write_err(second_report.end());
     return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace winnow::program {
 namespace {
@@ -96,8 +97,9 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
     const double best = *std::max_element(rates.begin(), rates.end());
     const DriverName driver = split_driver(subject.device.driver);
     const std::vector<std::uint64_t> whole(nanoseconds.begin(), nanoseconds.end());
-    Fields object = {{"build_commit", WINNOW_VERSION},
+    Fields object = {{"build_commit", WINNOW_BUILD_COMMIT},
                      {"build_number", 0},
+                     {"winnow_version", WINNOW_VERSION},
                      {"cpu_info", cpu_name()},
                      {"gpu_info", subject.device.name},
                      {"backends", "Vulkan"},
@@ -105,6 +107,7 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
                      {"model_type", subject.facts.type},
                      {"model_size", subject.facts.tensor_bytes},
                      {"model_n_params", subject.facts.n_params},
+                     {"n_batch", subject.n_batch},
                      {"n_ubatch", subject.n_chunk},
                      {"type_k", subject.type_k},
                      {"type_v", subject.type_v},
@@ -144,8 +147,35 @@ std::string csv_cell(const Fields& value) {
     return cell += '"';
 }
 
-bool is_csv_column(const std::string& name) {
+bool is_column(const std::string& name) {
     return !name.starts_with("samples_") && name != "stages_us" && name != "stages" && name != "copy_gbps";
+}
+
+// Texts in quotes, all else as it is.
+std::string sql_value(const Fields& value) {
+    if (value.is_null()) return "NULL";
+    if (!value.is_string()) return dump(value, -1);
+    std::string text = "'";
+    for (const char c : value.get<std::string>()) {
+        if (c == '\'') text += c;
+        text += c;
+    }
+    return text + "'";
+}
+
+// llama-bench's table, for what reads that.
+std::string sql_line(const Fields& object, bool is_first) {
+    std::string columns, names, values;
+    for (const auto& [name, value] : object.items()) {
+        if (!is_column(name)) continue;
+        const char* type = value.is_string() ? "TEXT" : value.is_number_integer() ? "INTEGER" : "REAL";
+        columns += fmt::format("{}  {} {}", columns.empty() ? "" : ",\n", name, type);
+        names += (names.empty() ? "" : ", ") + name;
+        values += (values.empty() ? "" : ", ") + sql_value(value);
+    }
+    const std::string table =
+        is_first ? fmt::format("CREATE TABLE IF NOT EXISTS llama_bench (\n{}\n);\n\n", columns) : std::string();
+    return table + fmt::format("INSERT INTO llama_bench ({}) VALUES ({});\n", names, values);
 }
 
 // A markdown table whose columns are as wide as their widths say; names that begin with '<' are
@@ -175,8 +205,19 @@ std::string table_head(const std::vector<Column>& columns) {
     return table_row(columns, names) + rule + "|\n";
 }
 
+// Settings that are not the defaults: a column and its cell.
+std::vector<std::pair<Column, std::string>> changed_settings(const BenchSubject& subject) {
+    std::vector<std::pair<Column, std::string>> changed;
+    if (subject.n_batch != 0) changed.push_back({{"n_batch", 7}, std::to_string(subject.n_batch)});
+    if (subject.n_chunk != 0) changed.push_back({{"n_ubatch", 8}, std::to_string(subject.n_chunk)});
+    if (subject.type_k != "f16") changed.push_back({{"<type_k", 6}, subject.type_k});
+    if (subject.type_v != "f16") changed.push_back({{"<type_v", 6}, subject.type_v});
+    return changed;
+}
+
 std::vector<Column> result_columns(const BenchSubject& subject) {
     std::vector<Column> columns = {{"<model", 24}, {"size", 10}, {"params", 10}, {"<backend", 7}, {"ngl", 3}};
+    for (const auto& [column, cell] : changed_settings(subject)) columns.push_back(column);
     if (!subject.policy.is_dense()) columns.push_back({"<sparse", 11});
     columns.insert(columns.end(), {{"test", 20}, {"t/s", 18}, {"best t/s", 9}, {"GB/s", 7}});
     if (!subject.policy.is_dense()) columns.push_back({"attended", 8});
@@ -190,6 +231,7 @@ std::string markdown_line(const BenchSubject& subject, const BenchResult& result
     const double gbps = static_cast<double>(result.bytes_per_token) * rate.mean / 1e9;
     std::vector<std::string> cells = {subject.facts.type, size_text(subject.facts.tensor_bytes),
                                       params_text(subject.facts.n_params), "Vulkan", "all"};
+    for (const auto& [column, cell] : changed_settings(subject)) cells.push_back(cell);
     if (!subject.policy.is_dense()) cells.push_back(subject.policy.name);
     cells.push_back(result.test.name());
     cells.push_back(fmt::format("{:.2f} ± {:.2f}", rate.mean, rate.deviation));
@@ -239,6 +281,7 @@ std::string BenchReport::begin() const {
 }
 
 std::string BenchReport::line(const BenchResult& result, bool is_first) {
+    if (format_ == "none") return "";
     if (format_ == "md") {
         stage_table_ += stage_lines(subject_, result);
         return markdown_line(subject_, result);
@@ -246,10 +289,11 @@ std::string BenchReport::line(const BenchResult& result, bool is_first) {
     const Fields object = fields(subject_, result);
     if (format_ == "jsonl") return dump(object, -1) + "\n";
     if (format_ == "json") return fmt::format("{}{}", is_first ? "" : ",\n", dump(object, 2));
+    if (format_ == "sql") return sql_line(object, is_first);
     std::string header;
     std::string row;
     for (const auto& [name, value] : object.items()) {
-        if (!is_csv_column(name)) continue;
+        if (!is_column(name)) continue;
         const char* separator = header.empty() ? "" : ",";
         header.append(separator).append(name);
         row.append(separator).append(csv_cell(value));

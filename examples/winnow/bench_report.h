@@ -35,7 +35,8 @@ struct BenchSubject {
     std::string model_file;
     ModelFacts facts;
     DeviceInfo device;
-    std::uint32_t n_chunk = 0;
+    std::uint32_t n_batch = 0;  ///< as given; 0 = not
+    std::uint32_t n_chunk = 0;  ///< as given; 0 = the device's default
     std::string type_k;
     std::string type_v;
     SparsePolicy policy;  ///< what --sparse became
@@ -43,7 +44,7 @@ struct BenchSubject {
     double copy_speed = 0;  ///< bytes per second; 0 = not measured
 };
 
-/// Prints results as they come in the format of -o.
+/// Prints results as they come in the format of -o or -oe: md, csv, json, jsonl, sql or none.
 class BenchReport {
 public:
     BenchReport(std::string format, BenchSubject subject) : format_(std::move(format)), subject_(std::move(subject)) {}

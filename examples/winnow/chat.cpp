@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "examples/winnow/commands.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/line_input.h"
@@ -35,6 +38,7 @@ Chat::Chat(const Options& options)
     for (const std::string& stop : template_.stop_strings()) stop_strings_.push_back(stop);
     session_ = open_session(options, vocabulary_, context_size(options, 0));
     sampling_ = resolve_sampling(options.sampling, vocabulary_.file, session_->n_ctx());
+    warm_up(*session_, options, sampling_);
 }
 
 void Chat::greet() const {
@@ -100,6 +104,7 @@ void Chat::report(const Answer& answer) {
     totals_.n_generated += answer.stats.n_generated;
     totals_.generate_seconds += answer.stats.generate_seconds;
     if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (options_.sparse_report) write_err(describe_sparse(*session_));
     if (answer.finish_reason == FinishReason::kContextFull) {
         log_warning(
             fmt::format("the context of {} tokens is full: the answer is cut; /clear, or start "
@@ -116,12 +121,12 @@ public:
     explicit Questions(const Options& options)
         : interactive_(stdin_is_terminal() || options.simple_io),
           multiline_(options.multiline_input),
-          input_([this] { show(kContinuation); }) {}
+          input_({kPrompt, kContinuation}, [this](const std::string& prompt) { show(prompt); }, editor(options)) {}
 
     /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
     std::optional<std::string> next() {
         clear_interrupt();
-        show(input_prompt(kPrompt));
+        show(input_prompt(""));
         try {
             std::optional<std::string> message = input_.read_message(multiline_);
             show(message ? input_end() : input_end() + "\n");
@@ -133,6 +138,14 @@ public:
     }
 
 private:
+    // Where somebody types at a terminal that knows how to move its cursor.
+    static std::unique_ptr<LineEditor> editor(const Options& options) {
+        const char* terminal = std::getenv("TERM");
+        const bool capable = terminal != nullptr && *terminal != '\0' && std::string_view(terminal) != "dumb";
+        if (!stdin_is_terminal() || !stdout_is_terminal() || !capable || options.simple_io) return nullptr;
+        return std::make_unique<LineEditor>(history_path());
+    }
+
     void show(const std::string& text) const {
         if (interactive_) write_out(text);
     }

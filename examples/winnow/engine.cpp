@@ -4,14 +4,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
+#include <chrono>
 #include <limits>
+#include <span>
 
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/model_search.h"
 #include "examples/winnow/progress.h"
+#include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/random_model.h"
 #include "models/sidecar.h"
@@ -43,12 +47,38 @@ void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
     }
 }
 
+// "2-29,31", "8-": first to last layer, the last included.
+std::vector<LayerRange> parse_layers(const std::string& text) {
+    std::vector<LayerRange> ranges;
+    if (text.empty()) return ranges;
+    for (const std::string& part : split(text, ',')) {
+        const char* end = part.data() + part.size();
+        std::uint32_t first = 0, last = 0;
+        auto [at, error] = std::from_chars(part.data(), end, first);
+        last = first;
+        if (error == std::errc{} && at != end && *at == '-') {
+            last = std::numeric_limits<std::uint32_t>::max() - 1;
+            if (++at != end) {
+                const auto [stop, second] = std::from_chars(at, end, last);
+                at = stop;
+                error = second;
+            }
+        }
+        if (error != std::errc{} || at != end || last < first || last == std::numeric_limits<std::uint32_t>::max())
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("--sparse-layers {}: give layers such as 2-29 or 0,4,8-", text));
+        ranges.push_back({first, last + 1});
+    }
+    return ranges;
+}
+
 }  // namespace
 
 SparseOptions sparse_options(const Options& options) {
     SparseOptions sparse = options.sparse;
     if (options.index_type == "f16") sparse.overrides.index_type = IndexType::kF16;
     if (options.index_type == "int8") sparse.overrides.index_type = IndexType::kInt8;
+    sparse.layers = parse_layers(options.sparse_layers);
     if (options.audit.empty() || options.audit == "off") return sparse;
     const auto [end, error] = std::from_chars(
         options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
@@ -79,15 +109,15 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
 std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
                                       std::uint32_t n_ctx) {
     check_gpu_layers(options.gpu_layers, model.shape.n_layers);
-    if (options.flash_attention == "off" || options.flash_attention == "0") {
-        log_info("-fa off has no effect: attention is always fused");
-    }
+    if (!options.flash_attention.empty())
+        log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session = session_options(options, n_ctx);
     assume_share(options, model.shape, session);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
-        progress.update(done, total);
+        if (done < total) progress.update(done, total);
+        else progress.announce("compiling shaders");
     };
     std::unique_ptr<Session> opened =
         make_session(vk::Device::open(session.device), std::move(model), session);
@@ -95,10 +125,28 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     throw_if_interrupted();
     if (const std::string& problem = opened->device().cache_problem; !problem.empty())
         log_warning(problem);
+    if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));
     return opened;
+}
+
+void warm_up(Session& session, const Options& options, const SamplingOptions& sampling) {
+    // The step would count as an audited one; without an answer there is nothing to time.
+    if (!options.warmup || options.n_predict == 0 || sparse_options(options).audit_every != 0) return;
+    Progress progress("", Progress::Unit::kNone);
+    progress.announce("compiling shaders");
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point begin = Clock::now();
+    const std::array<TokenId, 2> tokens{};
+    const std::size_t n = std::min<std::size_t>(tokens.size(), session.n_ctx());
+    session.start(std::span(tokens).first(n), sampling, {}, 1, [](std::uint32_t, std::uint32_t) { return !interrupted(); });
+    session.next();
+    session.finish();
+    session.truncate(0);
+    throw_if_interrupted();
+    log_info(fmt::format("warm-up: {:.2f} s", std::chrono::duration<double>(Clock::now() - begin).count()));
 }
 
 SessionOptions session_options(const Options& options, std::uint32_t n_ctx) {

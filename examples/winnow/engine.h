@@ -35,6 +35,12 @@ std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& 
 std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
                                       std::uint32_t n_ctx);
 
+/// Runs one token through the prefill and the decode step, so that shaders are compiled before the first answer is
+/// timed; leaves the cache empty. `sampling` is the answer's. Nothing with --no-warmup, nor with --audit, which
+/// would count the step.
+/// @throws Interrupted.
+void warm_up(Session& session, const Options& options, const SamplingOptions& sampling);
+
 /// The random model of --shape and --type; `with_values` false: only sizes, for a plan.
 /// @throws Error(kInvalidArgument) when -m is given too, or for an unknown name.
 ModelSource open_shape(const Options& options, bool with_values);

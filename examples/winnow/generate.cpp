@@ -101,11 +101,13 @@ int run_generate(const Options& options) {
     const Prompt prompt = make_prompt(options, vocabulary);
     const std::unique_ptr<Session> session = open_session(options, vocabulary, context_size(options, 0));
     check_fits(*session, prompt.tokens.size());
+    const SamplingOptions sampling = resolve_sampling(options.sampling, vocabulary.file, session->n_ctx());
+    warm_up(*session, options, sampling);
     if (logits) write_logits(*session, prompt.tokens, *logits);
 
     AnswerRequest request;
     request.prompt = prompt.tokens;
-    request.sampling = resolve_sampling(options.sampling, vocabulary.file, session->n_ctx());
+    request.sampling = sampling;
     request.stop_strings = prompt.stop_strings;
     request.n_predict = options.n_predict;
 
@@ -125,6 +127,7 @@ int run_generate(const Options& options) {
     if (options.show_timings.value_or(stderr_is_terminal())) {
         write_err(dim_err(describe_stats(result.stats, *session)) + "\n");
     }
+    if (options.sparse_report) write_err(describe_sparse(*session));
     explain_end(result, *session);
     if (result.finish_reason == FinishReason::kInterrupted) throw Interrupted{};
     return 0;

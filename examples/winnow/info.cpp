@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -7,20 +8,45 @@
 #include <vector>
 
 #include "examples/winnow/commands.h"
+#include "examples/winnow/device_facts.h"
 #include "examples/winnow/engine.h"
 #include "examples/winnow/model_facts.h"
 #include "examples/winnow/terminal.h"
 #include "models/model.h"
+#include "models/session_plan.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/quirks.h"
 
 namespace winnow::program {
 namespace {
 
 using nlohmann::json;
 
+// The device opened, and what its stages choose.
+struct DeviceFacts {
+    DeviceInfo info;
+    std::string features;  // those that it has, in words
+    std::vector<std::string> present, missing;  // optional features
+    std::string cache_variant;
+    std::vector<VariantChoice> variants;
+};
+
+DeviceFacts device_facts(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
+    return {device.info(),          features_text(device),
+            feature_names(device, true), feature_names(device, false),
+            cache_variant(kv_type), variant_choices(device, kv_type, head_dim)};
+}
+
+// The cache's bytes by what its heads keep.
+struct CacheParts {
+    std::uint64_t full_bytes = 0;   // heads that keep every token
+    std::uint64_t ring_bytes = 0;   // sinks and a ring of recent tokens
+    std::uint64_t table_bytes = 0;
+};
+
 // What a context costs on the chosen device.
 struct Plan {
-    DeviceInfo device;
+    DeviceFacts device;
     ModelShape shape;
     MemoryPlan memory;
     std::uint32_t n_ctx = 0;
@@ -29,6 +55,8 @@ struct Plan {
     std::uint64_t dense_f16_bytes = 0;         ///< keys and values of dense attention in f16
     float full_share = 1;                      ///< kv heads that keep every token
     bool share_assumed = false;                ///< nothing is known of the model's heads
+    CacheParts cache;
+    bool beyond_driver = false;                ///< longer than a software driver can do
 };
 
 // What the plan is for: a file, or a shape that has none.
@@ -37,6 +65,20 @@ struct Subject {
     std::uint64_t file_bytes = 0;
     ModelFacts facts;
 };
+
+CacheParts cache_parts(const ModelSource& model, const SessionOptions& options, const ResolvedOptions& resolved) {
+    const SparsePolicy policy =
+        resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type);
+    const KvLayout layout(kv_config(model.shape, options.kv_type, resolved.n_ctx, resolved.n_chunk, policy));
+    CacheParts parts;
+    for (std::uint32_t layer = 0; layer < model.shape.n_layers; ++layer) {
+        const std::uint64_t n_full = layout.full_blocks(layer);
+        parts.full_bytes += 2 * n_full * layout.block_bytes();
+        parts.ring_bytes += 2 * (layout.layer_blocks(layer) - n_full) * layout.block_bytes();
+    }
+    parts.table_bytes = resolved.memory.kv_bytes - layout.total_bytes();
+    return parts;
+}
 
 // Sizes alone: nothing is loaded or allocated.
 Plan make_plan(const Options& options, const ModelSource& model) {
@@ -48,7 +90,7 @@ Plan make_plan(const Options& options, const ModelSource& model) {
     const ResolvedOptions resolved = options.fit.empty()
                                          ? plan_session(*device, model, session, false)
                                          : fit_session(*device, model, session, card_bytes);
-    return {device->info(),
+    return {device_facts(*device, session.kv_type, model.shape.head_dim),
             model.shape,
             resolved.memory,
             resolved.n_ctx,
@@ -57,19 +99,21 @@ Plan make_plan(const Options& options, const ModelSource& model) {
             resolved.dense_f16_bytes,
             resolved.full_share,
             model.file == nullptr && resolved.full_share < 1 &&
-                uses_calibration(options.sparse.preset)};
+                uses_calibration(options.sparse.preset),
+            cache_parts(model, session, resolved),
+            device->is_cpu() && card_bytes == 0 && resolved.n_ctx > vk::kSoftwareMaxContext};
 }
 
 // The one place that loads the model for this; the number of dispatches is that of a step really
-// recorded.
+// recorded. What cannot be opened stays a plan.
 Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     Plan plan = make_plan(options, open_model(vocabulary.path.string()));
+    if (!plan.fits || plan.beyond_driver) return plan;
     const std::unique_ptr<Session> session =
         open_session(options, vocabulary, context_size(options, 0));
     plan.memory = session->memory();
     plan.n_ctx = session->n_ctx();
     plan.n_dependent_dispatches = session->n_dependent_dispatches();
-    plan.fits = true;
     return plan;
 }
 
@@ -91,6 +135,15 @@ std::string device_line(const DeviceInfo& device) {
     return line;
 }
 
+std::string features_and_variants(const DeviceFacts& facts) {
+    std::string text = fmt::format("features   {}", facts.features);
+    if (!facts.missing.empty()) text += fmt::format("; not {}", fmt::join(facts.missing, ", "));
+    text += fmt::format("\nvariants   *_{} of the stages that touch the cache\n", facts.cache_variant);
+    for (const VariantChoice& v : facts.variants)
+        text += fmt::format("           {}, not {}: {}\n", v.chosen, v.refused, v.reason);
+    return text;
+}
+
 json device_json(const DeviceInfo& device) {
     const DriverName driver = split_driver(device.driver);
     return {{"index", device.index},
@@ -104,6 +157,17 @@ json device_json(const DeviceInfo& device) {
             {"subgroup_size", device.subgroup_size},
             {"memory_bytes", device.memory_bytes},
             {"unusable_reason", device.unusable_reason}};
+}
+
+json device_json(const DeviceFacts& facts) {
+    json device = device_json(facts.info);
+    device["features"] = facts.present;
+    device["missing_features"] = facts.missing;
+    device["cache_variant"] = facts.cache_variant;
+    for (const VariantChoice& v : facts.variants)
+        device["variants"].push_back(
+            {{"stage", v.stage}, {"chosen", v.chosen}, {"refused", v.refused}, {"reason", v.reason}});
+    return device;
 }
 
 json model_json(const Subject& subject, const ModelShape& shape) {
@@ -156,7 +220,8 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
         "shape      embedding {}, feed-forward {}, heads {} ({} for keys and values) of {}, "
         "vocabulary {}\n",
         shape.n_embd, shape.n_ff, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.n_vocab);
-    text += fmt::format("device     {}\n", device_line(plan.device));
+    text += fmt::format("device     {}\n", device_line(plan.device.info));
+    text += features_and_variants(plan.device);
     text +=
         fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n",
                     plan.n_ctx, shape.n_ctx_train, per_token);
@@ -164,11 +229,16 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
                         size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
                         size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
                         size_text(plan.memory.scratch_bytes));
+    if (plan.cache.ring_bytes != 0)
+        text += fmt::format("           the cache: full heads {}, rings {}, tables {}\n", size_text(plan.cache.full_bytes),
+                            size_text(plan.cache.ring_bytes), size_text(plan.cache.table_bytes));
     if (plan.full_share < 1)
         text += fmt::format("heads      {:.0f} % of the kv heads keep every token{}\n",
                             100 * plan.full_share, plan.share_assumed ? " (assumed)" : "");
     text += fmt::format("cache      {:.1f} % of dense attention in f16\n", 100 * kv_share(plan));
     if (!plan.fits) text += "           more than this device offers\n";
+    if (plan.beyond_driver)
+        text += fmt::format("           a software driver can do {} tokens at most\n", vk::kSoftwareMaxContext);
     if (plan.n_dependent_dispatches == 0) return text;
     text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
                         plan.n_dependent_dispatches,
@@ -202,6 +272,27 @@ json policies_json() {
     return list;
 }
 
+// Every device with its features; the cache is of -ctk.
+int describe_devices(const Options& options) {
+    std::string text = "Devices:\n";
+    json devices = json::array();
+    for (const DeviceInfo& info : need_devices()) {
+        text += "  " + device_line(info) + "\n";
+        if (!info.unusable_reason.empty()) {
+            devices.push_back(device_json(info));
+            continue;
+        }
+        DeviceOptions one;
+        one.select = std::to_string(info.index);
+        const DeviceFacts facts = device_facts(*vk::Device::open(one), kv_type(options), 0);
+        devices.push_back(device_json(facts));
+        text += features_and_variants(facts);
+    }
+    if (options.json) write_json({{"devices", devices}});
+    else write_out(text);
+    return 0;
+}
+
 }  // namespace
 
 int list_devices_command() {
@@ -220,11 +311,7 @@ int run_info(const Options& options) {
         return 0;
     }
     if (options.model.empty() && options.shape.empty()) {
-        if (!options.json) return list_devices_command();
-        json devices = json::array();
-        for (const DeviceInfo& device : need_devices()) devices.push_back(device_json(device));
-        write_json({{"devices", devices}});
-        return 0;
+        return describe_devices(options);
     }
     Subject subject;
     Plan plan;
@@ -246,6 +333,9 @@ int run_info(const Options& options) {
     json root = {{"total_bytes", plan.memory.total_bytes()},
                  {"weight_bytes", plan.memory.weight_bytes},
                  {"kv_bytes", plan.memory.kv_bytes},
+                 {"kv_full_bytes", plan.cache.full_bytes},
+                 {"kv_ring_bytes", plan.cache.ring_bytes},
+                 {"kv_table_bytes", plan.cache.table_bytes},
                  {"index_bytes", plan.memory.index_bytes},
                  {"scratch_bytes", plan.memory.scratch_bytes},
                  {"fits", plan.fits},

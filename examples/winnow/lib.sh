@@ -82,7 +82,7 @@ install_packages() {
 install_packages_for() {
     local packages=(build-essential cmake ninja-build ccache pkg-config libvulkan-dev libvulkan-volk-dev
         glslang-tools spirv-tools mesa-vulkan-drivers libcli11-dev libfmt-dev nlohmann-json3-dev libxxhash-dev
-        libpcre2-dev libutf8proc-dev libeigen3-dev python3 ca-certificates)
+        libpcre2-dev libutf8proc-dev libedit-dev libeigen3-dev python3 ca-certificates)
     if [[ $1 == tests ]]; then packages+=(vulkan-validationlayers libgtest-dev libgmock-dev libbenchmark-dev); fi
     if ! python3 -m pip --version >/dev/null 2>&1; then packages+=(python3-pip); fi
     install_packages "${packages[@]}"

@@ -17,7 +17,13 @@ bool ends_with_backslash(const std::string& line) { return !line.empty() && line
 
 }  // namespace
 
-std::optional<std::string> LineInput::read_line() {
+std::optional<std::string> LineInput::read_line(const std::string& prompt) {
+    if (editor_) return editor_->read(prompt);
+    show_(prompt);
+    return read_plain_line();
+}
+
+std::optional<std::string> LineInput::read_plain_line() {
     std::size_t searched = 0;
     while (true) {
         const std::size_t end = buffer_.find('\n', searched);
@@ -51,8 +57,7 @@ std::string LineInput::read_block(std::string text) {
             text.erase(end);
             return text;
         }
-        show_continuation_();
-        const std::optional<std::string> line = read_line();
+        const std::optional<std::string> line = read_line(prompts_.continuation);
         if (!line) return text;
         if (!text.empty()) text += '\n';
         text += *line;
@@ -60,14 +65,19 @@ std::string LineInput::read_block(std::string text) {
 }
 
 std::optional<std::string> LineInput::read_message(bool multiline) {
-    std::optional<std::string> message = read_line();
+    std::optional<std::string> message = read_lines(multiline);
+    if (message && editor_) editor_->remember(*message);
+    return message;
+}
+
+std::optional<std::string> LineInput::read_lines(bool multiline) {
+    std::optional<std::string> message = read_line(prompts_.first);
     if (!message) return std::nullopt;
     if (message->starts_with(kFence)) return read_block(std::move(*message));
     if (message->starts_with("/")) return message;
     while (ends_with_backslash(*message) != multiline) {
         if (!multiline) message->pop_back();
-        show_continuation_();
-        const std::optional<std::string> line = read_line();
+        const std::optional<std::string> line = read_line(prompts_.continuation);
         if (!line) return message;
         *message += '\n' + *line;
     }

@@ -44,9 +44,10 @@ int run(const std::vector<std::string>& arguments) {
         write_out(parsed.text);
         return kOk;
     }
-    configure_terminal(parsed.options.color, parsed.options.verbosity);
-    if (!parsed.options.log_file.empty()) open_log_file(parsed.options.log_file);
-    return run_command(parsed.options);
+    const Options& options = parsed.options;
+    configure_terminal(options.color, {options.verbosity, options.log_colors, options.log_jsonl});
+    if (!options.log_file.empty()) open_log_file(options.log_file);
+    return run_command(options);
 }
 
 }  // namespace

@@ -14,9 +14,9 @@ namespace winnow::program {
 namespace {
 
 // Registered as --x, shown as -x.
-constexpr std::array<std::string_view, 14> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
+constexpr std::array<std::string_view, 15> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
                                                           "fa",  "ctk",  "ctv", "cnv", "no-cnv",
-                                                          "st",  "mli",  "lv",  "pg"};
+                                                          "st",  "mli",  "lv",  "pg",  "oe"};
 
 constexpr double kMostCount = 2147483647;
 
@@ -26,15 +26,7 @@ public:
 
     std::string make_option_name(const CLI::Option* option, bool) const override {
         std::string names;
-        const auto append = [&names](const std::string& name) {
-            names += (names.empty() ? "" : ", ") + name;
-        };
-        for (const std::string& name : option->get_snames()) append("-" + name);
-        for (const std::string& name : option->get_lnames()) {
-            const bool single =
-                std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end();
-            append((single ? "-" : "--") + name);
-        }
+        for (const std::string& name : shown_names(*option)) names += (names.empty() ? "" : ", ") + name;
         return names;
     }
 
@@ -127,6 +119,14 @@ void add_common(Table& table, Options& o) {
     table.set("--log-disable", o.verbosity, 0, "the same as -lv 0");
     table.value("--log-file", o.log_file, "FILE",
                 "also write what is logged, information included, to this file");
+    table.set("--log-jsonl", o.log_jsonl, true, "log lines as JSON objects: time, level, message");
+    table
+        .value("--log-colors", o.log_colors, "WHEN",
+               "colours of log lines: on, off or auto (default: as --color for a terminal)")
+        ->check(CLI::IsMember({"on", "off", "auto"}));
+    table.set("--completion-bash", o.completion, "bash", "print a script that completes flags in bash");
+    table.set("--completion-zsh", o.completion, "zsh", "the same for zsh");
+    table.set("--completion-fish", o.completion, "fish", "the same for fish");
 }
 
 void add_session(Table& table, Options& o, bool with_context) {
@@ -147,7 +147,7 @@ void add_session(Table& table, Options& o, bool with_context) {
                 "all, auto, or at least the number of layers");
     table
         .value("--fa,--flash-attn", o.flash_attention, "WHEN",
-               "accepted; attention is always fused")
+               "accepted with a note; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
     table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE",
                 "storage of keys: f16 (default), f32, q8_0, q4_0");
@@ -181,14 +181,15 @@ void add_answer(Table& table, Options& o) {
     table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
     table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
     table.value("--chat-template", o.chat_template, "NAME",
-                "chatml, llama3, gemma, mistral, phi3 or zephyr (default: from the model)");
+                "chatml, llama3, gemma, mistral, phi3 or zephyr (default: the model's; if that is none of these, "
+                "chatml with a warning; if the model has none, a guess from its vocabulary, or chatml, with a warning)");
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
     table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
     table.set("--no-display-prompt", o.display_prompt, false,
               "do not print the prompt before a completion");
     table.set("--show-timings", o.show_timings, true, "print tokens per second after each answer");
     table.set("--no-show-timings", o.show_timings, false, "do not");
-    table.set("--no-warmup", o.warmup, false, "accepted");
+    table.set("--no-warmup", o.warmup, false, "no step before the first answer: that one waits for the shaders");
 }
 
 void add_sampling(Table& table, SamplingFlags& s) {
@@ -246,6 +247,8 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(16, 64));
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
+    table.value("--sparse-layers", o.sparse_layers, "A-B,..",
+                "layers that the preset is for, counted from 0 (2-29 or 0,4,8-); the others stay dense");
     table
         .value("--index-type", o.index_type, "TYPE",
                "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "
@@ -312,14 +315,18 @@ void add_bench(Table& table, Options& o) {
                "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
         ->check(between(1, 100000));
-    table.value("-o,--output", o.bench.output, "FORMAT", "md, csv, json or jsonl")
-        ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
+    table.value("-o,--output", o.bench.output, "FORMAT", "md (default), csv, json, jsonl, sql or none")
+        ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "sql", "none"}));
+    table
+        .value("--oe,--output-err", o.bench.output_err, "FORMAT",
+               "the same report once more, in this format on standard error (default none)")
+        ->check(CLI::IsMember({"md", "csv", "json", "jsonl", "sql", "none"}));
     table.set("--stages", o.bench.stages, true,
               "also device time, bytes and dispatches of each stage of a decode step");
     table.set("--no-warmup", o.warmup, false, "no run before the timed ones");
 }
 
-constexpr const char* kCommands =
+constexpr const char* kCommandsHelp =
     "Commands:\n"
     "  chat        talk with the model; the default (-p answers once)\n"
     "  generate    complete a text\n"
@@ -352,6 +359,16 @@ const char* description(Command command) {
 
 }  // namespace
 
+std::vector<std::string> shown_names(const CLI::Option& option) {
+    std::vector<std::string> names;
+    for (const std::string& name : option.get_snames()) names.push_back("-" + name);
+    for (const std::string& name : option.get_lnames()) {
+        const bool single = std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end();
+        names.push_back((single ? "-" : "--") + name);
+    }
+    return names;
+}
+
 const char* command_name(Command command) {
     switch (command) {
         case Command::kChat: return "chat";
@@ -371,7 +388,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
     app->formatter(std::make_shared<HelpFormatter>());
     app->set_help_flag("-h,--help", "this text");
     app->set_version_flag("--version", std::string("winnow ") + WINNOW_VERSION, "the version");
-    if (command == Command::kChat) app->footer(kCommands);
+    if (command == Command::kChat) app->footer(kCommandsHelp);
 
     Table table(*app);
     add_common(table, options);
@@ -383,6 +400,8 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_answer(table, options);
             add_sampling(table, options.sampling);
             add_sparse(table, options, true);
+            table.set("--sparse-report", options.sparse_report, true,
+                      "after each answer, what sparse attention read and kept in each layer");
             if (command == Command::kChat) add_chat(table, options);
             if (command == Command::kGenerate || !options.has_command) {
                 table.value("--logits-out", options.logits_out, "FILE",
@@ -407,6 +426,10 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
             table.value("--logits-out", options.logits_out, "FILE",
                         "write all logits, f32 [n_tokens, n_vocab] (.npy)");
+            table.value("--kl-divergence-base", options.kl_base, "FILE",
+                        "logits of this text and -c: written as --logits-out does, or, with --kl-divergence, read");
+            table.set("--kl-divergence", options.kl_divergence, true,
+                      "also KL divergence from the logits of --kl-divergence-base");
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kInfo:

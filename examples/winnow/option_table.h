@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <CLI/CLI.hpp>
+#include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "examples/winnow/options.h"
 
@@ -12,5 +14,13 @@ namespace winnow::program {
 /// Values land in `options`, which must outlive the parser. CLI11 knows no `-ngl`: names of several
 /// letters are registered with two dashes and shown with the one that users type.
 std::unique_ptr<CLI::App> make_parser(Command command, Options& options);
+
+/// All commands, in the order of the help.
+inline constexpr std::array<Command, 8> kCommands = {Command::kChat,       Command::kGenerate, Command::kTokenize,
+                                                     Command::kPerplexity, Command::kInfo,     Command::kBench,
+                                                     Command::kEval,       Command::kCalibrate};
+
+/// The option's names as users type them.
+std::vector<std::string> shown_names(const CLI::Option& option);
 
 }  // namespace winnow::program

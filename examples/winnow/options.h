@@ -34,6 +34,7 @@ struct BenchFlags {
     std::vector<std::string> depths;
     std::uint32_t repetitions = 5;
     std::string output = "md";
+    std::string output_err = "none";  ///< format of a second report, on standard error
     bool stages = false;  ///< also the time of each stage of a decode step
 };
 
@@ -77,7 +78,7 @@ struct Options {
     std::uint32_t n_chunk = 0;
     std::uint32_t n_batch = 0;  ///< accepted for scripts written for other runtimes
     std::string gpu_layers = "all";
-    std::string flash_attention = "auto";
+    std::string flash_attention;  ///< empty = not given
     std::string cache_type_k = "f16";
     std::string cache_type_v;  ///< empty = as keys
     int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
@@ -97,11 +98,16 @@ struct Options {
     std::optional<bool> show_timings;
     bool warmup = true;
     std::string log_file;
+    bool log_jsonl = false;
+    std::string log_colors = "auto";
+    std::string completion;  ///< bash, zsh or fish: print what completes the command line there, and exit
     int verbosity = 2;  ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
 
     bool json = false;
     std::string logits_out;
-    std::uint32_t n_windows = 0;  ///< perplexity: 0 = all
+    std::uint32_t n_windows = 0;    ///< perplexity: 0 = all
+    std::string kl_base;            ///< perplexity: logits to write, or to compare with
+    bool kl_divergence = false;     ///< perplexity: compare with kl_base
 
     bool ids = false;
     bool pieces = false;
@@ -114,6 +120,8 @@ struct Options {
     SparseOptions sparse;
     std::string index_type = "auto";  ///< of index keys
     std::string audit;                ///< "full", a number, or empty
+    std::string sparse_layers;        ///< "2-29,31" or empty
+    bool sparse_report = false;       ///< what each layer attended to, after an answer
     bool policies = false;            ///< info: print the table of presets
     std::string fit;  ///< info: size of a card, "device" for the one present; empty: no search
     float assumed_share = -1;  ///< info, bench: retrieval heads of a --shape; negative = the usual

@@ -13,6 +13,7 @@
 #include "examples/winnow/engine.h"
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
+#include "examples/winnow/kl_divergence.h"
 #include "examples/winnow/scoring.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
@@ -73,9 +74,21 @@ Windows make_windows(const Options& options, const Vocabulary& vocabulary, std::
     return windows;
 }
 
+// What else happens to the logits of scored tokens: they are compared with those of --kl-divergence-base.
+struct BaseComparison {
+    explicit BaseComparison(const std::string& path) : logits(path) {}
+    /// `row` of the whole text predicts `target`.
+    void add(std::uint64_t row, std::span<const float> here, TokenId target) {
+        divergences.add(logits.row(row), here, target);
+    }
+    BaseLogits logits;
+    Divergences divergences;
+};
+
 // Scores the second half of a window: each of its tokens from all tokens before it in the window.
 // Without `file` the logits of the first half are not computed at all.
-void score_window(Session& session, std::span<const TokenId> window, Score& score, NpyFile* file) {
+void score_window(Session& session, std::span<const TokenId> window, std::uint64_t first_of_text, Score& score,
+                  NpyFile* file, BaseComparison* base) {
     const std::size_t n_vocab = session.shape().n_vocab;
     const std::size_t first_scored = window.size() / 2;
     const std::size_t first_row = file != nullptr ? 0 : first_scored - 1;
@@ -91,6 +104,7 @@ void score_window(Session& session, std::span<const TokenId> window, Score& scor
             if (predicted < first_scored || predicted >= window.size()) continue;
             const std::span<const float> row = logits.subspan(i * n_vocab, n_vocab);
             score.add(negative_log_likelihood(row, log_sum_exp(row), window[predicted]));
+            if (base != nullptr) base->add(first_of_text + predicted - 1, row, window[predicted]);
         }
     };
     session.evaluate(window.subspan(first_row), rows, proceed);
@@ -123,7 +137,8 @@ void go_to(Session& session, std::span<const TokenId> window, std::size_t n) {
     throw_if_interrupted();
 }
 
-void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window, Comparison& sums) {
+void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window,
+                    std::uint64_t first_of_text, Comparison& sums, BaseComparison* base) {
     const std::size_t n_vocab = session.shape().n_vocab;
     const std::size_t first_scored = window.size() / 2;
     session.truncate(0);
@@ -146,6 +161,7 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
         const double lse = log_sum_exp(logits);
         sums.sparse.add(negative_log_likelihood(logits, lse, window[i]));
+        if (base != nullptr) base->add(first_of_text + i - 1, logits, window[i]);
         const std::size_t row = i - first_scored;
         sums.divergence +=
             divergence(std::span<const float>(dense).subspan(row * n_vocab, n_vocab), dense_lse[row], logits, lse);
@@ -213,16 +229,30 @@ int run_perplexity(const Options& options) {
     const bool compares = is_sparse(options);
     if (compares && !options.logits_out.empty())
         throw Error(ErrorCode::kInvalidArgument, "--logits-out writes dense logits: leave out --sparse");
+    if (options.kl_divergence && options.kl_base.empty())
+        throw Error(ErrorCode::kInvalidArgument,
+                    "--kl-divergence needs the logits to compare with: --kl-divergence-base FILE");
+    // As in other programs, without --kl-divergence the base is what this run writes.
+    const bool writes_base = !options.kl_base.empty() && !options.kl_divergence;
+    if (writes_base && !options.logits_out.empty())
+        throw Error(ErrorCode::kInvalidArgument, "--kl-divergence-base alone writes logits: leave out --logits-out");
+    if (writes_base && compares)
+        throw Error(ErrorCode::kInvalidArgument, "--kl-divergence-base alone writes dense logits: leave out --sparse");
+    const std::string& output = writes_base ? options.kl_base : options.logits_out;
     std::unique_ptr<NpyFile> logits;
-    if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
+    if (!output.empty()) logits = std::make_unique<NpyFile>(output);
+    std::unique_ptr<BaseComparison> base;
+    if (options.kl_divergence) base = std::make_unique<BaseComparison>(options.kl_base);
 
     const Vocabulary vocabulary = open_vocabulary(options);
     const SparseOptions sparse = compared_policy(options);
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
+    const std::uint64_t n_scored_text = std::uint64_t{windows.count} * windows.size;
+    if (base) base->logits.check(n_scored_text, read_model_shape(vocabulary.file).n_vocab);
     if (compares) check_preset(sparse, vocabulary);
     const std::unique_ptr<Session> session = open_dense_session(options, vocabulary, windows.size);
     if (compares) session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
-    if (logits) logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
+    if (logits) logits->begin(n_scored_text, session->shape().n_vocab);
 
     using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
@@ -232,11 +262,11 @@ int run_perplexity(const Options& options) {
     const Score& score = compares ? comparison.sparse : dense;
     nlohmann::json running = nlohmann::json::array();
     for (std::uint32_t i = 0; i < windows.count; ++i) {
-        const std::span<TokenId> window =
-            std::span(windows.tokens).subspan(std::size_t{i} * windows.size, windows.size);
+        const std::size_t first = std::size_t{i} * windows.size;
+        const std::span<TokenId> window = std::span(windows.tokens).subspan(first, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
-        if (compares) compare_window(*session, sparse, window, comparison);
-        else score_window(*session, window, dense, logits.get());
+        if (compares) compare_window(*session, sparse, window, first, comparison, base.get());
+        else score_window(*session, window, first, dense, logits.get(), base.get());
         if (i == 0) {
             write_err(fmt::format("{:.2f} seconds per pass - ETA {:.2f} minutes\n", elapsed(),
                                   elapsed() * (windows.count - 1) / 60));
@@ -250,12 +280,14 @@ int run_perplexity(const Options& options) {
                                {"n_ctx", windows.size},     {"n_scored", score.n()},      {"seconds", elapsed()},
                                {"running", running}};
         if (compares) add_comparison(root, comparison, sparse.preset);
+        if (base) base->divergences.add_to(root);
         write_out(root.dump() + "\n");
     } else if (compares) {
         write_out(comparison_text(comparison, sparse.preset));
     } else {
         write_out(fmt::format("\nFinal estimate: PPL = {:.4f} +/- {:.5f}\n", score.perplexity(), score.error()));
     }
+    if (base && !options.json) write_out(base->divergences.text());
     return 0;
 }
 

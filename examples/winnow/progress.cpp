@@ -41,6 +41,12 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
     shown_ = true;
 }
 
+void Progress::announce(const std::string& text) {
+    if (!enabled_) return;
+    write_err(fmt::format("\r\x1b[K{} ...", text));
+    shown_ = true;
+}
+
 void Progress::clear() noexcept {
     if (shown_) write_err("\r\x1b[K");
     shown_ = false;

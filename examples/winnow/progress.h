@@ -10,13 +10,15 @@ namespace winnow::program {
 /// or when the step is over before anybody could read it.
 class Progress {
 public:
-    enum class Unit { kBytes, kTokens };
+    enum class Unit { kBytes, kTokens, kNone };
     Progress(std::string label, Unit unit);
     ~Progress() { clear(); }
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
 
     void update(std::uint64_t done, std::uint64_t total);
+    /// Shows a line without a bar at once, for a step that says nothing while it runs.
+    void announce(const std::string& text);
     void clear() noexcept;
 
 private:

@@ -6,6 +6,7 @@
 #   bash examples/winnow/start.sh                 chats
 #   bash examples/winnow/start.sh -p "Hello"      answers once
 #   bash examples/winnow/start.sh -m FILE.gguf    takes another model (as does WINNOW_MODEL=FILE)
+#   bash examples/winnow/start.sh bench --shape 8b    measures random weights and fetches nothing
 #
 # WINNOW_NO_MODEL=1 ends after the build.
 set -euo pipefail
@@ -20,10 +21,22 @@ if [[ ${WINNOW_NO_MODEL:-0} == 1 ]]; then
     exit
 fi
 
+# The model goes in front unless the arguments bring one, or need none.
 model=()
-own_model=${WINNOW_MODEL:-}
+own_model=${WINNOW_MODEL:-${WINNOW_SHAPE:-}}
+previous=
 for argument; do
-    case $argument in -m | --model | --model=*) own_model=given ;; esac
+    case $previous in
+        -p | --prompt | -sys | --system-prompt | -r | --reverse-prompt) ;;  # their value is any text
+        *)
+            case $argument in
+                -mli) ;;
+                -m* | --model | --model=* | --shape | --shape=*) own_model=given ;;
+                -h | --help | --version | --list-devices | --policies) own_model=needless ;;
+            esac
+            ;;
+    esac
+    previous=$argument
 done
 if [[ -z $own_model ]]; then
     path=$(bash "$root/models/fetch.sh" smollm2) || exit

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <nlohmann/json.hpp>
 
 #include "winnow/error.h"
 
@@ -17,12 +19,15 @@ namespace winnow::program {
 namespace {
 
 constexpr const char* kDim = "\x1b[2m";
+constexpr const char* kRed = "\x1b[31m";
+constexpr const char* kYellow = "\x1b[33m";
 constexpr const char* kGreen = "\x1b[1;32m";
 constexpr const char* kPlain = "\x1b[0m";
 
 bool color_out = false;
 bool color_err = false;
-int verbosity = 2;
+bool color_log = false;
+LogStyle style;
 int log_fd = -1;
 
 // Returns 0, or the errno that stopped it.
@@ -41,19 +46,34 @@ int write_all(int fd, std::string_view text) noexcept {
     return 0;
 }
 
+std::string json_line(std::string_view kind, const std::string& message) {
+    char time[32];
+    const std::time_t now = std::time(nullptr);
+    std::tm utc = {};
+    gmtime_r(&now, &utc);
+    const std::size_t n = std::strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    const nlohmann::ordered_json line = {{"time", std::string(time, n)}, {"level", kind}, {"message", message}};
+    return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
+}
+
 // `level` is the verbosity that shows the line.
 void log_line(int level, std::string_view kind, std::string_view message) noexcept {
     constexpr int kFileLevel = 3;
-    const bool to_file = log_fd >= 0 && level <= std::max(verbosity, kFileLevel);
-    if (verbosity < level && !to_file) return;
+    const bool to_file = log_fd >= 0 && level <= std::max(style.verbosity, kFileLevel);
+    if (style.verbosity < level && !to_file) return;
     try {
-        std::string line = fmt::format("winnow: {}{}", kind, message);
-        for (char& c : line) {
+        // Names and values out of a file, and texts of a model, stand in messages.
+        std::string text(message);
+        for (char& c : text) {
             if (c == '\n' || c == '\r' || c == '\t') c = ' ';
         }
-        // Names and values out of a file, and texts of a model, stand in messages.
-        line = without_controls(line) + '\n';
-        if (verbosity >= level) write_err(line);
+        text = without_controls(text);
+        const std::string mark = kind == "information" ? "" : fmt::format("{}: ", kind);
+        const std::string line = style.jsonl ? json_line(kind, text) : fmt::format("winnow: {}{}\n", mark, text);
+        const char* color = kind == "error" ? kRed : kind == "warning" ? kYellow : nullptr;
+        const bool colored = color_log && !style.jsonl && color != nullptr;
+        if (style.verbosity >= level)
+            write_err(colored ? fmt::format("{}winnow: {}{}{}\n", color, mark, kPlain, text) : line);
         if (to_file) write_all(log_fd, line);
     } catch (...) {
         write_err("winnow: error: out of host memory\n");
@@ -71,12 +91,13 @@ void secure_standard_streams() {
     }
 }
 
-void configure_terminal(const std::string& color, int level) {
-    verbosity = level;
+void configure_terminal(const std::string& color, const LogStyle& log) {
+    style = log;
     const char* no_color = std::getenv("NO_COLOR");
     const bool allowed = color == "auto" && (no_color == nullptr || *no_color == '\0');
     color_out = color == "on" || (allowed && stdout_is_terminal());
     color_err = color == "on" || (allowed && stderr_is_terminal());
+    color_log = log.colors == "on" || (log.colors == "auto" && color_err);
 }
 
 void open_log_file(const std::string& path) {
@@ -128,10 +149,12 @@ std::string input_prompt(std::string_view text) {
 
 std::string input_end() { return color_out ? kPlain : ""; }
 
-void log_error(std::string_view message) noexcept { log_line(1, "error: ", message); }
+void log_error(std::string_view message) noexcept { log_line(1, "error", message); }
 
-void log_warning(std::string_view message) { log_line(2, "warning: ", message); }
+void log_warning(std::string_view message) { log_line(2, "warning", message); }
 
-void log_info(std::string_view message) { log_line(3, "", message); }
+void log_note(std::string_view message) { log_line(2, "note", message); }
+
+void log_info(std::string_view message) { log_line(3, "information", message); }
 
 }  // namespace winnow::program

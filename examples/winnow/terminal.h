@@ -11,8 +11,14 @@ struct ClosedOutput {};
 /// Makes file descriptors 0, 1 and 2 safe to use: a closed one must not become the model file.
 void secure_standard_streams();
 
+struct LogStyle {
+    int verbosity = 2;
+    std::string colors = "auto";  ///< on, off, or auto: as text for people on standard error
+    bool jsonl = false;           ///< one JSON object per line, which never has colours
+};
+
 /// `color` is on, off or auto (a terminal, and no NO_COLOR).
-void configure_terminal(const std::string& color, int verbosity);
+void configure_terminal(const std::string& color, const LogStyle& log);
 
 /// From now on lines of the log go to this file too, information included whatever the verbosity.
 /// What it held is lost. @throws Error(kIo).
@@ -43,6 +49,7 @@ std::string input_end();
 // One line each on standard error, if the verbosity asks for it, control characters left out.
 void log_error(std::string_view message) noexcept;
 void log_warning(std::string_view message);
+void log_note(std::string_view message);  ///< what a flag did or could not do; shown as warnings are
 void log_info(std::string_view message);
 
 }  // namespace winnow::program

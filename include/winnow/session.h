@@ -24,10 +24,16 @@ struct MemoryPlan {
     std::uint64_t total_bytes() const { return weight_bytes + kv_bytes + index_bytes + scratch_bytes; }
 };
 
+/// Layers [begin, end); an end beyond the model's layers means the last of them.
+struct LayerRange {
+    std::uint32_t begin = 0, end = 0;
+};
+
 /// Which sparse attention a session uses.
 struct SparseOptions {
     std::string preset = "off";
     SparseOverrides overrides;
+    std::vector<LayerRange> layers;  ///< the preset's layers; the others stay dense. Empty = all
     std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
     std::shared_ptr<const Calibration>
         calibration;  ///< null: the model's sidecar, read when the preset has a use for it

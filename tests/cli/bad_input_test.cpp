@@ -135,7 +135,8 @@ TEST_F(BadRequest, LogitsThatCannotBeWritten) {
 TEST_F(BadRequest, ACacheFolderThatCannotBeWrittenIsOneWarning) {
     Program::Options options;
     options.environment["XDG_CACHE_HOME"] = Files::shared().write("no-folder", "");
-    const Outcome outcome = run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1"}, "", options);
+    const Outcome outcome =
+        run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "--no-warmup"}, "", options);
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const std::vector<std::string> lines = own_lines(outcome.err);
     ASSERT_EQ(lines.size(), 1u) << outcome.err;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
+#include <nlohmann/json.hpp>
 
 #include "tests/cli/program.h"
 
@@ -52,7 +53,47 @@ TEST(Flags, ControlCharactersReachNeitherTheTerminalNorTheLog) {
     }
 }
 
+TEST(Flags, LogLinesAsJsonAndInColour) {
+    const Files& files = Files::shared();
+    const std::vector<std::string> base{"tokenize", "-m", files.path("missing.gguf"), "-p", "a"};
+    const auto err_of = [&](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments = base;
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 4);
+        return outcome.err;
+    };
+    const std::string log = files.path("lines.jsonl");
+    const std::string line = err_of({"--log-jsonl", "--log-colors", "on", "--log-file", log});
+    EXPECT_EQ(files.read("lines.jsonl"), line);
+    const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, false);
+    ASSERT_TRUE(parsed.is_object()) << line;
+    EXPECT_EQ(parsed["level"], "error");
+    EXPECT_THAT(parsed["message"].get<std::string>(), HasSubstr("missing.gguf"));
+    EXPECT_EQ(parsed["time"].get<std::string>().size(), 20u);
+    EXPECT_THAT(err_of({"--log-colors"}), HasSubstr("\x1b[31mwinnow: error: \x1b[0m"));
+    EXPECT_THAT(err_of({"--color", "on", "--log-colors", "off"}), Not(HasSubstr("\x1b")));
+    EXPECT_THAT(err_of({}), Not(HasSubstr("\x1b")));
+    expect_error(run_program({"tokenize", "--log-colors=blue"}), 2, "--log-colors");
+}
+
 class FlagsOnDevice : public OnDevice {};
+
+TEST_F(FlagsOnDevice, FlagsWithoutEffectSaySoAndAnAutomaticContextIsNamed) {
+    const auto notes = [](const std::vector<std::string>& flags) {
+        std::vector<std::string> arguments{"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1"};
+        arguments.insert(arguments.end(), flags.begin(), flags.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return own_lines(outcome.err);
+    };
+    const std::string fused = " has no effect: attention is always fused";
+    EXPECT_THAT(notes({"-fa", "auto"}), ::testing::ElementsAre("winnow: note: -fa auto" + fused));
+    EXPECT_THAT(notes({"-fa"}), ::testing::ElementsAre("winnow: note: -fa on" + fused));
+    EXPECT_THAT(notes({"-c", "0"}), ::testing::ElementsAre("winnow: note: -c 0: a context of 256 tokens"));
+    EXPECT_TRUE(notes({}).empty());
+    EXPECT_TRUE(notes({"-fa", "0", "-c", "0", "-lv", "1"}).empty());
+}
 
 TEST_F(FlagsOnDevice, BatchSizeAndZeroPenaltiesAreAccepted) {
     const Outcome outcome = run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "-b", "2048",
@@ -68,6 +109,31 @@ TEST_F(FlagsOnDevice, TheLogFileHasWhatTheTerminalIsSpared) {
     EXPECT_TRUE(own_lines(outcome.err).empty()) << outcome.err;
     EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: device "));
     EXPECT_THAT(files.read("run.log"), HasSubstr("winnow: sampling: "));
+}
+
+// As the help says: an unknown template becomes chatml, a missing one a guess from the vocabulary, both with a warning.
+TEST_F(FlagsOnDevice, UnknownAndMissingChatTemplatesAreReplacedWithAWarning) {
+    const Files& files = Files::shared();
+    const auto warning = [&](const std::string& model, const std::string& key, const std::string& marker) {
+        std::string bytes = files.read(std::filesystem::path(model).filename());
+        const std::size_t at = bytes.find("tokenizer.chat_template");
+        EXPECT_NE(at, bytes.npos);
+        bytes.replace(at, key.size(), key);
+        if (!marker.empty()) {
+            const std::size_t end = bytes.find("general.", at);
+            for (std::size_t i = at; (i = bytes.find(marker, i)) < std::min(end, at + 400);) bytes[i + 2] = '#';
+        }
+        const std::string changed = files.write("template.gguf", bytes);
+        const Outcome outcome = run_program({"chat", "-m", changed, "-p", "a", "-st", "-n", "1"});
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        const std::vector<std::string> lines = own_lines(outcome.err);
+        return lines.size() == 1 ? lines[0] : outcome.err;
+    };
+    const std::string text = "winnow: warning: the model's chat template is missing or unknown: using ";
+    EXPECT_THAT(warning(files.tiny(), "tokenizer.chat_template", "<|im_start|>"), HasSubstr(text + "chatml;"));
+    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_template", "<start_of_turn>"), HasSubstr(text + "chatml;"));
+    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_templatX", ""), HasSubstr(text + "gemma;"));
+    EXPECT_THAT(run_program({"--help"}).out, HasSubstr("guess"));
 }
 
 // The prefix and suffix belong to the message, inside the chat template: the prompt is as if they had been typed.

@@ -107,6 +107,30 @@ TEST_F(Commands, TheSameSeedGivesTheSameText) {
     EXPECT_EQ(first["timings"]["predicted_n"], first["tokens"].size());
 }
 
+// The step before the first answer compiles shaders and leaves no trace in it.
+TEST_F(Commands, WarmingUpChangesNothing) {
+    const Files& files = Files::shared();
+    for (const std::string& model : {files.tiny(), files.tiny_gemma()}) {
+        for (const std::vector<std::string>& mode :
+             {std::vector<std::string>{}, {"--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16",
+                                           "--sparse-min-ctx", "0"}}) {
+            std::vector<std::string> arguments = {"generate", "-m", model, "-p",
+                                                  "the other one and another line in the end", "-n", "24", "-s", "5", "--repeat-penalty", "1.1", "--json", "--log-file",
+                                                  files.path("warm.log")};
+            arguments.insert(arguments.end(), mode.begin(), mode.end());
+            const json warm = run_json(arguments);
+            EXPECT_NE(files.read("warm.log").find("warm-up: "), std::string::npos);
+            arguments.push_back("--no-warmup");
+            const json cold = run_json(arguments);
+            EXPECT_EQ(files.read("warm.log").find("warm-up"), std::string::npos);
+            ASSERT_TRUE(warm.is_object() && cold.is_object());
+            EXPECT_EQ(warm["tokens"], cold["tokens"]);
+            EXPECT_EQ(warm["timings"]["prompt_n"], cold["timings"]["prompt_n"]);
+            EXPECT_EQ(warm["timings"]["predicted_n"], cold["timings"]["predicted_n"]);
+        }
+    }
+}
+
 TEST_F(Commands, PlainTextIsPromptAndCompletion) {
     const std::string& model = Files::shared().tiny();
     const std::vector<std::string> base = {"generate", "-m", model, "-p", "the\\tend", "-n", "8", "--temp", "0"};
@@ -213,29 +237,6 @@ TEST_F(Commands, InfoNamesTheMemory) {
         EXPECT_LE(info["n_dependent_dispatches"], 8 * 2 + 8);
         EXPECT_NE(run_program({"info", "-m", model}).out.find("dependent dispatches"), std::string::npos);
     }
-}
-
-TEST_F(Commands, BenchFormats) {
-    const std::vector<std::string> base = {"bench", "-m", Files::shared().tiny(), "-p", "16", "-n", "4", "-r",
-                                           "2",     "-o"};
-    const auto with = [&](const char* format) {
-        std::vector<std::string> arguments = base;
-        arguments.push_back(format);
-        const Outcome outcome = run_program(arguments);
-        EXPECT_EQ(outcome.status, 0) << outcome.err;
-        return outcome.out;
-    };
-    const json rows = json::parse(with("json"), nullptr, false);
-    ASSERT_TRUE(rows.is_array());
-    ASSERT_EQ(rows.size(), 2u);
-    EXPECT_EQ(rows[0]["n_prompt"], 16);
-    EXPECT_EQ(rows[1]["n_gen"], 4);
-    EXPECT_GT(rows[1]["avg_ts"], 0);
-    EXPECT_GT(rows[1]["gbps"], 0);
-    EXPECT_EQ(rows[1]["samples_ns"].size(), 2u);
-    const std::string table = with("md");
-    EXPECT_NE(table.find(" pp16 |"), std::string::npos) << table;
-    EXPECT_NE(table.find(" tg4 |"), std::string::npos) << table;
 }
 
 std::optional<std::string> real_model(const char* name) {

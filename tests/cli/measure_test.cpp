@@ -164,6 +164,51 @@ TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
     expect_error(run_program({"info", "--shape", "8b", "-c", "200000"}), 2, "131072");
 }
 
+TEST_F(Measure, InfoPlansWhatDoesNotFit) {
+    const Files& files = Files::shared();
+    TinyOptions options;
+    options.n_ctx = 1u << 24;
+    const std::vector<std::byte> bytes = make_tiny_gguf(options);
+    const std::string model = files.write("endless.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    const json plan = parsed({"info", "-m", model, "-c", "16777216", "-ctk", "f32", "--json"});
+    EXPECT_EQ(plan["fits"], false);
+    EXPECT_EQ(plan["n_ctx"], 1u << 24);
+    EXPECT_EQ(plan["kv_full_bytes"].get<std::uint64_t>(), std::uint64_t{2 * 2 * 2 * 32 * 4} << 24);
+    EXPECT_FALSE(plan.contains("n_dependent_dispatches"));
+    const Outcome text = run_program({"info", "-m", model, "-c", "16777216", "-ctk", "f32"});
+    EXPECT_EQ(text.status, 0) << text.err;
+    EXPECT_THAT(text.out, HasSubstr("more than this device offers"));
+}
+
+TEST_F(Measure, InfoSplitsTheCacheIntoFullHeadsAndRings) {
+    const std::vector<std::string> call{"info", "-m", Files::shared().tiny_gemma(), "-c", "256"};
+    std::vector<std::string> as_json = call;
+    as_json.push_back("--json");
+    const json plan = parsed(as_json);
+    const auto bytes = [&](const char* name) { return plan[name].get<std::uint64_t>(); };
+    EXPECT_EQ(bytes("kv_full_bytes"), 2u * 2 * 256 * 32 * 2);  // K and V of 2 heads in the one layer without a window
+    EXPECT_GT(bytes("kv_ring_bytes"), 0u);
+    EXPECT_LT(bytes("kv_ring_bytes"), bytes("kv_full_bytes"));
+    EXPECT_EQ(bytes("kv_bytes"), bytes("kv_full_bytes") + bytes("kv_ring_bytes") + bytes("kv_table_bytes"));
+    EXPECT_THAT(run_program(call).out, HasSubstr("the cache: full heads 0.06 MiB, rings "));
+    EXPECT_EQ(parsed({"info", "-m", Files::shared().tiny(), "--json"})["kv_ring_bytes"], 0);
+}
+
+TEST_F(Measure, InfoNamesFeaturesAndVariants) {
+    const json device = parsed({"info", "--shape", "135m", "-c", "512", "-ctk", "q8_0", "--json"})["device"];
+    EXPECT_EQ(device["features"].size() + device["missing_features"].size(), 5u);
+    EXPECT_EQ(device["cache_variant"], "q8_0");
+    ASSERT_EQ(device["variants"].size(), 2u);
+    EXPECT_EQ(device["variants"][0]["stage"], "matmul");
+    EXPECT_EQ(device["variants"][1]["chosen"], "attend_prefill_q8_0");
+    EXPECT_EQ(device["variants"][1]["reason"], "it reads a cache of f16 only");
+    const Outcome devices = run_program({"info"});
+    EXPECT_EQ(devices.status, 0) << devices.err;
+    EXPECT_THAT(devices.out, HasSubstr("features   "));
+    EXPECT_THAT(devices.out, HasSubstr("variants   *_f16 of"));
+    EXPECT_THAT(devices.out, HasSubstr(", not matmul"));
+}
+
 TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {
     const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk", "q8_0",
                               "-ctv", "q8_0", "--json"});
@@ -246,6 +291,64 @@ TEST_F(Measure, PerplexityComparesSparseWithDense) {
     const Outcome refused = run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "exact", "--logits-out", "x.npy"});
     EXPECT_EQ(refused.status, 2);
     EXPECT_THAT(refused.err, HasSubstr("--logits-out"));
+}
+
+TEST_F(Measure, PerplexityComparesWithSavedLogits) {
+    const Files& files = Files::shared();
+    const std::string model = files.tiny(), base = files.path("base.npy");
+    const auto call = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), {"perplexity", "-m", model, "-p", text(), "-c", "64", "--windows", "2",
+                                   "--kl-divergence-base", base});
+        return more;
+    };
+    EXPECT_EQ(run_program(call({})).status, 0);
+    const json same = parsed(call({"--kl-divergence", "--json"}));
+    EXPECT_NEAR(same["kl_base_max"].get<double>(), 0, 1e-5);  // chunks of the prefill may differ
+    EXPECT_EQ(same["top1_agree_base"], 1.0);
+    EXPECT_NEAR(same["ppl_base"].get<double>(), same["ppl"].get<double>(), 1e-3 * same["ppl"].get<double>());
+    const json coarse = parsed(call({"--kl-divergence", "--json", "-ctk", "q4_0"}));
+    EXPECT_GT(coarse["kl_base_mean"].get<double>(), 1e-6);
+    EXPECT_GE(coarse["kl_base_max"].get<double>(), coarse["kl_base_p99"].get<double>());
+    EXPECT_EQ(coarse["ppl_base"], same["ppl_base"]);
+    // The dense half of a sparse run is the base that was saved, up to the order of the sums.
+    const json sparse = parsed(call({"--kl-divergence", "--json", "--sparse", "streaming", "--sparse-window", "16"}));
+    EXPECT_GT(sparse["kl_base_mean"].get<double>(), 0);
+    EXPECT_NEAR(sparse["kl_base_mean"].get<double>(), sparse["kl_mean"].get<double>(), 1e-3);
+    const Outcome words = run_program(call({"--kl-divergence"}));
+    EXPECT_THAT(words.out, HasSubstr("KL(base || this) mean 0.0000"));
+
+    expect_error(run_program(call({"--kl-divergence", "-c", "32"})), 2, "has logits of 128 tokens and 320 ids, here are 64");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence"}), 2, "--kl-divergence-base");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
+                              files.write("no.npy", "no logits")}), 2, "has no logits");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
+                              files.path("none.npy")}), 1, "none.npy");
+    files.write("base.npy", files.read("base.npy").substr(0, 20000));
+    expect_error(run_program(call({"--kl-divergence"})), 1, "ends too early");
+}
+
+TEST_F(Measure, SparseLayersAndTheirReport) {
+    const auto generate = [](std::vector<std::string> more) {
+        more.insert(more.begin(), {"generate", "-m", Files::shared().tiny(), "-p", text().substr(0, 150), "-n", "4",
+                                   "--temp", "0", "--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16",
+                                   "--sparse-min-ctx", "0", "--sparse-report"});
+        return run_program(more);
+    };
+    const Outcome both = generate({"--audit", "full"});
+    EXPECT_EQ(both.status, 0) << both.err;
+    EXPECT_THAT(both.err, HasSubstr(" sparse steps, "));
+    EXPECT_THAT(both.err, HasSubstr("captured attention mass: mean "));
+    EXPECT_THAT(both.err, HasSubstr("\n    0  select "));
+    EXPECT_THAT(both.err, HasSubstr("\n    1  select "));
+    for (const char* spec : {"1", "1-", "1-1", "1-7"})
+        EXPECT_THAT(generate({"--sparse-layers", spec}).err,
+                    ::testing::AllOf(HasSubstr("\n    0  dense   100.00 %\n"), HasSubstr("\n    1  select "))) << spec;
+    EXPECT_THAT(generate({"--sparse-layers", "0,1"}).err, HasSubstr("\n    0  select "));
+    EXPECT_THAT(run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "--sparse-report"}).err,
+                HasSubstr("sparse attention is off"));
+    expect_error(generate({"--sparse-layers", "2"}), 2, "the model has layers 0 to 1");
+    for (const char* spec : {"x", "1-0", "0,", "-1", "0-4294967295"})
+        expect_error(generate({std::string("--sparse-layers=") + spec}), 2, "--sparse-layers");
 }
 
 // A quantised cache changes the logits a little and takes half and a quarter of the bytes.

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pty.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/tiny.h"
@@ -27,36 +30,44 @@ struct Outcome {
     std::string err;
 };
 
-/// The built `winnow`, running, with pipes for its three streams.
+/// The built `winnow`, running, with pipes or a terminal for its three streams.
 class Program {
 public:
     struct Options {
         std::map<std::string, std::string> environment;
         bool close_output = false;  ///< starts it with no standard output at all
+        bool terminal = false;      ///< all three streams are one terminal, whose text lands in Outcome::out
+        std::string program;        ///< another program; empty = winnow
     };
 
     explicit Program(const std::vector<std::string>& arguments) : Program(arguments, Options{}) {}
     Program(const std::vector<std::string>& arguments, const Options& options) {
-        int in[2], out[2], err[2];
-        if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
-        std::vector<std::string> words = {std::string(WINNOW_BIN) + "/winnow"};
+        int in[2], out[2] = {-1, -1}, err[2] = {-1, -1};
+        if (options.terminal) open_terminal(in, out);
+        else if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
+        std::vector<std::string> words = {options.program.empty() ? std::string(WINNOW_BIN) + "/winnow" : options.program};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
         for (std::string& word : words) argv.push_back(word.data());
         argv.push_back(nullptr);
         pid_ = fork();
         if (pid_ == 0) {
+            if (options.terminal) {
+                setsid();
+                ioctl(in[0], TIOCSCTTY, 0);
+                dup2(in[0], STDERR_FILENO);
+            }
             dup2(in[0], STDIN_FILENO);
             if (options.close_output) close(STDOUT_FILENO);
             else dup2(out[1], STDOUT_FILENO);
-            dup2(err[1], STDERR_FILENO);
+            if (!options.terminal) dup2(err[1], STDERR_FILENO);
             for (const auto& [name, value] : options.environment) setenv(name.c_str(), value.c_str(), 1);
             execv(argv[0], argv.data());
             _exit(127);
         }
         close(in[0]);
         close(out[1]);
-        close(err[1]);
+        if (err[1] >= 0) close(err[1]);
         in_ = in[1];
         out_ = out[0];
         err_ = err[0];
@@ -94,6 +105,8 @@ public:
         }
         return true;
     }
+    /// Forgets what standard output held so far, for the next wait_for_output().
+    std::string take_output() { return std::exchange(outcome_.out, std::string()); }
     /// Reads until standard output has grown.
     bool wait_for_more_output() {
         const std::size_t n = outcome_.out.size();
@@ -115,6 +128,17 @@ public:
     }
 
 private:
+    // Both ends of a terminal, twice: each is closed when the program is done with it.
+    static void open_terminal(int (&in)[2], int (&out)[2]) {
+        winsize size = {};
+        size.ws_row = 24;
+        size.ws_col = 100;
+        if (openpty(&in[1], &in[0], nullptr, nullptr, &size) != 0) std::abort();
+        out[0] = fcntl(in[1], F_DUPFD_CLOEXEC, 0);
+        out[1] = fcntl(in[0], F_DUPFD_CLOEXEC, 0);
+        for (const int fd : in) fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+
     // Takes what there is on either stream; false at the end of both, or after a minute of silence.
     bool pump() {
         pollfd sources[2] = {{out_, POLLIN, 0}, {err_, POLLIN, 0}};
@@ -227,15 +251,27 @@ public:
 
     const std::string& tiny() const { return tiny_; }              ///< llama, context 256
     const std::string& tiny_gemma() const { return tiny_gemma_; }  ///< gemma3 with windows
+    /// Long enough that reading a prompt and answering take seconds; made at the first call.
+    const std::string& slow() {
+        if (slow_.empty()) {
+            TinyOptions options;
+            options.n_ctx = 16384;
+            options.n_layers = 8;
+            options.n_embd = 256;
+            options.n_ff = 512;
+            slow_ = make("slow.gguf", options);
+        }
+        return slow_;
+    }
     const std::string& vocabulary() const { return vocabulary_; }  ///< no tensors
     const std::string& tiny_bytes() const { return tiny_bytes_; }
 
 private:
+    std::string make(const char* name, const TinyOptions& options) const {
+        const std::vector<std::byte> bytes = make_tiny_gguf(options);
+        return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    }
     Files() {
-        const auto make = [this](const char* name, const TinyOptions& options) {
-            const std::vector<std::byte> bytes = make_tiny_gguf(options);
-            return write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-        };
         TinyOptions gemma;
         gemma.architecture = "gemma3";
         TinyOptions vocabulary;
@@ -249,6 +285,7 @@ private:
     std::string tiny_;
     std::string tiny_gemma_;
     std::string vocabulary_;
+    std::string slow_;
     std::string tiny_bytes_;
 };
 

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/device_facts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "runtime/kv/kv_layout.h"
+#include "runtime/vk/shader_registry.h"
+
+namespace winnow::program {
+namespace {
+
+using vk::Feature;
+
+constexpr std::array kFeatures{Feature::kFloat16, Feature::kIntegerDot, Feature::kCooperativeMatrix,
+                               Feature::kSubgroupSizeControl, Feature::kTimestamps};
+
+std::string name_of(Feature feature) {
+    vk::FeatureSet one;
+    one.add(feature);
+    return to_string(one);
+}
+
+const vk::ShaderVariant* in_build(std::string_view name) {
+    const auto all = vk::all_shaders();
+    const auto found = std::find_if(all.begin(), all.end(), [name](const auto& v) { return v.name == name; });
+    return found == all.end() ? nullptr : &*found;
+}
+
+std::string matrix_text(const vk::DeviceLimits& limits) {
+    return fmt::format("{}x{}x{}", limits.matrix.m, limits.matrix.n, limits.matrix.k);
+}
+
+// Why a stage does not take its variant for matrix units, where nobody forced another.
+std::string matrix_refusal(const vk::Device& device, std::string_view name) {
+    const vk::ShaderVariant* variant = in_build(name);
+    if (variant == nullptr) return "not in this build: its glslang does not know GL_KHR_cooperative_matrix";
+    if (!device.features().includes(variant->features))
+        return "the device lacks " + to_string(device.features().missing(variant->features));
+    if (!device.prefers_matrices())
+        return fmt::format("tuned for matrices of 16x16x16 in subgroups of 32, here are {} in {}",
+                           matrix_text(device.limits()), device.limits().subgroup_size);
+    return {};
+}
+
+VariantChoice choose(const vk::Device& device, std::string stage, const std::string& plain, const std::string& matrix,
+                     const std::string& unfit) {
+    std::array<std::string_view, 2> names{plain, matrix};
+    std::string refusal = unfit.empty() ? matrix_refusal(device, matrix) : unfit;
+    if (refusal.empty()) std::swap(names[0], names[1]);
+    // With the flags of the environment; a variant that cannot do the work is not asked for.
+    const std::span<const std::string_view> candidates = std::span(names).first(unfit.empty() ? 2 : 1);
+    const std::string chosen(vk::best_shader(candidates, device.features()).name);
+    if (chosen == matrix) return {std::move(stage), chosen, plain, "the other is faster here"};
+    return {std::move(stage), chosen, matrix, refusal.empty() ? "WINNOW_FORCE_VARIANT names the other" : refusal};
+}
+
+}  // namespace
+
+std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
+    std::string unfit;
+    const std::uint32_t columns = head_dim > 128 ? 32 : 16;  // two subgroups share wide heads
+    if (kv_type != KvType::kF16)
+        unfit = "it reads a cache of f16 only";
+    else if (head_dim > 256 || head_dim % columns != 0)
+        unfit = fmt::format("it has no shape for heads of {}", head_dim);
+    return {choose(device, "matmul", "matmul", "matmul_coopmat", ""),
+            choose(device, "attend_prefill", kv_shader("attend_prefill", kv_type), "attend_prefill_coopmat", unfit)};
+}
+
+std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }
+
+std::vector<std::string> feature_names(const vk::Device& device, bool present) {
+    std::vector<std::string> names;
+    for (const Feature feature : kFeatures)
+        if (device.features().has(feature) == present) names.push_back(name_of(feature));
+    return names;
+}
+
+std::string features_text(const vk::Device& device) {
+    std::string text = to_string(device.features());
+    if (device.features().has(Feature::kCooperativeMatrix))
+        text += fmt::format(" (f16 {})", matrix_text(device.limits()));
+    return text;
+}
+
+}  // namespace winnow::program

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program at a terminal: editing, paste, history, colours and progress, and none of these in a pipe.
+#include <gmock/gmock.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using nlohmann::json;
+
+constexpr const char* kEscape = "\x1b";
+
+class Terminal : public OnDevice {
+protected:
+    Program::Options at_terminal() const {
+        Program::Options options;
+        options.terminal = true;
+        options.environment = {{"TERM", "xterm"}, {"NO_COLOR", ""}, {"XDG_STATE_HOME", state_.path("state")}};
+        return options;
+    }
+    // A chat that is typed at, one message after the other; what was asked, as /save tells it.
+    std::vector<std::string> asked(const std::vector<std::string>& typed, std::vector<std::string> flags = {}) {
+        flags.insert(flags.begin(), {"chat", "-m", Files::shared().tiny(), "-n", "2", "--temp", "0"});
+        Program program(flags, at_terminal());
+        const std::string saved = state_.path("asked.json");
+        std::vector<std::string> all = typed;
+        all.push_back("/save " + saved + "\r");
+        all.push_back("/bye\r");
+        for (const std::string& keys : all) {
+            // The prompt stands there, and with it the keys mean what they should.
+            EXPECT_TRUE(program.wait_for_output("> "));
+            program.take_output();
+            program.type(keys);
+        }
+        EXPECT_EQ(program.finish().status, 0);
+        const json root = json::parse(state_.read("asked.json"), nullptr, false);
+        std::vector<std::string> questions;
+        if (!root.is_object()) return questions;
+        for (const json& message : root["messages"])
+            if (message["role"] == "user") questions.push_back(message["content"]);
+        return questions;
+    }
+
+    TemporaryFolder state_;
+};
+
+TEST_F(Terminal, APasteIsOneQuestion) {
+    EXPECT_THAT(asked({"see: \x1b[200~one\rtwo\n\x1b[201~ and so on\r", "\x1b[200~/no command\nb\x1b[201~\x1b[H \r"}),
+                ElementsAre("see: one\ntwo and so on", " /no command\nb"));
+}
+
+TEST_F(Terminal, LinesAreEditedAsShellsDo) {
+    EXPECT_THAT(asked({"hlo\x1b[D\x1b[Del\r", "two words\x17\x17one\r", "b\x01" "a\x05" "c\r", "\xc3\xa4x\x7f\xf0\x9f\x8c\xb2\r"}),
+                ElementsAre("hello", "one", "abc", "\xc3\xa4\xf0\x9f\x8c\xb2"));
+    EXPECT_THAT(asked({"one \\\rtwo\r", "\"\"\"a\rb\"\"\"\r"}), ElementsAre("one \ntwo", "a\nb"));
+}
+
+TEST_F(Terminal, TheHistoryOutlivesTheProgram) {
+    EXPECT_THAT(asked({"first\r", "\x1b[200~a\nb\x1b[201~\r"}), ElementsAre("first", "a\nb"));
+    EXPECT_THAT(state_.read("state/winnow/history"), HasSubstr("first"));
+    const auto status = std::filesystem::status(state_.path("state/winnow/history"));
+    EXPECT_EQ(status.permissions() & std::filesystem::perms::others_read, std::filesystem::perms::none);
+    // Up past /bye, /save and the paste.
+    const std::string up = "\x1b[A";
+    EXPECT_THAT(asked({up + up + up + up + "\r", up + up + up + up + "!\r"}), ElementsAre("first", "a\nb!"));
+    // Not where another program types.
+    EXPECT_THAT(asked({"unseen\r"}, {"--simple-io"}), ElementsAre("unseen"));
+    EXPECT_THAT(state_.read("state/winnow/history"), Not(HasSubstr("unseen")));
+}
+
+TEST_F(Terminal, CtrlCAndCtrlDLeave) {
+    for (const auto& [key, status] : {std::pair("\x03", 130), std::pair("\x04", 0)}) {
+        Program program({"chat", "-m", Files::shared().tiny()}, at_terminal());
+        ASSERT_TRUE(program.wait_for_output("> "));
+        program.type(key);
+        const Outcome outcome = program.finish();
+        EXPECT_EQ(outcome.status, status);
+        EXPECT_THAT(outcome.out, HasSubstr("\x1b[?2004l"));  // the terminal is left as it was
+    }
+}
+
+TEST_F(Terminal, ProgressAndColourOnlyAtATerminal) {
+    std::string text;
+    while (text.size() < 3000) text += "the other one and another line ";
+    const std::vector<std::string> call = {"generate", "-m", Files::shared().slow(), "-p", text, "-n", "2", "-ub", "8",
+                                           "--show-timings"};
+    const std::string shown = run_program(call, "", at_terminal()).out;
+    EXPECT_THAT(shown, HasSubstr("\r\x1b[Kcompiling shaders ..."));
+    EXPECT_THAT(shown, HasSubstr("\r\x1b[Kreading the prompt [#"));
+    EXPECT_THAT(shown, HasSubstr("\x1b[2m[ prompt "));
+    Program::Options plain = at_terminal();
+    plain.environment["NO_COLOR"] = "1";
+    const std::string uncolored = run_program(call, "", plain).out;
+    EXPECT_THAT(uncolored, HasSubstr("reading the prompt [#"));
+    EXPECT_THAT(uncolored, Not(HasSubstr("\x1b[2m")));
+    const Outcome piped = run_program(call);
+    EXPECT_EQ(piped.status, 0) << piped.err;
+    for (const std::string& stream : {piped.out, piped.err}) {
+        EXPECT_THAT(stream, Not(HasSubstr(kEscape)));
+        EXPECT_THAT(stream, Not(HasSubstr("reading the prompt")));
+        EXPECT_THAT(stream, Not(HasSubstr("compiling")));
+    }
+    EXPECT_THAT(piped.err, HasSubstr("[ prompt "));
+}
+
+}  // namespace
+}  // namespace winnow::test
