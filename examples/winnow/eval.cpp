@@ -19,6 +19,7 @@
 #include "examples/winnow/terminal.h"
 #include "models/calibration/repeat_check.h"
 #include "models/model_config.h"
+#include "models/session_plan.h"
 
 namespace winnow::program {
 namespace {
@@ -56,14 +57,16 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, const SparseOptions& sparse)
+               std::uint32_t n_ctx, std::uint32_t n_positions, const SessionOptions& options)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
-          sparse_(sparse) {}
+          sparse_(options.sparse),
+          kv_type_(options.kv_type),
+          n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.n_ctx())) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
         const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
@@ -162,7 +165,9 @@ private:
             row.report = session_.sparse_report();
             row.bytes_per_token =
                 row.report.n_steps == 0 ? dense_bytes : row.report.kv_bytes_per_token;
-            row.kv_bytes = session_.memory().kv_bytes;
+            // Not this session's: its cache serves every preset, so that all look at the same prefill.
+            row.kv_bytes = planned_kv_bytes(session_.shape(), kv_type_, session_.n_ctx(), n_chunk_,
+                                            session_.sparse_policy());
             log_info(fmt::format("{}: share {:.3f}, NLL {:+.4f}, {:.0f} s", row.preset,
                                  row.report.attended_share, row.nll_delta, row.seconds));
         }
@@ -246,6 +251,8 @@ private:
     std::vector<TokenId> text_;
     std::uint32_t n_prefill_, n_positions_, n_ctx_;
     SparseOptions sparse_;  // what the flags ask of every preset
+    KvType kv_type_;
+    std::uint32_t n_chunk_;
     std::vector<EvalRow> rows_;
 };
 
@@ -277,9 +284,13 @@ int run_eval(const Options& options) {
         make_preset(preset, windowed);  // refuse a bad name before minutes of work
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
+    for (const std::string& preset : presets) {
+        if (preset == "auto" && options.sparse.preset != "auto") calibrate_for_auto(options);
+        if (preset != options.sparse.preset) warn_of_unchecked_roles(options, preset);
+    }
     const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
     Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
-                          sparse_options(options));
+                          session_options(options, n_ctx));
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {
