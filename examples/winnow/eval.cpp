@@ -200,6 +200,7 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label) {
+        log_info("probe of " + label);
         use("off", 0);
         prefill(session_, probe.context, label);
         // Windowed layers may have to start over when the cache is cut; a small margin keeps the
@@ -233,6 +234,7 @@ private:
         std::vector<SparseOptions> ways{sparse_of("off", 0)};
         for (const EvalRow& row : rows_) ways.push_back(sparse_of(row.preset, 0));
         const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
+        log_info("repeated random tokens");
         Progress progress("repeats", Progress::Unit::kTokens);
         const std::vector<double> found = repeat_perplexities(
             session_, TokenPool(tokenizer_), ways, period, [&](std::uint64_t done, std::uint64_t total) {

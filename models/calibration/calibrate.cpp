@@ -238,7 +238,8 @@ private:
         for (const PresetSetting& s : cheapest_settings(c_.settings, kTargetMass))
             if (presets.size() < kChecked) presets.push_back(s.preset);
         const auto progress = [&](std::uint64_t done, std::uint64_t total) {
-            if (options_.on_progress) options_.on_progress("safety check", done, total);
+            const std::uint64_t third = std::min<std::uint64_t>(3 * done / std::max<std::uint64_t>(total, 1), 2);
+            if (options_.on_progress) options_.on_progress(fmt::format("safety check {}/3", third + 1), done, total);
         };
         const RolesVerdict verdict =
             widen_until_safe(c_, shape_, report_.has_structure && options_.full_share < 0, [&](const Calibration& c) {

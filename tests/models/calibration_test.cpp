@@ -359,10 +359,11 @@ TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
     EXPECT_EQ(settings[0].mass, 0);
     EXPECT_GE(settings[0].budget, 68u);  // sinks and window
     EXPECT_GE(settings[1].mass, 0.95f);  // the preset's own
-    for (const PresetSetting& s : settings) {
-        EXPECT_GE(s.captured, 0.89f) << s.preset;
-        EXPECT_GT(s.bytes_per_token, 0) << s.preset;
-    }
+    EXPECT_GE(settings[1].captured, 0.89f);
+    // Blocks of so flat a model hold little: the dearest setting, as it is, not the 1 of an audit that saw nothing.
+    EXPECT_GT(settings[0].captured, 0.5f);
+    EXPECT_LT(settings[0].captured, 0.999f);
+    for (const PresetSetting& s : settings) EXPECT_GT(s.bytes_per_token, 0) << s.preset;
 }
 
 class SidecarTest : public ::testing::Test {
