@@ -91,7 +91,8 @@ TEST_F(Calibrate, ReportsWhatItMeasured) {
     EXPECT_THAT(generate("rtpurbo").err, HasSubstr("rtpurbo drops what most heads saw"));
     EXPECT_EQ(generate("hisa").err.find("drops"), std::string::npos);
 
-    const Outcome brief = run({"calibrate", "-m", path("model.gguf"), "-f", text_, "--plot", path("brief.svg")});
+    const Outcome brief = run({"calibrate", "-m", path("model.gguf"), "-f", write("brief.txt", folder_.read("prompt.txt") + folder_.read("prompt.txt")), "--plot",
+                               path("brief.svg")});
     ASSERT_EQ(brief.status, 0) << brief.err;
     EXPECT_THAT(brief.out, HasSubstr("nothing was held out"));
     EXPECT_THAT(folder_.read("brief.svg"), HasSubstr("recall of the best 64 tokens by the index: not measured"));
