@@ -44,11 +44,25 @@ std::vector<bool> windowed_layers(const ModelShape& shape) {
 
 }  // namespace
 
+std::uint32_t chunk_tokens(std::uint32_t asked, bool is_cpu, std::uint32_t n_ctx) {
+    return std::min(asked != 0 ? asked : (is_cpu ? 64u : 512u), n_ctx);
+}
+
 std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
     if (policy.local_window != 0) return policy.local_window;
     const auto part = static_cast<std::uint32_t>(policy.local_share * static_cast<float>(n_ctx));
     return std::clamp(part, policy.local_least, policy.local_most);
 }
+
+namespace {
+
+// A ring holds its window and whatever is appended before a query reads it. So that the second stays an eighth of the first,
+// longer chunks are appended and attended to in parts.
+std::uint32_t part_tokens(std::uint32_t window, std::uint32_t n_chunk) {
+    return std::min(n_chunk, std::max(window / 8 / 64 * 64, 64u));
+}
+
+}  // namespace
 
 KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk, const SparsePolicy& policy) {
     KvConfig c;
@@ -59,13 +73,21 @@ KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, st
     c.max_chunk = n_chunk;
     c.type = type;
     c.roles = model_roles(shape);
+    const auto make_ring = [&](std::size_t head, std::uint32_t window) {
+        c.roles[head] = {true, window, policy.sink};
+        c.max_chunk = std::min(c.max_chunk, part_tokens(window, n_chunk));
+    };
     for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer)
         if (keeps_window_only(policy, layer))
-            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
-                c.roles[layer * shape.n_kv_heads + h] = {true, policy.window, policy.sink};
+            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) make_ring(layer * shape.n_kv_heads + h, policy.window);
     for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
-        if (policy.local_heads[i] != 0) c.roles[i] = {true, local_window(policy, n_ctx), policy.sink};
+        if (policy.local_heads[i] != 0) make_ring(i, local_window(policy, n_ctx));
     return c;
+}
+
+std::uint64_t planned_kv_bytes(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk,
+                               const SparsePolicy& policy) {
+    return KvCache::bytes_needed(KvLayout(kv_config(shape, type, n_ctx, n_chunk, policy)));
 }
 
 AttentionShape attention_shape(const ModelShape& s) { return {s.n_layers, s.n_heads, s.n_kv_heads, s.head_dim}; }
@@ -136,8 +158,7 @@ public:
         const ModelShape& shape = model_.shape;
         ResolvedOptions r;
         r.n_ctx = n_ctx;
-        const std::uint32_t chunk = options_.n_chunk != 0 ? options_.n_chunk : (target_.is_cpu ? 64u : 512u);
-        r.n_chunk = std::min(chunk, n_ctx);
+        r.n_chunk = chunk_tokens(options_.n_chunk, target_.is_cpu, n_ctx);
         r.n_splits = AttendDense::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx, 64);
         const KvLayout layout(kv_config(shape, options_.kv_type, n_ctx, r.n_chunk, policy_));
         r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.matrix_bytes);

@@ -19,8 +19,16 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
 /// Tokens that a local head sees: the policy's own, or its part of the context.
 std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx);
 
-/// @param n_ctx, n_chunk tokens of the cache and of the longest prefill chunk.
+/// Tokens of the longest prefill chunk. @param asked 0 = the device's default.
+std::uint32_t chunk_tokens(std::uint32_t asked, bool is_cpu, std::uint32_t n_ctx);
+
+/// @param n_ctx, n_chunk tokens of the cache and of the longest prefill chunk; max_chunk of the result is shorter where rings would grow
+/// by more than an eighth of their window.
 KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk, const SparsePolicy& policy);
+
+/// What a session that is opened with the policy keeps its keys and values in, tables included.
+std::uint64_t planned_kv_bytes(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk,
+                               const SparsePolicy& policy);
 
 AttentionShape attention_shape(const ModelShape& shape);
 

@@ -33,6 +33,12 @@ void visit_floats(C& c, Visit&& visit) {
     visit("retrieval", c.retrieval);
     visit("far_mass", c.far_mass);
     visit("similarity", c.similarity);
+    visit("overlap", c.overlap);
+    visit("index_mass", c.index_mass);
+    visit("index_recall", c.index_recall);
+    visit("pair_mass", c.pair_mass);
+    visit("pair_recall", c.pair_recall);
+    visit("captured_mass", c.captured_mass);
 }
 
 template <typename T>
@@ -122,12 +128,17 @@ void write_sidecar(const std::filesystem::path& path, const Calibration& c, cons
     writer.add_ints("calibration.full_heads", as_ints(c.full_heads));
     writer.add_ints("calibration.anchors", as_ints(c.anchors));
     writer.add_ints("calibration.head_maps", as_ints(c.head_maps));
+    writer.add_ints("calibration.refresh_layers", as_ints(c.refresh_layers));
+    writer.add_ints("calibration.refresh_maps", as_ints(c.refresh_maps));
+    writer.add_uint("calibration.checked", c.checked ? 1 : 0);
     for (const PresetSetting& s : c.settings) {
         const std::string key = "calibration.setting." + s.preset;
         writer.add_float(key + ".mass", s.mass);
         writer.add_uint(key + ".budget", s.budget);
         writer.add_float(key + ".budget_share", s.budget_share);
         writer.add_float(key + ".captured", s.captured);
+        writer.add_float(key + ".bytes_per_token", s.bytes_per_token);
+        writer.add_float(key + ".repeat_ratio", s.repeat_ratio);
     }
     visit_floats(c, [&](const char* name, const std::vector<float>& values) {
         if (!values.empty()) writer.add_tensor(name, WeightType::kF32, {values.size()}, std::as_bytes(std::span(values)));
@@ -163,12 +174,19 @@ Calibration read_sidecar(const std::filesystem::path& path, const std::string& h
         read_ints(file, "full_heads", c.full_heads);
         read_ints(file, "anchors", c.anchors);
         read_ints(file, "head_maps", c.head_maps);
+        read_ints(file, "refresh_layers", c.refresh_layers);
+        read_ints(file, "refresh_maps", c.refresh_maps);
+        c.checked = file.find_uint("calibration.checked").value_or(0) != 0;
         for (const std::string& preset : tuned_presets()) {
             const std::string key = "calibration.setting." + preset;
             if (!file.find_uint(key + ".budget")) continue;
             const auto number = [&](const char* part) { return static_cast<float>(file.get_float(key + part)); };
             const std::uint32_t budget = count(("setting." + preset + ".budget").c_str());
-            c.settings.push_back({preset, number(".mass"), budget, number(".budget_share"), number(".captured")});
+            const auto later = [&](const char* part) {  // numbers that early sidecars lack
+                return static_cast<float>(file.find_float(key + part).value_or(0));
+            };
+            c.settings.push_back({preset, number(".mass"), budget, number(".budget_share"), number(".captured"),
+                                  later(".bytes_per_token"), later(".repeat_ratio")});
         }
         visit_floats(c, [&](const char* name, std::vector<float>& values) {
             const GgufTensor* tensor = file.find(name);
@@ -201,6 +219,14 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     sized(c.head_maps.size(), n_kv, "head_maps");
     for (const auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) sized(scores->size(), n_q, "head scores");
     sized(c.similarity.size(), std::size_t{c.n_layers} * c.n_layers, "similarity");
+    const auto sized_or_absent = [&](std::size_t have, std::size_t want, const char* name) {
+        if (have != 0) sized(have, want, name);
+    };
+    sized_or_absent(c.refresh_maps.size(), n_kv, "refresh_maps");
+    sized_or_absent(c.overlap.size(), std::size_t{c.n_layers} * c.n_layers, "overlap");
+    for (const auto* quality : {&c.index_mass, &c.index_recall, &c.pair_mass, &c.pair_recall})
+        sized_or_absent(quality->size(), n_q, "index quality");
+    sized_or_absent(c.captured_mass.size(), n_kv, "captured_mass");
     visit_floats(c, [&](const char* name, const std::vector<float>& values) {
         for (const float value : values)
             if (!(std::fabs(value) < 1e6f)) refuse(fmt::format("has a value of {} that is not finite", name));
@@ -208,16 +234,24 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     if (!(c.mass >= 0 && c.mass <= 1) || !(c.full_share >= 0 && c.full_share <= 1)) refuse("has a share outside 0 to 1");
     const auto is_share = [](float x) { return x >= 0 && x <= 1; };
     for (const PresetSetting& s : c.settings)
-        if (!is_share(s.mass) || !is_share(s.budget_share) || (s.mass == 0 && s.budget == 0))
+        if (!is_share(s.mass) || !is_share(s.budget_share) || !is_share(s.captured) || (s.mass == 0 && s.budget == 0) ||
+            !(s.bytes_per_token >= 0 && s.bytes_per_token < 1e18f) || !(s.repeat_ratio >= 0 && s.repeat_ratio < 1e18f))
             refuse(fmt::format("has an impossible setting of {}", s.preset));
     for (const std::uint32_t dim : c.index_pairs)
         if (dim >= c.head_dim) refuse("names a dimension that the heads do not have");
-    for (const std::uint32_t head : c.head_maps)
-        if (head >= c.n_kv_heads) refuse("maps to a kv head that the model does not have");
-    for (std::size_t i = 0; i < c.anchors.size(); ++i)
-        if (c.anchors[i] >= c.n_layers || (i > 0 && c.anchors[i] <= c.anchors[i - 1]) || shape.layers[c.anchors[i]].window != 0)
-            refuse("has anchors that are no ascending layers without a window");
-    if (c.preset == "auto" || c.preset.size() > 32) refuse("recommends a preset that does not exist");
+    for (const auto* maps : {&c.head_maps, &c.refresh_maps})
+        for (const std::uint32_t head : *maps)
+            if (head >= c.n_kv_heads) refuse("maps to a kv head that the model does not have");
+    for (const auto* layers : {&c.anchors, &c.refresh_layers})
+        for (std::size_t i = 0; i < layers->size(); ++i) {
+            const std::uint32_t layer = (*layers)[i];
+            if (layer >= c.n_layers || (i > 0 && layer <= (*layers)[i - 1]) || shape.layers[layer].window != 0)
+                refuse("has anchors that are no ascending layers without a window");
+        }
+    if (!c.refresh_layers.empty() && c.refresh_maps.empty()) refuse("has anchors without head maps");
+    const std::vector<PresetInfo>& known = sparse_presets();
+    if (c.preset == "auto" || (!c.preset.empty() && std::none_of(known.begin(), known.end(), [&](const PresetInfo& p) { return p.name == c.preset; })))
+        refuse("recommends a preset that does not exist");
 }
 
 std::shared_ptr<const Calibration> find_calibration(const GgufFile& file, const ModelShape& shape) {

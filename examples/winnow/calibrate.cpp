@@ -10,6 +10,7 @@
 #include "examples/winnow/engine.h"
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
+#include "examples/winnow/model_search.h"
 #include "examples/winnow/progress.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
@@ -28,6 +29,7 @@ public:
         if (step != step_) {
             clear();
             step_ = step;
+            log_info("calibrating: " + step);
             bar_.emplace(step, Progress::Unit::kTokens);
         }
         bar_->update(done, total);
@@ -94,7 +96,7 @@ void report(const Options& options, const Learned& learned, const std::filesyste
     if (!path.empty()) write_sidecar(path, learned.calibration, hash);
     if (!options.calibrate.plot_file.empty()) {
         OutputFile plot(options.calibrate.plot_file);
-        plot.write(calibration_svg(learned.calibration, learned.report));
+        plot.write(calibration_svg(learned.calibration));
         plot.commit();
     }
     write_out(calibration_table(learned.calibration, learned.report, learned.shape));
@@ -149,6 +151,8 @@ void calibrate_for_auto(const Options& options) {
         const Learned learned = learn(quick, vocabulary, builtin_calibration_text(), kQuickContext, true);
         std::filesystem::create_directories(path.parent_path());
         write_sidecar(path, learned.calibration, hash);
+        if (!learned.report.has_structure)
+            log_warning("no head of this model looks back at copies or at the needle: selecting by exact scores");
         log_info(fmt::format("calibrated in {:.0f} s: {}", learned.report.seconds, safe_path(path)));
     } catch (const Error& error) {
         if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
@@ -156,6 +160,16 @@ void calibrate_for_auto(const Options& options) {
     } catch (const std::filesystem::filesystem_error&) {
         log_warning("the calibration cannot be cached: selecting by exact scores");
     }
+}
+
+void warn_of_unchecked_roles(const Options& options, const std::string& preset) {
+    if ((preset != "rtpurbo" && preset != "duo" && preset != "razor") || options.model.empty()) return;
+    const GgufFile file = GgufFile::open(find_model(options.model));
+    const std::shared_ptr<const Calibration> calibration = find_calibration(file, read_model_shape(file));
+    if (calibration && !calibration->checked)
+        log_warning(fmt::format("{} drops what most heads saw, and this model's sidecar was never checked for that, or failed: "
+                                "make one with winnow calibrate, and read its safety check",
+                                preset));
 }
 
 }  // namespace winnow::program

@@ -19,6 +19,9 @@ int run_calibrate(const Options& options);
 /// text and caches it.
 void calibrate_for_auto(const Options& options);
 
+/// Warns when a preset goes by roles of heads that no calibration has checked, or that failed.
+void warn_of_unchecked_roles(const Options& options, const std::string& preset);
+
 /// `--list-devices`
 int list_devices_command();
 

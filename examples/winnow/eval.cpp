@@ -19,6 +19,7 @@
 #include "examples/winnow/terminal.h"
 #include "models/calibration/repeat_check.h"
 #include "models/model_config.h"
+#include "models/session_plan.h"
 
 namespace winnow::program {
 namespace {
@@ -56,14 +57,16 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, const SparseOptions& sparse)
+               std::uint32_t n_ctx, std::uint32_t n_positions, const SessionOptions& options)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
-          sparse_(sparse) {}
+          sparse_(options.sparse),
+          kv_type_(options.kv_type),
+          n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.n_ctx())) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
         const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
@@ -162,7 +165,9 @@ private:
             row.report = session_.sparse_report();
             row.bytes_per_token =
                 row.report.n_steps == 0 ? dense_bytes : row.report.kv_bytes_per_token;
-            row.kv_bytes = session_.memory().kv_bytes;
+            // Not this session's: its cache serves every preset, so that all look at the same prefill.
+            row.kv_bytes = planned_kv_bytes(session_.shape(), kv_type_, session_.n_ctx(), n_chunk_,
+                                            session_.sparse_policy());
             log_info(fmt::format("{}: share {:.3f}, NLL {:+.4f}, {:.0f} s", row.preset,
                                  row.report.attended_share, row.nll_delta, row.seconds));
         }
@@ -195,6 +200,7 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label) {
+        log_info("probe of " + label);
         use("off", 0);
         prefill(session_, probe.context, label);
         // Windowed layers may have to start over when the cache is cut; a small margin keeps the
@@ -228,6 +234,7 @@ private:
         std::vector<SparseOptions> ways{sparse_of("off", 0)};
         for (const EvalRow& row : rows_) ways.push_back(sparse_of(row.preset, 0));
         const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
+        log_info("repeated random tokens");
         Progress progress("repeats", Progress::Unit::kTokens);
         const std::vector<double> found = repeat_perplexities(
             session_, TokenPool(tokenizer_), ways, period, [&](std::uint64_t done, std::uint64_t total) {
@@ -246,6 +253,8 @@ private:
     std::vector<TokenId> text_;
     std::uint32_t n_prefill_, n_positions_, n_ctx_;
     SparseOptions sparse_;  // what the flags ask of every preset
+    KvType kv_type_;
+    std::uint32_t n_chunk_;
     std::vector<EvalRow> rows_;
 };
 
@@ -277,9 +286,13 @@ int run_eval(const Options& options) {
         make_preset(preset, windowed);  // refuse a bad name before minutes of work
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
+    for (const std::string& preset : presets) {
+        if (preset == "auto" && options.sparse.preset != "auto") calibrate_for_auto(options);
+        if (preset != options.sparse.preset) warn_of_unchecked_roles(options, preset);
+    }
     const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
     Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
-                          sparse_options(options));
+                          session_options(options, n_ctx));
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {

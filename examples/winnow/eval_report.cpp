@@ -35,6 +35,14 @@ std::string heat_map(const std::string& title, const std::vector<float>& values,
     return svg;
 }
 
+// A captured mass; dense attention and heads without lists are not audited.
+std::string mass_text(const SparseReport& report, double mass) {
+    return report.n_audits == 0 ? "-" : fmt::format("{:.3f}", mass);
+}
+nlohmann::json mass_json(const SparseReport& report, double mass) {
+    return report.n_audits == 0 ? nlohmann::json() : nlohmann::json(mass);
+}
+
 }  // namespace
 
 std::string eval_table(const std::vector<EvalRow>& rows) {
@@ -45,10 +53,10 @@ std::string eval_table(const std::vector<EvalRow>& rows) {
         "---: | ---: | ---: | ---: | ---: |\n";
     for (const EvalRow& r : rows) {
         out += fmt::format(
-            "| {} | {} | {:.3f} | {:.3f} | {:.3f} | {:.3f} | {:+.4f} | {:.4f} | {:.4f} | {:.3f} | "
+            "| {} | {} | {:.3f} | {} | {} | {} | {:+.4f} | {:.4f} | {:.4f} | {:.3f} | "
             "{:.3f} | {:.2f} | {:+.3f} | {:+.3f} | {:.2f}x | {:.2f} |\n",
-            r.preset, r.n_ctx, r.report.attended_share, r.report.mass_mean, r.report.mass_p5,
-            r.report.mass_min, r.nll_delta, r.kl_mean, r.kl_p99, r.top1_agree, r.long_range_gain,
+            r.preset, r.n_ctx, r.report.attended_share, mass_text(r.report, r.report.mass_mean),
+            mass_text(r.report, r.report.mass_p5), mass_text(r.report, r.report.mass_min), r.nll_delta, r.kl_mean, r.kl_p99, r.top1_agree, r.long_range_gain,
             r.copy_acc, r.needle_nll_delta, r.aggregate_nll_delta,
             r.repeat_ppl / r.dense_repeat_ppl, r.bytes_per_token / 1e6);
     }
@@ -72,11 +80,11 @@ std::string eval_json(const std::vector<EvalRow>& rows) {
                         {"aggregate_nll_delta", r.aggregate_nll_delta},
                         {"repeat_ppl", r.repeat_ppl},
                         {"dense_repeat_ppl", r.dense_repeat_ppl},
-                        {"mass_mean", r.report.mass_mean},
-                        {"mass_p5", r.report.mass_p5},
-                        {"mass_min", r.report.mass_min},
-                        {"mass_without_sinks_mean", r.report.rest_mean},
-                        {"mass_without_sinks_min", r.report.rest_min},
+                        {"mass_mean", mass_json(r.report, r.report.mass_mean)},
+                        {"mass_p5", mass_json(r.report, r.report.mass_p5)},
+                        {"mass_min", mass_json(r.report, r.report.mass_min)},
+                        {"mass_without_sinks_mean", mass_json(r.report, r.report.rest_mean)},
+                        {"mass_without_sinks_min", mass_json(r.report, r.report.rest_min)},
                         {"attended_share", r.report.attended_share},
                         {"bytes_per_token", r.bytes_per_token},
                         {"kv_bytes", r.kv_bytes},

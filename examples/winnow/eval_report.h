@@ -24,7 +24,7 @@ struct EvalRow {
     std::map<std::string, double> needle_deltas;  ///< by kind
     SparseReport report;
     double bytes_per_token = 0;
-    std::uint64_t kv_bytes = 0;
+    std::uint64_t kv_bytes = 0;  ///< of a session opened with the preset
     double seconds = 0;
 };
 

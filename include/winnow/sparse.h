@@ -68,6 +68,8 @@ struct PresetSetting {
     std::uint32_t budget = 0;   ///< tokens, of presets that cut by budget
     float budget_share = 0;     ///< the same as a share of the cached tokens, for contexts longer than the measured one
     float captured = 0;         ///< audited mass with it, mean over layers, heads and steps
+    float bytes_per_token = 0;  ///< keys, values, summaries and index keys that a step then read
+    float repeat_ratio = 0;     ///< perplexity of repeated random tokens over that of dense attention; 0 = not measured
 };
 
 /// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers, n_kv_heads, ...];
@@ -85,6 +87,14 @@ struct Calibration {
     std::vector<std::uint32_t> anchors;     ///< full layers whose selection serves the full layers after them, ascending
     std::vector<std::uint32_t> head_maps;   ///< [...] kv head of the layer's anchor whose selection serves
     std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
+    bool checked = false;                   ///< the roles stood the test of repeated random tokens
+    std::vector<std::uint32_t> refresh_layers;  ///< full layers that attend to everything in hylra, ascending
+    std::vector<std::uint32_t> refresh_maps;    ///< [...] kv head of the refreshing layer before whose selection serves
+    std::vector<float> overlap;  ///< [n_layers, n_layers] share of the column's best tokens that are the row's too
+    /// Of the index and of RoPE pairs on text that no moment has seen, [n_layers, n_heads]: attention mass of the 64 tokens that they
+    /// choose over that of the best 64, and how many of those they find. Empty = not measured; -1 where a head was not.
+    std::vector<float> index_mass, index_recall, pair_mass, pair_recall;
+    std::vector<float> captured_mass;       ///< [...] true mass of what holds an estimated 0.9; empty, -1: the same
     std::string preset;                     ///< recommended for `auto`
     float mass = 0;                         ///< its attention mass; 0 = the preset's own
     std::vector<PresetSetting> settings;    ///< what presets use unless told otherwise

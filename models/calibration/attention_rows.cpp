@@ -52,13 +52,14 @@ Rows attention(const Rows& queries, const Rows& keys, const std::vector<std::uin
     return p;
 }
 
-RepeatScores score_repeats(const Rows& attention, const std::vector<std::uint32_t>& positions, std::uint32_t period) {
+RepeatScores score_repeats(const Rows& attention, const std::vector<std::uint32_t>& positions, std::uint32_t period,
+                           std::uint32_t first) {
     RepeatScores sum;
     float n = 0;
     for (std::size_t r = 0; r < positions.size(); ++r) {
-        if (positions[r] < period) continue;
+        if (positions[r] < first + period) continue;
         ++n;
-        for (std::uint32_t back = period; back <= positions[r]; back += period) {
+        for (std::uint32_t back = period; first + back <= positions[r]; back += period) {
             const auto at = static_cast<Eigen::Index>(positions[r] - back);
             sum.echo += attention(static_cast<Eigen::Index>(r), at);
             sum.induction += attention(static_cast<Eigen::Index>(r), at + 1);

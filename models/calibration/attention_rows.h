@@ -37,11 +37,12 @@ private:
 Rows attention(const Rows& queries, const Rows& keys, const std::vector<std::uint32_t>& positions);
 
 /// Sums of a row's attention to earlier copies of its own token and to their successors, where the text repeats itself every
-/// `period` tokens: {echo, induction}, mean over the rows in the second copy or later.
+/// `period` tokens from token `first` on: {echo, induction}, mean over the rows in the second copy or later.
 struct RepeatScores {
     float echo = 0, induction = 0;
 };
-RepeatScores score_repeats(const Rows& attention, const std::vector<std::uint32_t>& positions, std::uint32_t period);
+RepeatScores score_repeats(const Rows& attention, const std::vector<std::uint32_t>& positions, std::uint32_t period,
+                           std::uint32_t first = 0);
 
 /// Runs task(0) .. task(n-1) on all cores; the first exception is thrown again here.
 void parallel_for(std::size_t n, const std::function<void(std::size_t)>& task);

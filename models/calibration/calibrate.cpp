@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <optional>
 #include <utility>
 
 #include "models/calibration/head_roles.h"
@@ -21,6 +20,7 @@ namespace {
 constexpr std::uint32_t kTextTokens = 1024, kQuickTextTokens = 768;
 constexpr std::uint32_t kHeldOutTokens = 4096, kLeastHeldOut = 512;
 constexpr std::uint32_t kPeriod = 512, kQuickPeriod = 384;
+constexpr std::uint32_t kCopies = 2;  // RazorAttention has four: each row then looks for its token in up to three places, at twice the cost
 constexpr std::uint32_t kRepeatRows = 96;
 constexpr std::uint32_t kRepeatSeed = 20261123;
 constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text alone copies worse
@@ -28,9 +28,13 @@ constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other key
 constexpr std::uint32_t kAnchors = 5;
 constexpr float kTargetMass = 0.9f;     // of the settings of presets
 constexpr std::uint32_t kSettingSteps = 4, kLeastSettingText = 1024;  // in less, sinks and window are most of it
-constexpr double kSafe = 1.15;          // repeat perplexity with roles over the dense one
-constexpr std::uint32_t kMostWidenings = 6;
-constexpr float kWidening = 0.05f / 0.14f;
+constexpr std::size_t kChecked = 2;     // presets that are measured on repeats: the cheapest
+constexpr double kCopying = 0.5;        // of the perplexity of chance: a model above it copies nothing
+
+IndexMoments seen_moments(const Moments& m) {
+    const Eigen::VectorXd mean = m.key_mean / m.n_keys;
+    return {m.query / m.n_queries, m.key / m.n_keys - mean * mean.transpose()};
+}
 
 class Calibrator {
 public:
@@ -52,8 +56,7 @@ public:
         const std::uint32_t n_text = std::min<std::uint32_t>(options_.quick ? kQuickTextTokens : kTextTokens, session_.n_ctx());
         const std::vector<TokenId>& text = input_.text;
         std::vector<TokenId> tokens(text.begin(), text.begin() + std::min<std::ptrdiff_t>(n_text, std::ssize(text)));
-        std::vector<TokenId> held(text.begin() + std::ssize(tokens), text.end());
-        held.resize(std::min<std::size_t>({held.size(), kHeldOutTokens, session_.n_ctx()}));
+        std::vector<TokenId> held = input_.later_text(tokens.size(), std::min(kHeldOutTokens, session_.n_ctx()));
         if (options_.quick || held.size() < std::min(kLeastHeldOut, session_.n_ctx())) held.clear();
         report_.n_text = static_cast<std::uint32_t>(tokens.size());
         report_.n_held_out = static_cast<std::uint32_t>(held.size());
@@ -66,20 +69,13 @@ public:
         } else {
             text_moments_ = moments_of(tokens, "text", nullptr);
             fit();
-            clock_.enter("prefill");
-            session_.truncate(0);
-            session_.capture(
-                analysis.tokens(),
-                [&](std::uint32_t layer, std::uint32_t first, std::span<const std::uint16_t> queries) {
-                    if (is_full(layer)) analysis.sample().collect(layer, first, queries);
-                },
-                progress("held-out text"));
-            add_variants(analysis);
+            const std::vector<Moments> seen = moments_of(analysis.tokens(), "held-out text", &analysis.sample(), true);
+            add_variants(analysis, seen);
         }
         analyse(analysis);
         mark_roles();
-        tune_presets();
-        check_and_widen_roles();
+        tune_presets(tuned_presets(), analysis.tokens());
+        if (check_and_widen_roles() && !c_.settings.empty()) tune_presets({"rtpurbo"}, analysis.tokens());  // it has other heads now
         recommend();
         session_.truncate(0);
         return c_;
@@ -95,14 +91,17 @@ private:
         };
     }
 
-    // Prefills the tokens; moments before RoPE of every full layer.
-    std::vector<Moments> moments_of(const std::vector<TokenId>& tokens, const std::string& step, QuerySample* sample) {
+    // Prefills the tokens; moments of every full layer, before RoPE or as they are: then of the keys and the queries of the second half.
+    std::vector<Moments> moments_of(const std::vector<TokenId>& tokens, const std::string& step, QuerySample* sample,
+                                    bool as_they_are = false) {
         std::vector<Moments> sums(std::size_t{shape_.n_layers} * shape_.n_kv_heads);
         const std::uint32_t n_group = shape_.n_group(), dim = shape_.head_dim;
-        const auto add = [&](std::uint32_t layer, std::uint32_t first, const Rows& rows, auto&& sum) {
+        const std::uint32_t first_query = as_they_are ? static_cast<std::uint32_t>(tokens.size()) / 2 : kSinks;
+        const auto add = [&](std::uint32_t layer, std::uint32_t first, std::uint32_t begin, const Rows& rows, auto&& sum) {
+            const Eigen::Index skip = std::min<Eigen::Index>(first < begin ? begin - first : 0, rows.rows());
+            if (skip == rows.rows()) return;
             Eigen::MatrixXf x = rows;
-            ropes_[layer].rotate(x, first, -1);
-            const Eigen::Index skip = std::min<Eigen::Index>(first < kSinks ? kSinks - first : 0, x.rows());
+            if (!as_they_are) ropes_[layer].rotate(x, first, -1);
             sum(x.bottomRows(x.rows() - skip));
         };
         clock_.enter("prefill");
@@ -116,7 +115,7 @@ private:
                 parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
                     Moments& m = sums[layer * shape_.n_kv_heads + h];
                     for (std::uint32_t g = 0; g < n_group; ++g)
-                        add(layer, first, head_rows(queries, shape_.n_heads, static_cast<std::uint32_t>(h) * n_group + g, dim),
+                        add(layer, first, first_query, head_rows(queries, shape_.n_heads, static_cast<std::uint32_t>(h) * n_group + g, dim),
                             [&](const auto& x) { m.add_queries(x); });
                 });
                 clock_.enter(was);
@@ -128,7 +127,7 @@ private:
             const std::vector<std::uint16_t> keys = session_.cached_keys(layer);
             parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
                 Moments& m = sums[layer * shape_.n_kv_heads + h];
-                add(layer, 0, head_rows(keys, shape_.n_kv_heads, static_cast<std::uint32_t>(h), dim),
+                add(layer, 0, kSinks, head_rows(keys, shape_.n_kv_heads, static_cast<std::uint32_t>(h), dim),
                     [&](const auto& x) { m.add_keys(x); });
             });
         }
@@ -137,16 +136,16 @@ private:
 
     // Repeated random tokens: moments, and which heads find the earlier copy.
     void random_pass() {
-        const std::uint32_t period = std::min(options_.quick ? kQuickPeriod : kPeriod, session_.n_ctx() / 2 - 1);
-        const std::uint32_t n_copies = 2;
-        std::vector<TokenId> tokens = random_text(input_.pool, period, kRepeatSeed);
-        const std::uint32_t n = std::min(period * n_copies, session_.n_ctx());
-        for (std::uint32_t i = period; i < n; ++i) tokens.push_back(tokens[i - period]);
+        const std::uint32_t n_before = input_.pool.bos >= 0 ? 1 : 0;
+        const std::uint32_t period = std::min(options_.quick ? kQuickPeriod : kPeriod, (session_.n_ctx() - n_before) / 2 - 1);
+        const std::uint32_t n = n_before + period * kCopies;
+        const RepeatedText repeated = repeated_text(input_.pool, period, n, kRepeatSeed);
+        const std::uint32_t second = repeated.first + period;
         std::vector<std::uint32_t> rows;
-        for (std::uint32_t i = 0; i < kRepeatRows; ++i) rows.push_back(period + i * (n - period) / kRepeatRows);
+        for (std::uint32_t i = 0; i < kRepeatRows; ++i) rows.push_back(second + i * (n - second) / kRepeatRows);
         rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
         QuerySample sample(shape_, rows);
-        random_moments_ = moments_of(tokens, "random tokens", &sample);
+        random_moments_ = moments_of(repeated.tokens, "random tokens", &sample);
         report_.n_random = n;
         clock_.enter("scores of heads");
         for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
@@ -155,7 +154,7 @@ private:
             parallel_for(shape_.n_heads, [&](std::size_t h) {
                 const auto head = static_cast<std::uint32_t>(h);
                 const Rows k = head_rows(keys, shape_.n_kv_heads, head / shape_.n_group(), shape_.head_dim);
-                const RepeatScores scores = score_repeats(attention(sample.queries(layer, head), k, rows), rows, period);
+                const RepeatScores scores = score_repeats(attention(sample.queries(layer, head), k, rows), rows, period, repeated.first);
                 c_.induction[layer * shape_.n_heads + h] = scores.induction;
                 c_.echo[layer * shape_.n_heads + h] = scores.echo;
             });
@@ -184,23 +183,30 @@ private:
     }
 
     // Indexes that the report compares on the held-out text.
-    void add_variants(TextAnalysis& analysis) {
+    void add_variants(TextAnalysis& analysis, const std::vector<Moments>& seen) {
         clock_.enter("fit");
-        const auto all = [&](const std::string& name, bool int8, auto&& make) {
+        const auto all = [&](const std::string& name, bool int8, auto&& make, KeptQuality kept = {}) {
             std::vector<IndexFit> fits(fits_.size());
             parallel_for(fits.size(), [&](std::size_t head) {
                 if (is_full(static_cast<std::uint32_t>(head) / shape_.n_kv_heads)) fits[head] = make(head);
             });
-            analysis.add_variant(name, std::move(fits), int8);
+            analysis.add_variant(name, std::move(fits), int8, kept);
         };
         const std::uint32_t dim = c_.index_dim, wide = std::min(2 * dim, c_.head_dim);
-        all("calibrated", false, [&](std::size_t h) { return fits_[h]; });
+        all("calibrated", false, [&](std::size_t h) { return fits_[h]; }, {&Calibration::index_mass, &Calibration::index_recall});
         all("calibrated, int8 keys", true, [&](std::size_t h) { return fits_[h]; });
         all("calibrated", false, [&](std::size_t h) { return fit_index(index_moments(h), wide); });
         all("RoPE pairs", false, [&](std::size_t h) {
             const auto from = c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(h * dim);
             return pair_fit({from, from + dim}, c_.head_dim);
+        }, {&Calibration::pair_mass, &Calibration::pair_recall});
+        // What the rotation loses: moments of a short text, rotated, against those that the judged text itself shows.
+        const auto n_seen = static_cast<std::uint32_t>(analysis.tokens().size());
+        if (n_seen < 2 * report_.n_text) return;
+        all(fmt::format("text of {}, rotated to {}", report_.n_text, n_seen), false, [&](std::size_t h) {
+            return fit_index(spread_moments(text_moments_[h], ropes_[h / shape_.n_kv_heads], n_seen), dim);
         });
+        all(fmt::format("this text, as its {} show it", n_seen), false, [&](std::size_t h) { return fit_index(seen_moments(seen[h]), dim); });
     }
 
     void analyse(TextAnalysis& analysis) {
@@ -222,43 +228,76 @@ private:
         }
     }
 
-    void check_and_widen_roles() {
-        if (options_.quick) return;
+    // @returns whether the roles changed.
+    bool check_and_widen_roles() {
+        report_.has_structure = has_retrieval_heads(c_);
+        if (options_.quick) return false;
         clock_.enter("safety check");
-        const std::vector<float> levels = head_levels(c_, shape_);
         const std::uint32_t period = std::min(kPeriod, session_.n_ctx() / 2 - 32);
-        for (std::uint32_t widened = 0;; ++widened) {
-            const RepeatCheck check = check_roles(session_, input_.pool, std::make_shared<Calibration>(c_), period,
-                                                  [&](std::uint64_t done, std::uint64_t total) {
-                                                      if (options_.on_progress) options_.on_progress("safety check", done, total);
-                                                  });
-            report_.dense_repeat = check.dense;
-            report_.roles_repeat = check.roles;
-            report_.n_widened = widened;
-            report_.roles_safe = check.roles <= kSafe * check.dense;
-            if (report_.roles_safe || options_.full_share >= 0 || widened == kMostWidenings || c_.full_share >= 1) return;
-            mark_full_heads(c_, shape_, levels, 1 + kWidening * static_cast<float>(widened + 1));
-        }
+        std::vector<std::string> presets;
+        for (const PresetSetting& s : cheapest_settings(c_.settings, kTargetMass))
+            if (presets.size() < kChecked) presets.push_back(s.preset);
+        const auto progress = [&](std::uint64_t done, std::uint64_t total) {
+            const std::uint64_t third = std::min<std::uint64_t>(3 * done / std::max<std::uint64_t>(total, 1), 2);
+            if (options_.on_progress) options_.on_progress(fmt::format("safety check {}/3", third + 1), done, total);
+        };
+        const RolesVerdict verdict =
+            widen_until_safe(c_, shape_, report_.has_structure && options_.full_share < 0, [&](const Calibration& c) {
+                return check_roles(session_, input_.pool, std::make_shared<Calibration>(c), presets, period, progress);
+            });
+        report_.dense_repeat = verdict.check.dense;
+        report_.roles_repeat = verdict.check.roles;
+        report_.n_widened = verdict.n_widened;
+        // A model that does not copy itself would find any roles good.
+        const auto n_plain = std::count(input_.pool.plain.begin(), input_.pool.plain.end(), true);
+        if (verdict.check.dense > kCopying * static_cast<double>(n_plain)) report_.has_structure = false;
+        c_.checked = report_.roles_safe = report_.has_structure && verdict.safe;
+        for (std::size_t i = 0; i < presets.size(); ++i)
+            for (PresetSetting& s : c_.settings)
+                if (s.preset == presets[i])
+                    s.repeat_ratio = static_cast<float>(std::min(verdict.check.presets[i] / std::max(verdict.check.dense, 1.0), 1e6));
+        return verdict.n_widened > 0;
     }
 
-    // What presets are set to, measured by the exact audit at the end of the text that judged the index and is still cached.
-    void tune_presets() {
-        const std::vector<TokenId> text = session_.tokens();
+    // What presets are set to, measured by the exact audit at the end of the text that judged the index.
+    void tune_presets(const std::vector<std::string>& presets, const std::vector<TokenId>& text) {
         if (options_.quick || text.size() < kLeastSettingText) return;
         const auto n = static_cast<std::uint32_t>(text.size()) - kSettingSteps;
-        if (session_.truncate(n) < n) return;
+        if (session_.n_cached() == 0) {
+            clock_.enter("prefill");
+            session_.prefill(std::span(text).first(n), progress("held-out text"));
+        } else if (session_.truncate(n) < n) {
+            return;
+        }
         clock_.enter("settings");
-        c_.settings = find_settings(session_, tuned_presets(), std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
-                                    [&](std::uint64_t done, std::uint64_t total) {
-                                        if (options_.on_progress) options_.on_progress("settings", done, total);
-                                    });
+        std::vector<PresetSetting> found;
+        for (const std::string& preset : presets) {
+            if (session_.n_cached() != n) break;  // a windowed layer could not go back: what follows would measure another text
+            const auto one = find_settings(session_, {preset}, std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
+                                           [&](std::uint64_t done, std::uint64_t total) {
+                                               if (options_.on_progress) options_.on_progress("settings of " + preset, done, total);
+                                           });
+            found.insert(found.end(), one.begin(), one.end());
+        }
+        for (const PresetSetting& s : found) {
+            const auto old = std::find_if(c_.settings.begin(), c_.settings.end(), [&](const PresetSetting& o) { return o.preset == s.preset; });
+            if (old == c_.settings.end()) {
+                c_.settings.push_back(s);
+            } else {
+                const float ratio = old->repeat_ratio;
+                *old = s;
+                old->repeat_ratio = ratio;
+            }
+        }
         session_.use_sparse({});
     }
 
-    // What `auto` uses: the index, and roles only where they have stood the test.
+    // What `auto` is: the best measured preset, without measurements the index, and roles only where they have stood the test.
     void recommend() {
-        c_.preset = !options_.quick && report_.roles_safe ? "rtpurbo" : "hisa";
-        c_.mass = 0.9f;
+        if (!report_.has_structure) c_.preset = "exact";
+        else if (!c_.settings.empty()) c_.preset = best_preset(c_.settings, kTargetMass, report_.roles_safe);
+        else c_.preset = report_.roles_safe ? "rtpurbo" : "hisa";
+        c_.mass = c_.preset == "exact" ? 0 : 0.9f;
     }
 
     Session& session_;

@@ -27,7 +27,7 @@ struct IndexQuality {
     std::uint32_t index_dim = 0;
     double mass = 0;    ///< of the selected 64 tokens over that of the best 64, mean over rows and query heads
     double recall = 0;  ///< of the best 64
-    std::vector<float> head_mass;  ///< [n_layers, n_heads]; NaN where nothing was measured
+    double retrieval_mass = 0, retrieval_recall = 0;  ///< of the 15 % of the query heads that find the needle best
 };
 
 struct CalibrationReport {
@@ -37,7 +37,8 @@ struct CalibrationReport {
     double dense_repeat = 0;    ///< perplexity of repeated random tokens, median of the seeds; 0 = not checked
     double roles_repeat = 0;    ///< the same with the roles
     std::uint32_t n_widened = 0;  ///< times that the safety check asked for more retrieval heads
-    bool roles_safe = true;
+    bool roles_safe = false;      ///< they were checked, and stood it
+    bool has_structure = true;    ///< some head looks back at copies or at the needle, and the model copies
     double seconds = 0;
     std::vector<PhaseTime> phases;  ///< what the seconds went into
 };

@@ -36,6 +36,23 @@ std::vector<TokenId> random_text(const TokenPool& pool, std::uint32_t n, std::ui
     return ids;
 }
 
+RepeatedText repeated_text(const TokenPool& pool, std::uint32_t period, std::uint32_t n_tokens, std::uint32_t seed) {
+    RepeatedText out;
+    if (pool.bos >= 0) out.tokens.push_back(pool.bos);
+    out.first = static_cast<std::uint32_t>(out.tokens.size());
+    const std::vector<TokenId> ids = random_text(pool, period, seed);
+    for (std::uint32_t i = 0; out.tokens.size() < n_tokens; ++i) out.tokens.push_back(ids[i % period]);
+    return out;
+}
+
+std::vector<TokenId> CalibrationInput::later_text(std::size_t from, std::size_t n) const {
+    std::vector<TokenId> out;
+    if (from >= text.size() || n == 0) return out;
+    if (pool.bos >= 0) out.push_back(pool.bos);
+    for (std::size_t i = from; i < text.size() && out.size() < n; ++i) out.push_back(text[i]);
+    return out;
+}
+
 CalibrationInput::CalibrationInput(const Tokenizer& tokenizer, std::string_view words)
     : pool(tokenizer), text(tokenizer.encode(words, kBegins)), needle(tokenizer.encode(kNeedle, kGoesOn)) {}
 

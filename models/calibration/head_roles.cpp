@@ -38,6 +38,13 @@ std::vector<float> head_levels(const Calibration& c, const ModelShape& shape) {
     return kv_levels;
 }
 
+bool has_retrieval_heads(const Calibration& c) {
+    constexpr float kLeast = 0.1f;
+    for (const auto* scores : {&c.induction, &c.retrieval})
+        if (std::any_of(scores->begin(), scores->end(), [](float score) { return score >= kLeast; })) return true;
+    return false;
+}
+
 void mark_full_heads(Calibration& c, const ModelShape& shape, const std::vector<float>& levels, float level) {
     c.full_heads.assign(levels.size(), 0);
     std::size_t n_full = 0, n = 0;

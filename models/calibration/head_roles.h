@@ -13,6 +13,9 @@ namespace winnow {
 /// A kv head counts as its best query head does.
 std::vector<float> head_levels(const Calibration& calibration, const ModelShape& shape);
 
+/// Whether any head looks back at copies or at the needle: random weights have no head that gives them a tenth of its attention.
+bool has_retrieval_heads(const Calibration& calibration);
+
 /// Marks the kv heads whose level is at most `level` as full heads.
 void mark_full_heads(Calibration& calibration, const ModelShape& shape, const std::vector<float>& levels, float level);
 /// The level at which a share of the kv heads of full layers is marked.

@@ -11,6 +11,7 @@ namespace {
 constexpr std::array<float, 7> kMasses{0.8f, 0.85f, 0.9f, 0.93f, 0.95f, 0.97f, 0.98f};
 constexpr std::array<float, 7> kShares{1.0f / 32, 1.0f / 16, 3.0f / 32, 1.0f / 8, 3.0f / 16, 1.0f / 4, 3.0f / 8};
 constexpr std::uint64_t kMostTrials = 3;  // of a bisection of seven
+constexpr float kMostRepeat = 1.5f;       // repeat perplexity of a preset over that of dense attention
 
 }  // namespace
 
@@ -26,7 +27,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
     std::vector<PresetSetting> settings;
     for (const std::string& preset : presets) {
         if (session.n_cached() != n_cached) break;  // a windowed layer could not go back: what follows would measure another text
-        const auto captured = [&](const PresetSetting& setting) {
+        bool audited = false;
+        const auto measure = [&](PresetSetting& setting) {
             untuned->settings = {setting};
             SparseOptions sparse;
             sparse.preset = preset;
@@ -38,9 +40,11 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
                 session.decode_logits(token);
                 progress(std::min(++done, total), total);
             }
-            const float mass = static_cast<float>(session.sparse_report().mass_mean);
+            const SparseReport report = session.sparse_report();
+            setting.captured = report.n_audits == 0 ? 0 : static_cast<float>(report.mass_mean);
+            audited = audited || report.n_audits != 0;
+            setting.bytes_per_token = static_cast<float>(report.kv_bytes_per_token);
             session.truncate(n_cached);
-            return mass;
         };
         // The rule that the preset has, without a setting.
         untuned->settings.clear();
@@ -49,7 +53,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
         const float own_mass = by_mass ? plain.levels.back().mass : 0;
         const std::uint32_t least = plain.sink + plain.window + 1;
         const auto setting = [&](std::size_t i) {
-            PresetSetting s{preset, 0, 0, 0, 0};
+            PresetSetting s;
+            s.preset = preset;
             if (by_mass) s.mass = kMasses[i];
             else {
                 s.budget = std::max(static_cast<std::uint32_t>(kShares[i] * static_cast<float>(n_cached)), least);
@@ -65,7 +70,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
         while (low < high) {
             const std::size_t middle = (low + high) / 2;
             PresetSetting s = setting(middle);
-            s.captured = captured(s);
+            measure(s);
+            if (!audited) break;
             if (s.captured >= target) {
                 high = middle;
                 best = s;
@@ -73,11 +79,28 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
                 low = middle + 1;
             }
         }
-        if (best.captured == 0) best.captured = captured(best);  // nothing cheaper reached the target
-        settings.push_back(best);
+        if (audited && best.captured == 0) measure(best);  // nothing cheaper reached the target
+        if (audited) settings.push_back(best);              // else no layer of this model selects with it
         done = std::min(++n_presets * kMostTrials * next.size(), total);
     }
     return settings;
+}
+
+std::vector<PresetSetting> cheapest_settings(const std::vector<PresetSetting>& settings, float target) {
+    std::vector<PresetSetting> good;
+    for (const PresetSetting& s : settings)
+        if (s.captured >= target && s.bytes_per_token > 0) good.push_back(s);
+    std::stable_sort(good.begin(), good.end(),
+                     [](const PresetSetting& a, const PresetSetting& b) { return a.bytes_per_token < b.bytes_per_token; });
+    return good;
+}
+
+std::string best_preset(const std::vector<PresetSetting>& settings, float target, bool roles_safe) {
+    for (const PresetSetting& s : cheapest_settings(settings, target)) {
+        if (s.preset == "rtpurbo" && !roles_safe) continue;
+        if (s.repeat_ratio > 0 && s.repeat_ratio <= kMostRepeat) return s.preset;
+    }
+    return "exact";
 }
 
 }  // namespace winnow

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "models/calibration/head_roles.h"
+
 namespace winnow {
 namespace {
 
@@ -12,6 +14,9 @@ constexpr std::uint32_t kSeeds = 3;
 constexpr std::uint32_t kFirstSeed = 20261124;  // not the one that the scores come from
 constexpr std::uint32_t kLeadTokens = 8;        // of the second copy: they only point at the first
 constexpr std::uint32_t kScoredTokens = 32;
+constexpr double kSafe = 1.15;  // repeat perplexity with roles over the dense one
+constexpr std::uint32_t kMostWidenings = 6;
+constexpr float kWidening = 0.05f / 0.14f;  // 5 % more of the heads
 
 double nll(std::span<const float> logits, TokenId token) {
     const double most = *std::max_element(logits.begin(), logits.end());
@@ -64,14 +69,45 @@ std::vector<double> repeat_perplexities(Session& session, const TokenPool& pool,
 }
 
 RepeatCheck check_roles(Session& session, const TokenPool& pool, std::shared_ptr<const Calibration> calibration,
-                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+                        const std::vector<std::string>& presets, std::uint32_t period,
+                        const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    const auto window = static_cast<std::int32_t>(std::max(period / 2, 1u));
     SparseOptions off, roles;
     roles.preset = "duo";
-    roles.calibration = std::move(calibration);
-    roles.overrides.window = static_cast<std::int32_t>(std::max(period / 2, 1u));
+    roles.calibration = calibration;
+    roles.overrides.window = window;
     roles.overrides.min_ctx = 0;
-    const std::vector<double> medians = repeat_perplexities(session, pool, {off, roles}, period, progress);
-    return {medians[0], medians[1]};
+    std::vector<SparseOptions> ways{off, roles};
+    const std::vector<bool> windowed(session.shape().n_layers);
+    for (const std::string& preset : presets) {
+        SparseOptions way;
+        way.preset = preset;
+        way.calibration = calibration;
+        way.overrides.min_ctx = 0;
+        const SparsePolicy policy = make_preset(preset, windowed, {}, calibration.get());
+        if (!policy.local_heads.empty()) way.overrides.window = window;
+        const std::vector<PresetSetting>& settings = calibration->settings;
+        const auto setting = std::find_if(settings.begin(), settings.end(), [&](const PresetSetting& s) { return s.preset == preset; });
+        if (setting != settings.end() && setting->mass == 0)
+            way.overrides.budget = std::max(static_cast<std::uint32_t>(setting->budget_share * static_cast<float>(period)),
+                                            policy.sink + policy.window);
+        ways.push_back(way);
+    }
+    const std::vector<double> medians = repeat_perplexities(session, pool, ways, period, progress);
+    return {medians[0], medians[1], {medians.begin() + 2, medians.end()}};
+}
+
+RolesVerdict widen_until_safe(Calibration& c, const ModelShape& shape, bool may_widen,
+                              const std::function<RepeatCheck(const Calibration&)>& check) {
+    const std::vector<float> levels = head_levels(c, shape);
+    RolesVerdict verdict;
+    while (true) {
+        verdict.check = check(c);
+        verdict.safe = verdict.check.roles <= kSafe * verdict.check.dense;
+        if (verdict.safe || !may_widen || verdict.n_widened == kMostWidenings || c.full_share >= 1) return verdict;
+        ++verdict.n_widened;
+        mark_full_heads(c, shape, levels, 1 + kWidening * static_cast<float>(verdict.n_widened));
+    }
 }
 
 }  // namespace winnow

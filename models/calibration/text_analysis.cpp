@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 namespace winnow {
@@ -12,6 +13,7 @@ constexpr std::uint32_t kTopTokens = 64;
 constexpr std::uint32_t kRows = 64, kQuickRows = 32;
 constexpr std::uint32_t kFewer = 4;  // temperatures and similarity look at one row of so many
 constexpr float kMass = 0.9f;
+constexpr double kLeastOverlap = 0.85;  // of the lists of a layer that reuses (HyLRA)
 
 std::vector<std::uint32_t> every(const std::vector<std::uint32_t>& values, std::size_t stride) {
     std::vector<std::uint32_t> out;
@@ -38,6 +40,24 @@ std::vector<std::uint32_t> with_needle(std::vector<std::uint32_t> rows, std::uin
     return rows;
 }
 
+std::vector<std::size_t> all_of(const std::vector<float>& values) {
+    std::vector<std::size_t> all(values.size());
+    std::iota(all.begin(), all.end(), std::size_t{0});
+    return all;
+}
+
+// Of those values that are measured; -1 when none is.
+double mean_of(const std::vector<float>& values, const std::vector<std::size_t>& which) {
+    double sum = 0;
+    std::size_t n = 0;
+    for (const std::size_t i : which) {
+        if (values[i] < 0) continue;
+        sum += values[i];
+        ++n;
+    }
+    return n == 0 ? -1 : sum / static_cast<double>(n);
+}
+
 }  // namespace
 
 TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens, const std::vector<TokenId>& needle, bool quick)
@@ -55,12 +75,13 @@ TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens,
     std::copy_n(needle.begin(), n_needle_, tokens_.end() - n_needle_);
 }
 
-void TextAnalysis::add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8) {
+void TextAnalysis::add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8, KeptQuality kept) {
     Variant v;
     v.quality.name = name;
     for (const IndexFit& fit : fits) v.quality.index_dim = std::max(v.quality.index_dim, static_cast<std::uint32_t>(fit.b.rows()));
-    v.quality.head_mass.assign(std::size_t{shape_.n_layers} * shape_.n_heads, NAN);
-    v.recalls.assign(v.quality.head_mass.size(), 0);
+    v.masses.assign(std::size_t{shape_.n_layers} * shape_.n_heads, -1);
+    v.recalls = v.masses;
+    v.kept = kept;
     v.fits = std::move(fits);
     v.int8 = int8;
     variants_.push_back(std::move(v));
@@ -101,8 +122,8 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
             const SelectionQuality q =
                 measure_selection(judged, index_scores(queries.topRows(n_rows), keys, v.fits[at], v.int8), rows_, candidates_, kTopTokens);
             if (q.n_rows == 0) continue;
-            v.quality.head_mass[head] = static_cast<float>(q.mass);
-            v.recalls[head] = q.recall;
+            v.masses[head] = static_cast<float>(q.mass);
+            v.recalls[head] = static_cast<float>(q.recall);
         }
         const Rows few_p = every_row(p, n_rows, few);
         if (g == 0) pooled = few_p / static_cast<float>(n_group);
@@ -114,28 +135,32 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
     c.temperatures[at] = fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
 }
 
+// The 15 % of the query heads that find the needle best.
+std::vector<std::size_t> TextAnalysis::retrieval_heads(const Calibration& c) const {
+    std::vector<std::size_t> heads;
+    for (std::size_t h = 0; h < c.retrieval.size(); ++h)
+        if (shape_.layers[h / shape_.n_heads].window == 0) heads.push_back(h);
+    std::stable_sort(heads.begin(), heads.end(), [&](std::size_t a, std::size_t b) { return c.retrieval[a] > c.retrieval[b]; });
+    heads.resize(std::max<std::size_t>(heads.size() * 15 / 100, std::min<std::size_t>(heads.size(), 1)));
+    return heads;
+}
+
 void TextAnalysis::finish(Calibration& c, std::uint32_t n_anchors, CalibrationReport& report) {
     similarity_.choose_anchors(c, n_anchors);
-    double captured = 0;
-    std::size_t n_captured = 0;
-    for (const float mass : captured_) {
-        if (mass < 0) continue;
-        captured += mass;
-        ++n_captured;
-    }
-    report.captured = n_captured == 0 ? 0 : captured / static_cast<double>(n_captured);
+    similarity_.choose_refreshes(c, kLeastOverlap);
+    report.captured = mean_of(captured_, all_of(captured_));
+    if (!variants_.empty()) c.captured_mass = captured_;
+    const std::vector<std::size_t> retrieving = retrieval_heads(c);
     for (Variant& v : variants_) {
-        std::size_t n = 0;
-        for (std::size_t h = 0; h < v.recalls.size(); ++h) {
-            if (std::isnan(v.quality.head_mass[h])) continue;
-            v.quality.mass += v.quality.head_mass[h];
-            v.quality.recall += v.recalls[h];
-            ++n;
-        }
-        if (n == 0) continue;
-        v.quality.mass /= static_cast<double>(n);
-        v.quality.recall /= static_cast<double>(n);
+        const std::vector<std::size_t> all = all_of(v.masses);
+        if (mean_of(v.masses, all) < 0) continue;
+        v.quality.mass = mean_of(v.masses, all);
+        v.quality.recall = mean_of(v.recalls, all);
+        v.quality.retrieval_mass = mean_of(v.masses, retrieving);
+        v.quality.retrieval_recall = mean_of(v.recalls, retrieving);
         report.indexes.push_back(v.quality);
+        if (v.kept.mass != nullptr) c.*v.kept.mass = v.masses;
+        if (v.kept.recall != nullptr) c.*v.kept.recall = v.recalls;
     }
 }
 

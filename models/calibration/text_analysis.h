@@ -12,6 +12,12 @@
 
 namespace winnow {
 
+/// Where a TextAnalysis puts what it found of an index in each query head.
+struct KeptQuality {
+    std::vector<float> Calibration::*mass = nullptr;
+    std::vector<float> Calibration::*recall = nullptr;
+};
+
 /// What the attention of one text says: which heads look far and which find a needle, how well an index predicts it, and how much
 /// layers agree. Rows come from the text's second half.
 class TextAnalysis {
@@ -23,11 +29,11 @@ public:
     QuerySample& sample() { return sample_; }
 
     /// An index to be measured, fits [n_layers, n_kv_heads].
-    void add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8);
+    void add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8, KeptQuality kept = {});
 
     /// Analyses a full layer. @param keys of the cached text. Scores and temperatures go into the calibration.
     void add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys, const std::vector<IndexFit>& fits, Calibration& c);
-    /// Anchors and head maps into the calibration, means into the report.
+    /// Anchors, head maps and what was measured into the calibration, means into the report.
     void finish(Calibration& c, std::uint32_t n_anchors, CalibrationReport& report);
 
 private:
@@ -35,8 +41,10 @@ private:
         IndexQuality quality;
         std::vector<IndexFit> fits;
         bool int8 = false;
-        std::vector<double> recalls;
+        KeptQuality kept;
+        std::vector<float> masses, recalls;  ///< [n_layers, n_heads]; -1 where nothing was measured
     };
+    std::vector<std::size_t> retrieval_heads(const Calibration& c) const;
     void add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c);
 
     const ModelShape& shape_;

@@ -171,6 +171,12 @@ void Prefill::record_layers(vk::Recorder& recorder, std::uint32_t first, std::ui
     }
 }
 
+bool Prefill::has_rings(std::uint32_t layer) const {
+    for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h)
+        if (cache_.layout().head(layer, h).ring_blocks != 0) return true;
+    return false;
+}
+
 void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
                            std::uint32_t position) const {
     const LayerWeights& w = weights_.layers[layer];
@@ -187,16 +193,26 @@ void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uin
     stages.k->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.k, q_dim, n_tokens, qkv_dim, 0});
     stages.v->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.v, q_dim + kv_dim, n_tokens, qkv_dim, 0});
     recorder.barrier();
-    rope_append_.record(recorder,
-                        {b.projections, weights_.rope, cache_.tables(), w.params, b.query, cache_.keys(layer),
-                         cache_.values(layer)},
-                        {n_tokens, position, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
-                         layout.table_offset(layer), layout.table_stride()});
-    recorder.barrier();
-    if (attention_ != nullptr) attention_->record_prefill(recorder, layer, n_tokens, position);
-    attend_.record(recorder, {cache_.tables(), cache_.keys(layer), cache_.values(layer), b.query, b.halves},
-                   {n_tokens, position, layout.table_offset(layer), layout.table_stride()});
-    recorder.barrier();
+    // Rings have room for so many tokens before a query must have read what they overwrite.
+    const std::uint32_t part = has_rings(layer) ? layout.config().max_chunk : n_tokens;
+    for (std::uint32_t at = 0; at < n_tokens; at += part) {
+        const std::uint32_t n = std::min(part, n_tokens - at);
+        const auto from = [at](const vk::Buffer& buffer, std::uint64_t row) {
+            return vk::BufferRange{buffer, at * row, buffer.bytes() - at * row};
+        };
+        rope_append_.record(recorder,
+                            {from(b.projections, qkv_dim * 4ull), weights_.rope, cache_.tables(), w.params,
+                             from(b.query, q_dim * 2ull), cache_.keys(layer), cache_.values(layer)},
+                            {n, position + at, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
+                             layout.table_offset(layer), layout.table_stride()});
+        recorder.barrier();
+        if (attention_ != nullptr && at + n == n_tokens) attention_->record_prefill(recorder, layer, n_tokens, position);
+        attend_.record(recorder,
+                       {cache_.tables(), cache_.keys(layer), cache_.values(layer), from(b.query, q_dim * 2ull),
+                        from(b.halves, q_dim * 2ull)},
+                       {n, position + at, layout.table_offset(layer), layout.table_stride()});
+        recorder.barrier();
+    }
     record_branch_end(recorder, *stages.output, w.output, w.post_attn_norm, n_tokens);
 
     norm_.record(recorder, {b.x, w.ffn_norm, b.halves, b.x}, {n_tokens, shape_.rms_eps});

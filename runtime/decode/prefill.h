@@ -65,6 +65,7 @@ private:
     void record_layers(vk::Recorder& recorder, std::uint32_t first, std::uint32_t end, std::uint32_t n_tokens,
                        std::uint32_t position) const;
     void record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
+    bool has_rings(std::uint32_t layer) const;
     void record_branch_end(vk::Recorder& recorder, const Matmul& matmul, const std::vector<MatrixRange>& ranges,
                            const vk::BufferRange& post_norm, std::uint32_t n_tokens) const;
     void read_logits(std::uint32_t first, std::uint32_t n_tokens, const LogitRows& rows);

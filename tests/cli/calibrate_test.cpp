@@ -6,6 +6,7 @@
 namespace winnow::test {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 // A folder with a model of its own, and a cache of its own: a sidecar changes what other tests see.
@@ -59,6 +60,44 @@ TEST_F(Calibrate, WritesASidecarThatThePresetsThenUse) {
     }
 }
 
+TEST_F(Calibrate, ReportsWhatItMeasured) {
+    TinyOptions options;
+    options.n_ctx = 2048;
+    const std::vector<std::byte> bytes = make_tiny_gguf(options);
+    const std::string long_model = write("long.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    const Outcome made = run({"calibrate", "-m", long_model, "-f", text_, "--plot", path("long.svg"), "-lv", "3"});
+    ASSERT_EQ(made.status, 0) << made.err;
+    EXPECT_THAT(made.out, ContainsRegex("retrieval heads: [0-4] of 4 kv heads"));
+    EXPECT_THAT(made.out, ContainsRegex("safety check: perplexity of repeated random tokens [0-9.]+ with these roles, [0-9.]+ dense"));
+    EXPECT_THAT(made.out, HasSubstr("Settings that hold 0.9 of the attention"));
+    for (const std::string preset : {"rtpurbo", "hisa", "kascade"})
+        EXPECT_THAT(made.out, ContainsRegex("\\| " + preset + " \\| .* \\| [01]\\.[0-9]+ \\| [0-9.]+ \\| [0-9.x-]+ \\|")) << preset;
+    // Both layers of this model are dense in quest: nothing is audited, so nothing holds anything.
+    EXPECT_EQ(made.out.find("| quest |"), std::string::npos);
+    EXPECT_THAT(made.out, ContainsRegex("\\| calibrated \\| 8 \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\|"));
+    EXPECT_THAT(made.out, HasSubstr("| text of 1024, rotated to 2048 | 8 |"));
+    EXPECT_THAT(made.out, HasSubstr("| this text, as its 2048 show it | 8 |"));
+    // Random weights: one line, and no roles to rely on.
+    EXPECT_THAT(made.out, HasSubstr("no structure: no head"));
+    EXPECT_THAT(made.out, HasSubstr("auto: exact\n"));
+    const std::string plot = folder_.read("long.svg");
+    for (const char* title : {"induction by layer", "attention to the needle", "attention beyond sinks and window",
+                              "recall of the best 64 tokens by the index<", "one layer's best tokens", "are too"})
+        EXPECT_THAT(plot, HasSubstr(title));
+    EXPECT_EQ(plot.find("not measured"), std::string::npos);
+    // Presets that drop what heads saw say that nobody vouches for it.
+    model_ = long_model;
+    text_ = prompt();
+    EXPECT_THAT(generate("rtpurbo").err, HasSubstr("rtpurbo drops what most heads saw"));
+    EXPECT_EQ(generate("hisa").err.find("drops"), std::string::npos);
+
+    const Outcome brief = run({"calibrate", "-m", path("model.gguf"), "-f", write("brief.txt", folder_.read("prompt.txt") + folder_.read("prompt.txt")), "--plot",
+                               path("brief.svg")});
+    ASSERT_EQ(brief.status, 0) << brief.err;
+    EXPECT_THAT(brief.out, HasSubstr("nothing was held out"));
+    EXPECT_THAT(folder_.read("brief.svg"), HasSubstr("recall of the best 64 tokens by the index: not measured"));
+}
+
 TEST_F(Calibrate, ABadSidecarIsOneLineAndDenseStillWorks) {
     text_ = prompt();
     const std::string sidecar = path("model.winnow.gguf");
@@ -94,6 +133,7 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
     EXPECT_EQ(second.status, 0) << second.err;
     EXPECT_EQ(second.err.find("no calibration"), std::string::npos) << second.err;
     EXPECT_EQ(first.out, second.out);
+    EXPECT_THAT(generate("duo").err, HasSubstr("never checked"));  // a quick one checks no roles
 
     options_.environment["WINNOW_NO_CACHE"] = "1";
     const Outcome uncached = generate("auto");

@@ -126,19 +126,33 @@ TEST_F(Measure, EvalComparesPresetsWithDense) {
         all.insert(all.end(), more.begin(), more.end());
         return run_program(all);
     };
-    const Outcome made = with({"exact,dense", "-c", "960", "--json", rows_file, "--plot", plot});
+    const Outcome made = with({"exact,dense,streaming", "--sparse-window", "128", "-c", "960", "-lv", "3", "--json", rows_file, "--plot", plot});
     ASSERT_EQ(made.status, 0) << made.err;
     EXPECT_THAT(made.out, HasSubstr("| exact | 960 |"));
     const json rows = json::parse(files.read("rows.json"));
-    ASSERT_EQ(rows.size(), 2u);
+    ASSERT_EQ(rows.size(), 3u);
+    // 15 blocks; streaming keeps one of sinks and, with chunks of 64, a ring of four.
+    EXPECT_EQ(rows[0]["kv_bytes"], rows[1]["kv_bytes"]);
+    EXPECT_NEAR(rows[2]["kv_bytes"].get<double>() / rows[1]["kv_bytes"].get<double>(), 5.0 / 15, 0.01);
     for (const char* key : {"preset", "n_ctx", "nll_delta", "kl_mean", "kl_p99", "top1_agree", "long_range_gain", "copy_acc",
                             "needle_nll_delta", "mass_mean", "mass_p5", "mass_min", "attended_share", "bytes_per_token", "kv_bytes"})
         EXPECT_TRUE(rows[0].contains(key)) << key;
     EXPECT_GE(rows[0]["mass_min"].get<double>(), 0.95 - 1e-3);  // exact is honest
     EXPECT_LT(rows[0]["attended_share"].get<double>(), 1);
+    EXPECT_TRUE(rows[1]["mass_mean"].is_null());  // dense: nothing was audited
+    EXPECT_THAT(made.out, HasSubstr("| dense | 960 | 1.000 | - | - | - |"));
     EXPECT_NEAR(rows[1]["nll_delta"].get<double>(), 0, 1e-6);
     EXPECT_EQ(rows[1]["top1_agree"], 1.0);
     EXPECT_THAT(files.read("rows.svg"), HasSubstr("</svg>"));
+
+    // auto is calibrated for, not silently exact.
+    Program::Options cache;
+    cache.environment["XDG_CACHE_HOME"] = files.path("eval-cache");
+    std::vector<std::string> automatic = call;
+    for (const char* word : {"auto", "-c", "512"}) automatic.push_back(word);
+    const Outcome calibrated = run_program(automatic, "", cache);
+    EXPECT_EQ(calibrated.status, 2);  // too short for the probes, which is found after it
+    EXPECT_THAT(calibrated.err, HasSubstr("no calibration of this model yet"));
 
     expect_error(with({"exact", "-c", "300"}), 2, "use -c 512 or more");
     expect_error(with({"exact", "-c", "512"}), 2, "too short for the probe of needles");
@@ -207,6 +221,19 @@ TEST_F(Measure, InfoNamesFeaturesAndVariants) {
     EXPECT_THAT(devices.out, HasSubstr("features   "));
     EXPECT_THAT(devices.out, HasSubstr("variants   *_f16 of"));
     EXPECT_THAT(devices.out, HasSubstr(", not matmul"));
+}
+
+// The shape and the share of retrieval heads of SmolLM2, with the chunks of a GPU.
+TEST_F(Measure, InfoKeepsRingsSmallInShortContexts) {
+    const auto share = [](std::vector<std::string> more) {
+        std::vector<std::string> all{"info", "--shape", "135m", "-c", "8192", "--sparse", "rtpurbo", "--retrieval-share", "0.3556", "--json"};
+        all.insert(all.end(), more.begin(), more.end());
+        return parsed(all)["kv_share"].get<double>();
+    };
+    for (const char* chunk : {"64", "512"}) {
+        EXPECT_LE(share({"--ub", chunk}), 0.45) << chunk;
+        EXPECT_LE(share({"--ub", chunk, "-ctk", "q8_0", "-ctv", "q8_0"}), 0.25) << chunk;
+    }
 }
 
 TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {

@@ -68,7 +68,7 @@ TEST(PresetsTest, Schedules) {
     EXPECT_EQ(count(make_preset("delta", kFull), LayerKind::kAnchor), 3u);
     EXPECT_EQ(count(make_preset("kascade", kFull), LayerKind::kSelect),
               4u);  // of its five, two fall together in so few layers
-    for (const char* name : {"tidal", "delta", "kascade"}) {
+    for (const char* name : {"tidal", "delta", "kascade", "hylra"}) {
         for (const auto& windowed : {kFull, kMixed, std::vector<bool>(40)}) {
             const SparsePolicy p = make_preset(name, windowed);
             std::uint32_t last = 0;
