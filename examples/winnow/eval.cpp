@@ -34,15 +34,25 @@ TokenId argmax(std::span<const float> logits) {
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-void prefill(Session& session, std::span<const TokenId> tokens, const std::string& label) {
-    Progress progress(label, Progress::Unit::kTokens);
+bool begins_with(const std::vector<TokenId>& tokens, std::span<const TokenId> start) {
+    return tokens.size() >= start.size() && std::equal(start.begin(), start.end(), tokens.begin());
+}
+
+// Leaves just these tokens in the cache. Windowed layers may have overwritten what they saw at that place: then all is
+// prefilled again, and densely, since local heads of a policy would see a window only. @returns whether it was.
+bool restore(Session& session, std::span<const TokenId> tokens, const std::string& label) {
+    const auto n = static_cast<std::uint32_t>(tokens.size());
+    if (begins_with(session.tokens(), tokens) && session.truncate(n) == n) return false;
     session.truncate(0);
+    session.use_sparse({});
+    Progress progress(label, Progress::Unit::kTokens);
     session.prefill(tokens, [&](std::uint32_t done, std::uint32_t total) {
         throw_if_interrupted();
         progress.update(done, total);
         return true;
     });
     progress.clear();
+    return true;
 }
 
 // The scored positions of the text, dense: what every preset is compared with.
@@ -93,9 +103,6 @@ private:
         return row;
     }
 
-    void use(const std::string& preset, std::uint32_t audit) {
-        session_.use_sparse(sparse_of(preset, audit));
-    }
     SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const {
         const bool is_dense = preset == "dense" || preset == "off";
         SparseOptions sparse = is_dense ? SparseOptions{} : sparse_;
@@ -105,22 +112,23 @@ private:
         return sparse;
     }
 
-    // Decodes the positions after the prefill one by one; visit(i, logits) for each.
+    // Decodes the positions after the prefill one by one; visit(i, logits) for each. @returns seconds.
     template <typename Visit>
-    void decode_positions(Visit&& visit) {
-        session_.truncate(n_prefill_);
+    double decode_positions(const SparseOptions& way, Visit&& visit) {
+        restore(session_, std::span(text_).first(n_prefill_), "prefill");
+        session_.use_sparse(way);
+        const auto begin = std::chrono::steady_clock::now();
         for (std::uint32_t i = 0; i < n_positions_; ++i) {
             throw_if_interrupted();
             visit(i, session_.decode_logits(text_[n_prefill_ + i]));
         }
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     }
     TokenId target(std::uint32_t i) const { return text_[n_prefill_ + i + 1]; }
 
     void evaluate_text() {
-        use("off", 0);
-        prefill(session_, std::span(text_).first(n_prefill_), "prefill");
         Baseline base;
-        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+        decode_positions(sparse_of("off", 0), [&](std::uint32_t i, std::span<const float> logits) {
             base.logits.emplace_back(logits.begin(), logits.end());
             base.lse.push_back(log_sum_exp(logits));
             base.nll += negative_log_likelihood(logits, base.lse.back(), target(i)) / n_positions_;
@@ -131,26 +139,21 @@ private:
         window.preset = "streaming";
         window.overrides.window = kWindowBaseline;
         window.overrides.min_ctx = 0;
-        session_.use_sparse(window);
-        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+        decode_positions(window, [&](std::uint32_t i, std::span<const float> logits) {
             base.window_nll +=
                 negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
         });
 
         for (EvalRow& row : rows_) {
-            use(row.preset, 1);
-            const auto begin = std::chrono::steady_clock::now();
             std::vector<double> divergences;
             std::uint32_t n_agree = 0;
-            decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+            row.seconds = decode_positions(sparse_of(row.preset, 1), [&](std::uint32_t i, std::span<const float> logits) {
                 const double lse = log_sum_exp(logits);
                 row.nll += negative_log_likelihood(logits, lse, target(i)) / n_positions_;
                 const std::vector<float>& dense = base.logits[i];
                 divergences.push_back(divergence(dense, base.lse[i], logits, lse));
                 n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
             });
-            row.seconds =
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
             row.nll_delta = row.nll - base.nll;
             for (const double kl : divergences)
                 row.kl_mean += kl / static_cast<double>(divergences.size());
@@ -172,11 +175,10 @@ private:
         double nll = 0;  // nats per answer token
         double accuracy = 0;
     };
-    std::vector<Answer> answers(const Probe& probe) {
+    std::vector<Answer> answers(const Probe& probe, const std::string& label, const SparseOptions& way) {
         std::vector<Answer> list;
-        const auto n_context = static_cast<std::uint32_t>(probe.context.size());
         for (const Probe::Question& question : probe.questions) {
-            session_.truncate(n_context);
+            if (restore(session_, probe.context, label) || list.empty()) session_.use_sparse(way);
             std::vector<TokenId> fed = question.query;
             fed.insert(fed.end(), question.answer.begin(), question.answer.end() - 1);
             Answer answer;
@@ -195,15 +197,9 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label) {
-        use("off", 0);
-        prefill(session_, probe.context, label);
-        // Windowed layers may have to start over when the cache is cut; a small margin keeps the
-        // prefix.
-        const std::vector<Answer> dense = answers(probe);
+        const std::vector<Answer> dense = answers(probe, label, sparse_of("off", 0));
         for (EvalRow& row : rows_) {
-            use(row.preset, 0);
-            if (session_.n_cached() < probe.context.size()) prefill(session_, probe.context, label);
-            const std::vector<Answer> sparse = answers(probe);
+            const std::vector<Answer> sparse = answers(probe, label, sparse_of(row.preset, 0));
             std::map<std::string, std::pair<double, int>> by_kind;
             for (std::size_t i = 0; i < sparse.size(); ++i) {
                 auto& [sum, n] = by_kind[probe.questions[i].kind];
