@@ -18,7 +18,7 @@
 #include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/calibration/repeat_check.h"
-#include "models/model_config.h"
+#include "models/session_plan.h"
 
 namespace winnow::program {
 namespace {
@@ -53,6 +53,15 @@ bool restore(Session& session, std::span<const TokenId> tokens, const std::strin
     });
     progress.clear();
     return true;
+}
+
+SparseOptions way_of(const SparseOptions& flags, const std::string& preset, std::uint32_t audit) {
+    const bool is_dense = preset == "dense" || preset == "off";
+    SparseOptions sparse = is_dense ? SparseOptions{} : flags;
+    sparse.preset = preset;
+    sparse.overrides.min_ctx = std::max(flags.overrides.min_ctx, 0);
+    sparse.audit_every = is_dense ? 0 : audit;
+    return sparse;
 }
 
 // The scored positions of the text, dense: what every preset is compared with.
@@ -103,14 +112,7 @@ private:
         return row;
     }
 
-    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const {
-        const bool is_dense = preset == "dense" || preset == "off";
-        SparseOptions sparse = is_dense ? SparseOptions{} : sparse_;
-        sparse.preset = preset;
-        sparse.overrides.min_ctx = std::max(sparse_.overrides.min_ctx, 0);
-        sparse.audit_every = is_dense ? 0 : audit;
-        return sparse;
-    }
+    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const { return way_of(sparse_, preset, audit); }
 
     // Decodes the positions after the prefill one by one; visit(i, logits) for each. @returns seconds.
     template <typename Visit>
@@ -268,14 +270,15 @@ int run_eval(const Options& options) {
     tokens.resize(n_ctx + 1);
     std::vector<std::string> presets = split(options.eval.presets, ',');
     std::erase(presets, "");
-    std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
-    for (const std::string& preset : presets)
-        make_preset(preset, windowed);  // refuse a bad name before minutes of work
+    const SparseOptions flags = sparse_options(options);
+    ModelSource model = open_model(vocabulary.path.string());
+    for (const std::string& preset : presets) checked_policy(options, model, way_of(flags, preset, 1));
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
-    const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
-    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
-                          sparse_options(options));
+    Options dense = options;
+    dense.sparse = {};
+    const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
+    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions, flags);
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {

@@ -15,7 +15,6 @@
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/scoring.h"
 #include "examples/winnow/terminal.h"
-#include "models/model_config.h"
 
 namespace winnow::program {
 namespace {
@@ -188,18 +187,12 @@ SparseOptions compared_policy(const Options& options) {
     return sparse;
 }
 
-// Refuses an unknown preset before the model is loaded.
-void check_preset(const SparseOptions& sparse, const Vocabulary& vocabulary) {
-    const std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
-    make_preset(sparse.preset, windowed, sparse.overrides);
-}
-
 // A cache that keeps everything, which the dense half of a comparison needs.
-std::unique_ptr<Session> open_dense_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_dense_session(const Options& options, ModelSource model, std::uint32_t n_ctx) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
-    return open_session(dense, vocabulary, n_ctx);
+    return open_session(dense, std::move(model), n_ctx);
 }
 
 std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) {
@@ -219,9 +212,9 @@ int run_perplexity(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const SparseOptions sparse = compared_policy(options);
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
-    if (compares) check_preset(sparse, vocabulary);
-    const std::unique_ptr<Session> session = open_dense_session(options, vocabulary, windows.size);
-    if (compares) session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
+    ModelSource model = open_model(vocabulary.path.string());
+    if (compares) checked_policy(options, model, sparse);
+    const std::unique_ptr<Session> session = open_dense_session(options, std::move(model), windows.size);
     if (logits) logits->begin(std::uint64_t{windows.count} * windows.size, session->shape().n_vocab);
 
     using Clock = std::chrono::steady_clock;

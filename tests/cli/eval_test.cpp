@@ -49,5 +49,56 @@ TEST_F(Eval, DenseAgainstItselfIsNothingWithWindowedLayers) {
     EXPECT_EQ(list[0]["repeat_ppl"], list[0]["dense_repeat_ppl"]);
 }
 
+TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
+    const json list = rows(model("eval_llama.gguf", "llama", 1024), {"--positions", "16", "-c", "960", "--presets", "streaming", "--sparse-window", "64"});
+    ASSERT_EQ(list.size(), 1u);
+    std::vector<std::string> kinds;
+    double sum = 0;
+    for (const auto& [kind, delta] : list[0]["needle_nll_delta_by_kind"].items()) {
+        kinds.push_back(kind);
+        EXPECT_TRUE(std::isfinite(delta.get<double>())) << kind;
+        EXPECT_NE(delta.get<double>(), 0) << kind;  // the question itself looks back beyond the window
+        sum += delta.get<double>();
+    }
+    EXPECT_THAT(kinds, ::testing::UnorderedElementsAre("start", "single", "block_edge", "multi_key", "open_block"));
+    EXPECT_NEAR(list[0]["needle_nll_delta"].get<double>(), sum / 5, 1e-9);
+}
+
+// What cannot work is refused before a device is asked for: one that does not exist is never noticed.
+TEST_F(Eval, RefusesBeforeAnythingIsAllocated) {
+    const std::string path = model("eval_llama.gguf", "llama", 1024);
+    const std::vector<std::string> base{"-c", "960", "--device", "no-such-device", "--presets"};
+    const auto with = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), base.begin(), base.end());
+        return run(path, more);
+    };
+    expect_error(with({"exact"}), 3, "no-such-device");
+    expect_error(with({"exact,nonsense"}), 2, "unknown sparse preset 'nonsense'");
+    expect_error(with({"exact,rtpurbo"}), 2, "calibrat");
+    expect_error(with({"dense,quest", "--sparse-budget", "60"}), 2, "below sink + window");
+    expect_error(with({"streaming", "--sparse-window", "0"}), 2, "--sparse-window");
+    const auto perplexity = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), {"perplexity", "-m", path, "-f", text(), "-c", "256", "--device", "no-such-device", "--sparse"});
+        return run_program(more);
+    };
+    expect_error(perplexity({"exact"}), 3, "no-such-device");
+    expect_error(perplexity({"rtpurbo"}), 2, "calibrat");
+    expect_error(perplexity({"quest", "--sparse-budget", "60"}), 2, "below sink + window");
+    expect_error(perplexity({"streaming", "--sparse-window", "0"}), 2, "--sparse-window");
+}
+
+TEST_F(Eval, SaysWhichSettingsHaveNoEffect) {
+    const auto perplexity = [](std::vector<std::string> more) {
+        more.insert(more.begin(), {"perplexity", "-m", Files::shared().tiny(), "-f", text(), "-c", "64", "--windows", "1", "--sparse"});
+        return run_program(more);
+    };
+    const auto warnings = [](const Outcome& outcome) { return own_lines(outcome.err, "winnow: warning: "); };
+    const auto lines = warnings(perplexity({"streaming", "--sparse-mass", "0.9", "--sparse-budget", "500"}));
+    ASSERT_EQ(lines.size(), 2u);
+    EXPECT_THAT(lines[0], HasSubstr("--sparse-mass has no effect on --sparse streaming"));
+    EXPECT_THAT(lines[1], HasSubstr("--sparse-budget has no effect on --sparse streaming"));
+    EXPECT_TRUE(warnings(perplexity({"exact", "--sparse-mass", "0.9", "--sparse-budget", "500"})).empty());
+}
+
 }  // namespace
 }  // namespace winnow::test
