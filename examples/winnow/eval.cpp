@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
-constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
+constexpr std::uint32_t kProbeTokens = 2048;  // of a recall probe, unless a preset attends to half of them anyway
 constexpr std::uint32_t kLeastContext = 512;  // in which the probes' facts still lie apart
 constexpr std::uint32_t kProbeSeed = 20261123;
 constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
@@ -64,6 +64,15 @@ SparseOptions way_of(const SparseOptions& flags, const std::string& preset, std:
     return sparse;
 }
 
+// Tokens below which the policy leaves nothing out.
+std::uint32_t always_attended(const SparsePolicy& policy, std::uint32_t n_ctx) {
+    std::uint32_t most = 0;
+    if (!policy.levels.empty() && policy.levels.back().rule == BudgetRule::kTopK) most = policy.levels.back().budget;
+    if (policy.levels.empty() && !policy.is_dense() && policy.value_skip == 0) most = policy.sink + policy.window;
+    if (!policy.local_heads.empty()) most = std::max(most, policy.sink + local_window(policy, n_ctx));
+    return std::min(most, n_ctx);
+}
+
 // The scored positions of the text, dense: what every preset is compared with.
 struct Baseline {
     std::vector<std::vector<float>> logits;
@@ -75,17 +84,18 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, const SparseOptions& sparse)
+               std::uint32_t n_ctx, std::uint32_t n_positions, std::uint32_t n_probe, const SparseOptions& sparse)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
+          n_probe_(n_probe),
           sparse_(sparse) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
-        const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
+        const std::uint32_t n = n_probe_;
         const std::vector<TokenId> filler(
             text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
         const std::vector<std::pair<std::string, Probe>> probes = {
@@ -109,6 +119,7 @@ private:
         EvalRow row;
         row.preset = preset;
         row.n_ctx = n_ctx_;
+        row.n_probe = n_probe_;
         return row;
     }
 
@@ -242,7 +253,7 @@ private:
     Session& session_;
     const Tokenizer& tokenizer_;
     std::vector<TokenId> text_;
-    std::uint32_t n_prefill_, n_positions_, n_ctx_;
+    std::uint32_t n_prefill_, n_positions_, n_ctx_, n_probe_;
     SparseOptions sparse_;  // what the flags ask of every preset
     std::vector<EvalRow> rows_;
 };
@@ -272,13 +283,17 @@ int run_eval(const Options& options) {
     std::erase(presets, "");
     const SparseOptions flags = sparse_options(options);
     ModelSource model = open_model(vocabulary.path.string());
-    for (const std::string& preset : presets) checked_policy(options, model, way_of(flags, preset, 1));
+    std::uint32_t n_probe = kProbeTokens;
+    for (const std::string& preset : presets) {
+        const SparsePolicy policy = checked_policy(options, model, way_of(flags, preset, 1));
+        n_probe = std::max(n_probe, 2 * always_attended(policy, n_ctx));
+    }
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
     Options dense = options;
     dense.sparse = {};
     const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
-    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions, flags);
+    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions, std::min(n_probe, n_ctx), flags);
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {

@@ -52,6 +52,7 @@ TEST_F(Eval, DenseAgainstItselfIsNothingWithWindowedLayers) {
 TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
     const json list = rows(model("eval_llama.gguf", "llama", 1024), {"--positions", "16", "-c", "960", "--presets", "streaming", "--sparse-window", "64"});
     ASSERT_EQ(list.size(), 1u);
+    EXPECT_EQ(list[0]["n_probe"], 960);  // no longer than the context
     std::vector<std::string> kinds;
     double sum = 0;
     for (const auto& [kind, delta] : list[0]["needle_nll_delta_by_kind"].items()) {
@@ -62,6 +63,15 @@ TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
     }
     EXPECT_THAT(kinds, ::testing::UnorderedElementsAre("start", "single", "block_edge", "multi_key", "open_block"));
     EXPECT_NEAR(list[0]["needle_nll_delta"].get<double>(), sum / 5, 1e-9);
+}
+
+// A probe that a preset attends to as a whole would call it perfect.
+TEST_F(Eval, ProbesAreLongerThanTheBudgets) {
+    const std::string path = model("eval_long.gguf", "llama", 4096);
+    const json list = rows(path, {"--positions", "8", "-c", "2200", "--presets", "quest", "--sparse-budget", "1060"});
+    ASSERT_EQ(list.size(), 1u);
+    EXPECT_EQ(list[0]["n_probe"], 2120);
+    EXPECT_GT(std::abs(list[0]["aggregate_nll_delta"].get<double>()), 1e-6);
 }
 
 // What cannot work is refused before a device is asked for: one that does not exist is never noticed.
