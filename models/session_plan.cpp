@@ -22,6 +22,13 @@ bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
     return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
 }
 
+// The audit controller may widen any head to everything. Memory follows from the policy, where a fixed budget makes lists short:
+// one that is also a share of the cache, if next to nothing, has lists for all of it.
+void lists_may_hold_everything(SparsePolicy& policy) {
+    for (SelectLevel& level : policy.levels)
+        if (level.budget != 0) level.budget_share = std::max(level.budget_share, 1e-30f);
+}
+
 std::vector<bool> windowed_layers(const ModelShape& shape) {
     std::vector<bool> windowed;
     for (const LayerShape& layer : shape.layers) windowed.push_back(layer.window != 0);
@@ -73,6 +80,7 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
                                 "calibrate, or use a training-free preset such as exact, twilight or quest",
                                 policy.name));
     policy.check(shape.n_layers, shape.n_kv_heads);
+    if (options.audit_every > 1) lists_may_hold_everything(policy);
     return policy;
 }
 
