@@ -210,6 +210,7 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label) {
+        log_info(fmt::format("{}: {} tokens, {} questions", label, probe.context.size(), probe.questions.size()));
         const std::vector<Answer> dense = answers(probe, label, sparse_of("off", 0));
         for (EvalRow& row : rows_) {
             const std::vector<Answer> sparse = answers(probe, label, sparse_of(row.preset, 0));
@@ -228,6 +229,7 @@ private:
                 if (kind == "aggregate") row.aggregate_nll_delta = delta;
             }
             if (label == "needles") row.needle_nll_delta = mean;
+            log_info(fmt::format("{}: NLL {:+.4f} in the answers to {}", row.preset, mean, label));
         }
     }
 
