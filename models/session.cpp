@@ -227,6 +227,7 @@ public:
         }
         r.attended_share = n_full == 0 ? 1 : share / static_cast<double>(n_full);
         r.n_audits = masses_.size();
+        r.n_unaudited = n_unaudited_;
         summarize_masses(masses_, r.mass_mean, r.mass_p5, r.mass_min);
         summarize_masses(rest_masses_, r.rest_mean, r.rest_p5, r.rest_min);
         for (std::size_t i = 0; i < mass_sums_.size(); ++i)
@@ -309,7 +310,7 @@ private:
         // --audit N steers; --audit full only measures, so that what it reports is the policy's own doing.
         controller_.reset();
         if (options_.sparse.audit_every > 1 && !policy_.levels.empty())
-            controller_.emplace(model_.shape.n_layers, model_.shape.n_kv_heads, policy_.levels.back());
+            controller_.emplace(policy_, model_.shape.n_kv_heads);
         reset_report();
     }
 
@@ -327,7 +328,7 @@ private:
     }
 
     void reset_report() {
-        n_sparse_steps_ = n_steps_ = 0;
+        n_sparse_steps_ = n_steps_ = n_unaudited_ = 0;
         bytes_read_ = 0;
         const std::size_t n_layers = model_.shape.n_layers;
         share_sums_.assign(n_layers * model_.shape.n_kv_heads, 0.0);
@@ -355,9 +356,12 @@ private:
              layer += options_.sparse.audit_every) {
             const LayerKind kind = policy_.layers[layer].kind;
             if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
-            if (controller_ && kind == LayerKind::kSelect) steer(layer, records, counts, n_tokens);
+            if (controller_ && controller_->steers(layer)) steer(layer, records, counts, n_tokens);
             for (std::uint32_t h = 0; h < n_heads; ++h) {
-                if (is_local(layer * model_.shape.n_kv_heads + h / model_.shape.n_group())) continue;  // has no list to judge
+                if (!can_audit(layer, h / model_.shape.n_group())) {  // nothing to compare with
+                    n_unaudited_ += cache_.layout().head(layer, h / model_.shape.n_group()).ring_blocks != 0 ? 1 : 0;
+                    continue;
+                }
                 const AttentionPipeline::Mass& m = records[layer * n_heads + h];
                 masses_.push_back(m.mass);
                 rest_masses_.push_back(m.without_sinks);
@@ -367,16 +371,24 @@ private:
         }
     }
 
+    // Of a ring the audit sees only what the head itself sees; local heads are meant to lose the rest.
+    bool can_audit(std::uint32_t layer, std::uint32_t kv_head) const {
+        return cache_.layout().head(layer, kv_head).ring_blocks == 0 && !is_local(layer * model_.shape.n_kv_heads + kv_head);
+    }
+
     void steer(std::uint32_t layer, std::span<const AttentionPipeline::Mass> records, std::span<const std::uint32_t> counts,
                double n_tokens) {
         const std::uint32_t n_group = model_.shape.n_group();
+        std::vector<HeadPolicy*> levels(policy_.levels.size());
         for (std::uint32_t kv_head = 0; kv_head < model_.shape.n_kv_heads; ++kv_head) {
+            if (!can_audit(layer, kv_head)) continue;
             float least = 1;
             for (std::uint32_t g = 0; g < n_group; ++g)
                 least = std::min(least, records[layer * model_.shape.n_heads + kv_head * n_group + g].mass);
             const double share = counts[layer * model_.shape.n_kv_heads + kv_head] / n_tokens;
-            controller_->observe(layer, kv_head, least, static_cast<float>(share), static_cast<std::uint32_t>(n_tokens),
-                                 engine_->attention.head_policy(layer, kv_head));
+            const AuditController::Source from = controller_->source(layer, kv_head);
+            for (std::size_t i = 0; i < levels.size(); ++i) levels[i] = &engine_->attention.head_policy(from.layer, from.kv_head, i);
+            controller_->observe(layer, kv_head, least, static_cast<float>(share), static_cast<std::uint32_t>(n_tokens), levels);
         }
     }
 
@@ -450,7 +462,7 @@ private:
     std::unique_ptr<SparseEngine> engine_;
     std::optional<AuditController> controller_;
     std::vector<float> logits_;  // of decode_logits
-    std::uint64_t n_sparse_steps_ = 0, n_steps_ = 0;
+    std::uint64_t n_sparse_steps_ = 0, n_steps_ = 0, n_unaudited_ = 0;
     double bytes_read_ = 0;
     std::vector<double> share_sums_, mass_sums_;
     std::vector<std::uint32_t> mass_counts_;

@@ -178,6 +178,8 @@ std::string describe_stats(const SessionStats& stats, const Session& session) {
     if (sparse.n_audits > 0)
         line += fmt::format(" | attention mass without sinks {:.3f}, p5 {:.3f}, min {:.3f}", sparse.rest_mean,
                             sparse.rest_p5, sparse.rest_min);
+    else if (sparse.n_unaudited > 0)
+        line += " | attention mass n/a: the rest is not in the cache";
     return line + " ]";
 }
 

@@ -18,6 +18,7 @@
 #include "examples/winnow/split.h"
 #include "examples/winnow/terminal.h"
 #include "models/random_model.h"
+#include "models/session_plan.h"
 #include "models/sidecar.h"
 #include "runtime/vk/device.h"
 
@@ -72,6 +73,13 @@ std::vector<LayerRange> parse_layers(const std::string& text) {
     return ranges;
 }
 
+// Presets that select nothing have neither.
+void warn_unused(const SparsePolicy& policy, const SparseOverrides& overrides) {
+    if (!policy.levels.empty()) return;
+    for (const auto& [flag, given] : {std::pair{"--sparse-mass", overrides.mass >= 0}, {"--sparse-budget", overrides.budget != 0}})
+        if (given) log_warning(fmt::format("{} has no effect on --sparse {}, which selects no tokens", flag, policy.name));
+}
+
 }  // namespace
 
 SparseOptions sparse_options(const Options& options) {
@@ -89,6 +97,12 @@ SparseOptions sparse_options(const Options& options) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("--audit {}: give full or a number of at least 1", options.audit));
     return sparse;
+}
+
+SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
+    SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
+    warn_unused(policy, sparse.overrides);
+    return policy;
 }
 
 Vocabulary open_vocabulary(const Options& options) {
@@ -126,6 +140,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     if (const std::string& problem = opened->device().cache_problem; !problem.empty())
         log_warning(problem);
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
+    warn_unused(opened->sparse_policy(), session.sparse.overrides);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
                          opened->device().driver, opened->n_ctx(),
                          opened->memory().total_bytes() >> 20));

@@ -54,6 +54,10 @@ void assume_share(const Options& options, const ModelShape& shape, SessionOption
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
 SparseOptions sparse_options(const Options& options);
 
+/// The policy of these settings on this model, its sidecar included, before anything is allocated; warns of settings that have
+/// no effect on it. @throws Error(kInvalidArgument) for a bad name, setting or sidecar, or a missing one.
+SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse);
+
 /// -c, or `otherwise` when it was not given.
 std::uint32_t context_size(const Options& options, std::uint32_t otherwise);
 

@@ -26,7 +26,7 @@ namespace {
 
 constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
-constexpr std::uint32_t kProbeTokens = 2048;  // most tokens of a recall probe
+constexpr std::uint32_t kProbeTokens = 2048;  // of a recall probe, unless a preset attends to half of them anyway
 constexpr std::uint32_t kLeastContext = 512;  // in which the probes' facts still lie apart
 constexpr std::uint32_t kProbeSeed = 20261123;
 constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
@@ -35,15 +35,43 @@ TokenId argmax(std::span<const float> logits) {
     return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-void prefill(Session& session, std::span<const TokenId> tokens, const std::string& label) {
-    Progress progress(label, Progress::Unit::kTokens);
+bool begins_with(const std::vector<TokenId>& tokens, std::span<const TokenId> start) {
+    return tokens.size() >= start.size() && std::equal(start.begin(), start.end(), tokens.begin());
+}
+
+// Leaves just these tokens in the cache. Windowed layers may have overwritten what they saw at that place: then all is
+// prefilled again, and densely, since local heads of a policy would see a window only. @returns whether it was.
+bool restore(Session& session, std::span<const TokenId> tokens, const std::string& label) {
+    const auto n = static_cast<std::uint32_t>(tokens.size());
+    if (begins_with(session.tokens(), tokens) && session.truncate(n) == n) return false;
     session.truncate(0);
+    session.use_sparse({});
+    Progress progress(label, Progress::Unit::kTokens);
     session.prefill(tokens, [&](std::uint32_t done, std::uint32_t total) {
         throw_if_interrupted();
         progress.update(done, total);
         return true;
     });
     progress.clear();
+    return true;
+}
+
+SparseOptions way_of(const SparseOptions& flags, const std::string& preset, std::uint32_t audit) {
+    const bool is_dense = preset == "dense" || preset == "off";
+    SparseOptions sparse = is_dense ? SparseOptions{} : flags;
+    sparse.preset = preset;
+    sparse.overrides.min_ctx = std::max(flags.overrides.min_ctx, 0);
+    sparse.audit_every = is_dense ? 0 : audit;
+    return sparse;
+}
+
+// Tokens below which the policy leaves nothing out.
+std::uint32_t always_attended(const SparsePolicy& policy, std::uint32_t n_ctx) {
+    std::uint32_t most = 0;
+    if (!policy.levels.empty() && policy.levels.back().rule == BudgetRule::kTopK) most = policy.levels.back().budget;
+    if (policy.levels.empty() && !policy.is_dense() && policy.value_skip == 0) most = policy.sink + policy.window;
+    if (!policy.local_heads.empty()) most = std::max(most, policy.sink + local_window(policy, n_ctx));
+    return std::min(most, n_ctx);
 }
 
 // The scored positions of the text, dense: what every preset is compared with.
@@ -57,19 +85,20 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, const SessionOptions& options)
+               std::uint32_t n_ctx, std::uint32_t n_positions, std::uint32_t n_probe, const SessionOptions& options)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
+          n_probe_(n_probe),
           sparse_(options.sparse),
           kv_type_(options.kv_type),
           n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.n_ctx())) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
-        const std::uint32_t n = std::min(n_ctx_, kProbeTokens);
+        const std::uint32_t n = n_probe_;
         const std::vector<TokenId> filler(
             text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
         const std::vector<std::pair<std::string, Probe>> probes = {
@@ -93,37 +122,29 @@ private:
         EvalRow row;
         row.preset = preset;
         row.n_ctx = n_ctx_;
+        row.n_probe = n_probe_;
         return row;
     }
 
-    void use(const std::string& preset, std::uint32_t audit) {
-        session_.use_sparse(sparse_of(preset, audit));
-    }
-    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const {
-        const bool is_dense = preset == "dense" || preset == "off";
-        SparseOptions sparse = is_dense ? SparseOptions{} : sparse_;
-        sparse.preset = preset;
-        sparse.overrides.min_ctx = std::max(sparse_.overrides.min_ctx, 0);
-        sparse.audit_every = is_dense ? 0 : audit;
-        return sparse;
-    }
+    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const { return way_of(sparse_, preset, audit); }
 
-    // Decodes the positions after the prefill one by one; visit(i, logits) for each.
+    // Decodes the positions after the prefill one by one; visit(i, logits) for each. @returns seconds.
     template <typename Visit>
-    void decode_positions(Visit&& visit) {
-        session_.truncate(n_prefill_);
+    double decode_positions(const SparseOptions& way, Visit&& visit) {
+        restore(session_, std::span(text_).first(n_prefill_), "prefill");
+        session_.use_sparse(way);
+        const auto begin = std::chrono::steady_clock::now();
         for (std::uint32_t i = 0; i < n_positions_; ++i) {
             throw_if_interrupted();
             visit(i, session_.decode_logits(text_[n_prefill_ + i]));
         }
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     }
     TokenId target(std::uint32_t i) const { return text_[n_prefill_ + i + 1]; }
 
     void evaluate_text() {
-        use("off", 0);
-        prefill(session_, std::span(text_).first(n_prefill_), "prefill");
         Baseline base;
-        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+        decode_positions(sparse_of("off", 0), [&](std::uint32_t i, std::span<const float> logits) {
             base.logits.emplace_back(logits.begin(), logits.end());
             base.lse.push_back(log_sum_exp(logits));
             base.nll += negative_log_likelihood(logits, base.lse.back(), target(i)) / n_positions_;
@@ -134,26 +155,21 @@ private:
         window.preset = "streaming";
         window.overrides.window = kWindowBaseline;
         window.overrides.min_ctx = 0;
-        session_.use_sparse(window);
-        decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+        decode_positions(window, [&](std::uint32_t i, std::span<const float> logits) {
             base.window_nll +=
                 negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
         });
 
         for (EvalRow& row : rows_) {
-            use(row.preset, 1);
-            const auto begin = std::chrono::steady_clock::now();
             std::vector<double> divergences;
             std::uint32_t n_agree = 0;
-            decode_positions([&](std::uint32_t i, std::span<const float> logits) {
+            row.seconds = decode_positions(sparse_of(row.preset, 1), [&](std::uint32_t i, std::span<const float> logits) {
                 const double lse = log_sum_exp(logits);
                 row.nll += negative_log_likelihood(logits, lse, target(i)) / n_positions_;
                 const std::vector<float>& dense = base.logits[i];
                 divergences.push_back(divergence(dense, base.lse[i], logits, lse));
                 n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
             });
-            row.seconds =
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
             row.nll_delta = row.nll - base.nll;
             for (const double kl : divergences)
                 row.kl_mean += kl / static_cast<double>(divergences.size());
@@ -177,11 +193,10 @@ private:
         double nll = 0;  // nats per answer token
         double accuracy = 0;
     };
-    std::vector<Answer> answers(const Probe& probe) {
+    std::vector<Answer> answers(const Probe& probe, const std::string& label, const SparseOptions& way) {
         std::vector<Answer> list;
-        const auto n_context = static_cast<std::uint32_t>(probe.context.size());
         for (const Probe::Question& question : probe.questions) {
-            session_.truncate(n_context);
+            if (restore(session_, probe.context, label) || list.empty()) session_.use_sparse(way);
             std::vector<TokenId> fed = question.query;
             fed.insert(fed.end(), question.answer.begin(), question.answer.end() - 1);
             Answer answer;
@@ -200,16 +215,10 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label) {
-        log_info("probe of " + label);
-        use("off", 0);
-        prefill(session_, probe.context, label);
-        // Windowed layers may have to start over when the cache is cut; a small margin keeps the
-        // prefix.
-        const std::vector<Answer> dense = answers(probe);
+        log_info(fmt::format("{}: {} tokens, {} questions", label, probe.context.size(), probe.questions.size()));
+        const std::vector<Answer> dense = answers(probe, label, sparse_of("off", 0));
         for (EvalRow& row : rows_) {
-            use(row.preset, 0);
-            if (session_.n_cached() < probe.context.size()) prefill(session_, probe.context, label);
-            const std::vector<Answer> sparse = answers(probe);
+            const std::vector<Answer> sparse = answers(probe, label, sparse_of(row.preset, 0));
             std::map<std::string, std::pair<double, int>> by_kind;
             for (std::size_t i = 0; i < sparse.size(); ++i) {
                 auto& [sum, n] = by_kind[probe.questions[i].kind];
@@ -225,6 +234,7 @@ private:
                 if (kind == "aggregate") row.aggregate_nll_delta = delta;
             }
             if (label == "needles") row.needle_nll_delta = mean;
+            log_info(fmt::format("{}: NLL {:+.4f} in the answers to {}", row.preset, mean, label));
         }
     }
 
@@ -251,7 +261,7 @@ private:
     Session& session_;
     const Tokenizer& tokenizer_;
     std::vector<TokenId> text_;
-    std::uint32_t n_prefill_, n_positions_, n_ctx_;
+    std::uint32_t n_prefill_, n_positions_, n_ctx_, n_probe_;
     SparseOptions sparse_;  // what the flags ask of every preset
     KvType kv_type_;
     std::uint32_t n_chunk_;
@@ -281,17 +291,23 @@ int run_eval(const Options& options) {
     tokens.resize(n_ctx + 1);
     std::vector<std::string> presets = split(options.eval.presets, ',');
     std::erase(presets, "");
-    std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
     for (const std::string& preset : presets)
-        make_preset(preset, windowed);  // refuse a bad name before minutes of work
+        if (preset == "auto" && options.sparse.preset != "auto") calibrate_for_auto(options);
+    const SparseOptions flags = sparse_options(options);
+    ModelSource model = open_model(vocabulary.path.string());
+    std::uint32_t n_probe = kProbeTokens;
+    for (const std::string& preset : presets) {
+        const SparsePolicy policy = checked_policy(options, model, way_of(flags, preset, 1));
+        n_probe = std::max(n_probe, 2 * always_attended(policy, n_ctx));
+    }
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
-    for (const std::string& preset : presets) {
-        if (preset == "auto" && options.sparse.preset != "auto") calibrate_for_auto(options);
+    for (const std::string& preset : presets)
         if (preset != options.sparse.preset) warn_of_unchecked_roles(options, preset);
-    }
-    const std::unique_ptr<Session> session = open_session(options, vocabulary, n_ctx);
-    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
+    Options dense = options;
+    dense.sparse = {};
+    const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
+    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions, std::min(n_probe, n_ctx),
                           session_options(options, n_ctx));
     const std::vector<EvalRow> rows = evaluation.run(presets);
     write_out(eval_table(rows));

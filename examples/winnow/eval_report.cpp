@@ -68,6 +68,7 @@ std::string eval_json(const std::vector<EvalRow>& rows) {
     for (const EvalRow& r : rows) {
         list.push_back({{"preset", r.preset},
                         {"n_ctx", r.n_ctx},
+                        {"n_probe", r.n_probe},
                         {"nll", r.nll},
                         {"nll_delta", r.nll_delta},
                         {"kl_mean", r.kl_mean},

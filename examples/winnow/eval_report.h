@@ -12,6 +12,7 @@ namespace winnow::program {
 struct EvalRow {
     std::string preset;
     std::uint32_t n_ctx = 0;
+    std::uint32_t n_probe = 0;  ///< tokens of a needle, copy or aggregation probe
     double nll = 0, nll_delta = 0;   ///< nats per token; against dense
     double kl_mean = 0, kl_p99 = 0;  ///< KL(dense || preset)
     double top1_agree = 0;

@@ -204,18 +204,12 @@ SparseOptions compared_policy(const Options& options) {
     return sparse;
 }
 
-// Refuses an unknown preset before the model is loaded.
-void check_preset(const SparseOptions& sparse, const Vocabulary& vocabulary) {
-    const std::vector<bool> windowed(read_model_shape(vocabulary.file).n_layers, false);
-    make_preset(sparse.preset, windowed, sparse.overrides);
-}
-
 // A cache that keeps everything, which the dense half of a comparison needs.
-std::unique_ptr<Session> open_dense_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_dense_session(const Options& options, ModelSource model, std::uint32_t n_ctx) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
-    return open_session(dense, vocabulary, n_ctx);
+    return open_session(dense, std::move(model), n_ctx);
 }
 
 std::uint32_t window_size(const Options& options, const Vocabulary& vocabulary) {
@@ -249,9 +243,9 @@ int run_perplexity(const Options& options) {
     Windows windows = make_windows(options, vocabulary, window_size(options, vocabulary));
     const std::uint64_t n_scored_text = std::uint64_t{windows.count} * windows.size;
     if (base) base->logits.check(n_scored_text, read_model_shape(vocabulary.file).n_vocab);
-    if (compares) check_preset(sparse, vocabulary);
-    const std::unique_ptr<Session> session = open_dense_session(options, vocabulary, windows.size);
-    if (compares) session->use_sparse(sparse);  // refuses what needs a sidecar before minutes of work
+    ModelSource model = open_model(vocabulary.path.string());
+    if (compares) checked_policy(options, model, sparse);
+    const std::unique_ptr<Session> session = open_dense_session(options, std::move(model), windows.size);
     if (logits) logits->begin(n_scored_text, session->shape().n_vocab);
 
     using Clock = std::chrono::steady_clock;

@@ -30,7 +30,7 @@ struct AttentionConfig {
 class SparseAttention {
 public:
     /// @param policy for one layer; see make_sparse_attention_policy.
-    /// @throws Error(kNoDevice | kUnsupported | kOutOfMemory | kInvalidArgument).
+    /// @throws Error(kInvalidArgument) before a device is touched, Error(kNoDevice | kUnsupported | kOutOfMemory).
     SparseAttention(const DeviceOptions& device, const AttentionConfig& config, const SparsePolicy& policy);
     ~SparseAttention();
     SparseAttention(const SparseAttention&) = delete;
@@ -52,6 +52,7 @@ public:
     /// Ids of the tokens that the last step selected for a kv head, ascending; sinks and window are attended besides.
     std::vector<std::uint32_t> selected(std::uint32_t kv_head) const;
 
+    const SparsePolicy& policy() const;
     std::uint32_t n_tokens() const;
     void clear();                        ///< forgets all tokens
     std::uint64_t device_bytes() const;  ///< memory taken

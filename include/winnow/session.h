@@ -45,6 +45,7 @@ struct SparseReport {
     double attended_share = 1;      ///< tokens attended of those cached, mean over full layers, kv heads and steps
     double kv_bytes_per_token = 0;  ///< keys, values, summaries and index keys read per step
     std::uint64_t n_audits = 0;     ///< (step, layer, query head) records
+    std::uint64_t n_unaudited = 0;  ///< audits asked of heads whose cache is a ring: what they lost is not there to compare with
     double mass_mean = 1, mass_p5 = 1, mass_min = 1;  ///< captured mass
     double rest_mean = 1, rest_p5 = 1, rest_min = 1;  ///< the same without the sinks
     std::vector<float> layer_head_mass;               ///< mean [n_layers, n_heads]; NaN where nothing was audited

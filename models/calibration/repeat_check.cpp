@@ -48,8 +48,11 @@ std::vector<double> repeat_perplexities(Session& session, const TokenPool& pool,
         });
         done += n_prompt;
         for (std::size_t way = 0; way < ways.size(); ++way) {
+            if (session.truncate(n_prompt) < n_prompt) {  // again as a whole, and densely
+                session.use_sparse({});
+                session.prefill(prompt);
+            }
             session.use_sparse(ways[way]);
-            if (session.truncate(n_prompt) < n_prompt) session.prefill(std::span(prompt).subspan(session.n_cached()));
             double sum = 0;
             for (std::uint32_t i = 0; i < n_scored; ++i) {
                 sum += nll(session.decode_logits(ids[kLeadTokens + i - 1]), ids[kLeadTokens + i]);

@@ -512,6 +512,10 @@ HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv
     return policies_.mapped_as<HeadPolicy>()[control(layer, last) + kv_head];
 }
 
+HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level) {
+    return policies_.mapped_as<HeadPolicy>()[control(layer, level) + kv_head];
+}
+
 std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse) const {
     const KvConfig& kv = cache_.layout().config();
     const std::uint64_t row = 2 * kv_row_bytes(kv.type, shape_.head_dim);

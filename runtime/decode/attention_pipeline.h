@@ -85,6 +85,7 @@ public:
     std::vector<std::uint32_t> read_list(std::uint32_t layer, std::uint32_t kv_head) const;
     /// What each (layer, kv head) may keep at the last level, [n_layers, n_kv_heads]; written by the controller between steps.
     HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head);
+    HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level);  ///< the same of any level
 
     /// Bytes of keys, values, summaries and index keys that the last step read, with n tokens in the cache.
     std::uint64_t bytes_read(std::uint64_t n_tokens, bool sparse) const;

@@ -14,43 +14,107 @@ constexpr float kFlatShare = 0.75f;   // a head that needs more than this reads 
 constexpr float kLeastMiss = 1e-4f;   // of the estimate; beyond it a head takes everything
 constexpr float kMostMiss = 0.5f;
 constexpr std::uint32_t kLeastBudget = 32;
+constexpr std::uint32_t kNoLimit = 0x7fffffff;
+
+void change_mass(HeadPolicy& policy, float factor) {
+    const float miss = std::clamp((1 - policy.mass) * factor, 0.0f, kMostMiss);
+    policy.mass = miss < kLeastMiss ? 1.0f : 1 - miss;
+}
+
+// A budget is the larger of a count and a share of the cache: the one that rules is changed.
+void change_budget(HeadPolicy& policy, float factor, std::uint32_t n_tokens) {
+    const auto n = static_cast<float>(std::max(n_tokens, kLeastBudget));
+    if (policy.budget_share * n > static_cast<float>(policy.budget_max)) {
+        policy.budget_share = std::clamp(policy.budget_share * factor, static_cast<float>(kLeastBudget) / n, 1.0f);
+        return;
+    }
+    const float wanted = static_cast<float>(std::max(policy.budget_max, kLeastBudget)) * factor;
+    policy.budget_max = static_cast<std::uint32_t>(std::clamp(wanted, static_cast<float>(kLeastBudget), n));
+}
+
+void open(HeadPolicy& policy) {
+    policy.mass = 1;
+    policy.budget_max = policy.budget_min = kNoLimit;
+    policy.threshold = 0;
+}
 
 }  // namespace
 
-AuditController::AuditController(std::uint32_t n_layers, std::uint32_t n_kv_heads, const SelectLevel& level)
+AuditController::AuditController(const SparsePolicy& policy, std::uint32_t n_kv_heads)
     : n_kv_heads_(n_kv_heads),
-      rule_(level.rule),
-      target_(level.mass),
-      heads_(std::size_t{n_layers} * n_kv_heads) {}
+      layers_(policy.layers),
+      levels_(policy.levels),
+      target_(policy.levels.empty() ? 1 : policy.levels.back().mass),
+      means_(layers_.size() * n_kv_heads, -1.0f),
+      selections_(means_.size()) {
+    for (std::uint32_t layer = 0; layer < layers_.size(); ++layer)
+        for (std::uint32_t h = 0; steers(layer) && h < n_kv_heads; ++h)
+            selections_[selection(layer, h)].users.push_back(head(layer, h));
+}
+
+bool AuditController::steers(std::uint32_t layer) const {
+    return !levels_.empty() && (layers_[layer].kind == LayerKind::kSelect || layers_[layer].kind == LayerKind::kReuse);
+}
+
+AuditController::Source AuditController::source(std::uint32_t layer, std::uint32_t kv_head) const {
+    const LayerSchedule& s = layers_[layer];
+    if (s.kind != LayerKind::kReuse) return {layer, kv_head};
+    return {s.source, s.head_map.empty() ? kv_head : s.head_map[kv_head]};
+}
 
 void AuditController::observe(std::uint32_t layer, std::uint32_t kv_head, float mass, float share, std::uint32_t n_tokens,
-                              HeadPolicy& policy) {
-    Head& head = heads_[layer * n_kv_heads_ + kv_head];
-    if (head.dense || target_ >= 1) return;
-    head.mean = head.mean < 0 ? mass : kMemory * head.mean + (1 - kMemory) * mass;
+                              std::span<HeadPolicy* const> levels) {
+    Selection& s = selections_[selection(layer, kv_head)];
+    if (s.dense || target_ >= 1 || levels.empty()) return;
+    float& mean = means_[head(layer, kv_head)];
+    mean = mean < 0 ? mass : kMemory * mean + (1 - kMemory) * mass;
     // A single bad step widens at once; narrowing waits for the mean.
-    const bool low = std::min(mass, head.mean) < target_;
-    const bool high = head.mean > 1 - (1 - target_) * kSlack;
-    if (low && share > kFlatShare) {
-        head.dense = true;
-        policy.mass = 1;
-        policy.budget_max = 0x7fffffff;
-        policy.threshold = 0;
-        policy.budget_min = 0x7fffffff;
+    if (std::min(mass, mean) < target_) {
+        if (share > kFlatShare) {
+            s.dense = true;
+            for (HeadPolicy* level : levels) open(*level);
+        } else {
+            widen(levels, n_tokens);
+        }
         return;
     }
-    if (!low && !high) return;
-    if (rule_ == BudgetRule::kTopP) {
-        const float miss = std::clamp((1 - policy.mass) * (low ? kWiden : kNarrow), 0.0f, kMostMiss);
-        policy.mass = miss < kLeastMiss ? 1.0f : 1 - miss;
-    } else if (rule_ == BudgetRule::kTopK) {
-        const float wanted = static_cast<float>(std::max(policy.budget_max, kLeastBudget)) * (low ? 1 / kWiden : 1 / kNarrow);
-        policy.budget_max = static_cast<std::uint32_t>(
-            std::clamp(wanted, static_cast<float>(kLeastBudget), static_cast<float>(std::max(n_tokens, kLeastBudget))));
-        policy.budget_share = 0;
+    // Of the heads that share it the worst decides, so that many users do not narrow it many times.
+    const std::size_t own = head(layer, kv_head);
+    const bool is_worst = std::all_of(s.users.begin(), s.users.end(), [&](std::size_t user) {
+        return means_[user] < 0 || means_[user] > mean || (means_[user] == mean && user >= own);
+    });
+    if (is_worst && mean > 1 - (1 - target_) * kSlack) narrow(*levels.back(), n_tokens);
+}
+
+void AuditController::widen(std::span<HeadPolicy* const> levels, std::uint32_t n_tokens) const {
+    // What a coarse level drops no finer one can reach: when the last one keeps all it is offered, the others widen.
+    HeadPolicy& last = *levels.back();
+    bool offered_all = false;
+    if (levels_.back().rule == BudgetRule::kTopP) {
+        offered_all = last.mass >= 1;
+        change_mass(last, kWiden);
+    } else if (levels_.back().rule == BudgetRule::kTopK) {
+        change_budget(last, 1 / kWiden, n_tokens);
     } else {
-        policy.threshold *= low ? kWiden : kNarrow;
+        offered_all = last.threshold < kLeastMiss / static_cast<float>(std::max(n_tokens, 1u));
     }
+    last.threshold *= kWiden;
+    for (std::size_t i = 0; i + 1 < levels.size(); ++i) {
+        HeadPolicy& coarse = *levels[i];
+        const bool is_budget = levels_[i].rule == BudgetRule::kTopK;
+        const float room = std::max(static_cast<float>(coarse.budget_max), coarse.budget_share * static_cast<float>(n_tokens));
+        const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget && room < 2 * static_cast<float>(last.budget_max);
+        if (!offered_all && !too_small) continue;
+        if (is_budget) change_budget(coarse, 1 / kWiden, n_tokens);
+        else change_mass(coarse, kWiden);
+        coarse.threshold *= kWiden;
+    }
+}
+
+void AuditController::narrow(HeadPolicy& last, std::uint32_t n_tokens) const {
+    if (levels_.back().rule == BudgetRule::kTopP) change_mass(last, kNarrow);
+    else if (levels_.back().rule == BudgetRule::kTopK) change_budget(last, 1 / kNarrow, n_tokens);
+    else last.threshold *= kNarrow;
 }
 
 }  // namespace winnow

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "shaders/common/interface.h"
@@ -8,31 +9,52 @@
 
 namespace winnow {
 
-/// Holds the captured mass of every (layer, kv head) at a target: audited heads that stay below it widen, those well above it
-/// narrow, and flat heads, which would need most of the cache anyway, fall back to everything. Plain logic, no device.
+/// Holds the captured mass of every (layer, kv head) at a target. Heads that use one selection (their own, or that of a layer
+/// that lends it) steer it together: it widens when any of them stays below the target, narrows when the worst is well above
+/// it, and falls back to everything when one of them would need most of the cache anyway. Plain logic, no device.
 class AuditController {
 public:
-    /// @param level the last level of the policy; its mass is the target (top-k has its mass as target too).
-    AuditController(std::uint32_t n_layers, std::uint32_t n_kv_heads, const SelectLevel& level);
+    /// A selection that heads attend to: of a kv head of a layer that selects.
+    struct Source {
+        std::uint32_t layer = 0, kv_head = 0;
+    };
 
-    /// Notes one audit of a head and changes what it may keep.
+    /// @param policy its last level's mass is the target (top-k has its mass as target too).
+    AuditController(const SparsePolicy& policy, std::uint32_t n_kv_heads);
+
+    /// Whether the layer attends to a selection at all, so that an audit of it says something about one.
+    bool steers(std::uint32_t layer) const;
+    Source source(std::uint32_t layer, std::uint32_t kv_head) const;
+
+    /// Notes one audit of a head and changes what its selection may keep.
     /// @param mass least captured mass of the head's query heads. @param share tokens attended of those cached.
-    /// @param n_tokens in the cache.
+    /// @param n_tokens in the cache. @param levels policies of the source, one per level, coarse to fine.
     void observe(std::uint32_t layer, std::uint32_t kv_head, float mass, float share, std::uint32_t n_tokens,
-                 HeadPolicy& policy);
+                 std::span<HeadPolicy* const> levels);
 
-    bool is_dense(std::uint32_t layer, std::uint32_t kv_head) const { return heads_[layer * n_kv_heads_ + kv_head].dense; }
+    /// Whether the head's selection keeps everything.
+    bool is_dense(std::uint32_t layer, std::uint32_t kv_head) const { return selections_[selection(layer, kv_head)].dense; }
     float target() const { return target_; }
 
 private:
-    struct Head {
-        float mean = -1;  // exponential mean of the mass; negative = nothing seen
+    struct Selection {
         bool dense = false;
+        std::vector<std::size_t> users;  // heads that attend to it
     };
+    std::size_t head(std::uint32_t layer, std::uint32_t kv_head) const { return std::size_t{layer} * n_kv_heads_ + kv_head; }
+    std::size_t selection(std::uint32_t layer, std::uint32_t kv_head) const {
+        const Source s = source(layer, kv_head);
+        return head(s.layer, s.kv_head);
+    }
+    void widen(std::span<HeadPolicy* const> levels, std::uint32_t n_tokens) const;
+    void narrow(HeadPolicy& last, std::uint32_t n_tokens) const;
+
     std::uint32_t n_kv_heads_;
-    BudgetRule rule_;
+    std::vector<LayerSchedule> layers_;
+    std::vector<SelectLevel> levels_;
     float target_;
-    std::vector<Head> heads_;
+    std::vector<float> means_;           // exponential mean of each head's mass; negative = nothing seen
+    std::vector<Selection> selections_;  // by head of the layer that selects
 };
 
 }  // namespace winnow

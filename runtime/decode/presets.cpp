@@ -333,6 +333,7 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         const SelectLevel& level = levels[i];
         if (!(level.mass > 0 && level.mass <= 1)) bad(fmt::format("attention mass {} is outside (0, 1]: give more than 0, and 1 at most", level.mass));
         if (!(level.budget_share >= 0 && level.budget_share <= 1)) bad("the budget share is outside 0 to 1");
+        if (!(level.threshold >= 0)) bad(fmt::format("a threshold of {} is no probability: give 0 or more", level.threshold));
         if (level.rule == BudgetRule::kTopK && level.budget == 0) bad("top-k needs a budget");
         if (level.budget != 0 && level.budget < std::uint64_t{sink} + window && i + 1 == levels.size())
             bad(fmt::format("the budget of {} tokens is below sink + window ({} + {}): give a larger budget or fewer of those",
@@ -347,6 +348,9 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         if ((level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean) && index_dim == 0)
             bad("an index scorer needs index_dim");
     }
+    if (!(value_skip >= 0)) bad(fmt::format("a value skip of {}: give 0 (off) or more", value_skip));
+    if (!(cosine >= 0)) bad(fmt::format("a cosine of {} would never select anew: give 0 to 1, or more than 1 (off)", cosine));
+    if (index_dim % 8 != 0) bad(fmt::format("an index_dim of {} is no multiple of 8", index_dim));
     std::uint32_t block_unit = 0;
     for (const SelectLevel& level : levels) {
         if (level.unit == 1 || level.unit == kSuper) continue;
@@ -355,6 +359,10 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     }
     if (!local_heads.empty() && local_heads.size() != std::size_t{n_layers} * n_kv_heads)
         bad(fmt::format("has roles for {} kv heads, not {}", local_heads.size(), n_layers * n_kv_heads));
+    const auto narrow = [](const LayerSchedule& layer) { return layer.kind == LayerKind::kWindowOnly; };
+    if (window == 0 && (std::any_of(layers.begin(), layers.end(), narrow) ||
+                        std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; })))
+        bad("it has heads that see only sinks and a window, and the window is 0: give at least 1 (--sparse-window)");
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;

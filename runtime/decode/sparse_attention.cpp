@@ -39,12 +39,20 @@ RopeAppend::Config append_config(const AttentionConfig& c) {
     return r;
 }
 
-const AttentionConfig& checked(const AttentionConfig& c) {
+// Everything that could be refused later is refused before a device is opened.
+const AttentionConfig& checked(const AttentionConfig& c, const SparsePolicy& policy) {
     if (c.n_kv_heads == 0 || c.n_heads == 0 || c.n_heads % c.n_kv_heads != 0)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("{} query heads do not divide over {} kv heads", c.n_heads, c.n_kv_heads));
     if (c.head_dim == 0 || c.head_dim % 8 != 0 || c.head_dim > 256)
         throw Error(ErrorCode::kInvalidArgument, fmt::format("head_dim {} is no multiple of 8 up to 256", c.head_dim));
+    if (c.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a capacity of 0 tokens: give at least 1");
+    policy.check(1, c.n_kv_heads);
+    const std::size_t n_maps = std::size_t{c.n_kv_heads} * 2 * policy.index_dim * c.head_dim;
+    if (n_maps != 0 && (!policy.index_maps || policy.index_maps->size() != n_maps))
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("index maps [{}, 2, {}, {}] are needed and {} floats were given", c.n_kv_heads, policy.index_dim,
+                                c.head_dim, policy.index_maps ? policy.index_maps->size() : 0));
     return c;
 }
 
@@ -52,7 +60,7 @@ const AttentionConfig& checked(const AttentionConfig& c) {
 
 struct SparseAttention::Impl {
     Impl(const DeviceOptions& options, const AttentionConfig& c, const SparsePolicy& policy)
-        : config(checked(c)),
+        : config(checked(c, policy)),
           device(vk::Device::open(options)),
           n_splits(AttendDense::default_splits(*device, c.n_kv_heads, c.capacity, 64)),
           cache(*device, kv_config(c)),
@@ -163,6 +171,7 @@ void SparseAttention::clear() {
 }
 
 std::uint64_t SparseAttention::device_bytes() const { return impl_->device->allocated_bytes(); }
+const SparsePolicy& SparseAttention::policy() const { return impl_->pipeline.policy(); }
 const DeviceInfo& SparseAttention::device() const { return impl_->device->info(); }
 
 SparsePolicy make_sparse_attention_policy(std::string_view preset, const SparseOverrides& overrides) {

@@ -71,8 +71,63 @@ TEST_F(IndexerScoreTest, EveryScorer) {
                              {top_p(Scorer::kMean, 64, 0.8f), f16, mean}, {top_k(Scorer::kMean, 1024, 1024), f32, max},
                              {top_p(Scorer::kExact, 1, 0.8f), f16, mean}, {top_p(Scorer::kExact, 1, 0.8f), f16, HeadPool::kEach}, {top_p(Scorer::kLowdim, 1, 0.8f), f32, mean},
                              {top_p(Scorer::kLowdimMean, 32, 0.8f), f16, max}})
-        for (const std::uint32_t n : {65u, 1025u, 2300u})
+        for (const std::uint32_t n : kLengths)
             check({.shape = {.n_tokens = n, .kv_type = v.type}, .levels = {v.level}, .pool = v.pool, .window = 1, .index_dim = 16});
+}
+
+// Compiling takes seconds on lavapipe, most of it for wide heads of large groups: one value of each axis.
+TEST_F(IndexerScoreTest, EveryHeadShapeByBlocks) {
+    const auto shape = [](std::uint32_t dim, std::uint32_t group, KvType type) {
+        return CacheShape{.n_tokens = 1500, .head_dim = dim, .n_group = group, .kv_type = type};
+    };
+    constexpr KvType f16 = KvType::kF16, f32 = KvType::kF32;
+    check({.shape = shape(80, 7, f16), .levels = {top_p(Scorer::kBox, 32, 0.8f)}});
+    check({.shape = shape(128, 4, f16), .levels = {top_k(Scorer::kBox, 64, 300)}});
+    check({.shape = shape(256, 1, f32), .levels = {top_k(Scorer::kBox, 16, 200)}});
+    check({.shape = shape(80, 4, f32), .levels = {top_k(Scorer::kMean, 16, 200)}});
+    check({.shape = shape(128, 1, f16), .levels = {top_p(Scorer::kMean, 64, 0.8f)}});
+    check({.shape = shape(256, 3, f16), .levels = {top_k(Scorer::kMean, 1024, 1024)}});
+}
+
+TEST_F(IndexerScoreTest, EveryPoolAtEveryGroup) {
+    const auto at = [](std::uint32_t group) { return CacheShape{.n_tokens = 1500, .n_group = group}; };
+    check({.shape = at(1), .levels = {top_p(Scorer::kExact, 1, 0.8f)}, .pool = HeadPool::kMean});
+    check({.shape = at(4), .levels = {top_k(Scorer::kExact, 1, 200)}, .pool = HeadPool::kMean});
+    check({.shape = at(7), .levels = {top_p(Scorer::kExact, 1, 0.8f)}, .pool = HeadPool::kMean});
+    check({.shape = at(1), .levels = {top_k(Scorer::kExact, 1, 200)}, .pool = HeadPool::kEach});
+    check({.shape = at(4), .levels = {top_p(Scorer::kExact, 1, 0.8f)}, .pool = HeadPool::kEach});
+    check({.shape = at(7), .levels = {top_k(Scorer::kExact, 1, 200)}, .pool = HeadPool::kEach});
+}
+
+TEST_F(IndexerScoreTest, ThresholdsOfEveryKind) {
+    const CacheShape f16{.n_tokens = 1500}, f32{.n_tokens = 1500, .kv_type = KvType::kF32};
+    check({.shape = f16, .levels = {threshold(Scorer::kExact, 1, 1e-3f)}, .pool = HeadPool::kMean});
+    check({.shape = f32, .levels = {threshold(Scorer::kMean, 32, 5e-4f)}, .pool = HeadPool::kEach});
+    check({.shape = f32, .levels = {threshold(Scorer::kLowdim, 1, 1e-3f)}, .index_dim = 16});
+    // A threshold that next to nothing reaches, and a floor below it.
+    SelectLevel least = threshold(Scorer::kExact, 1, 0.5f);
+    least.budget_min = 300;
+    check({.shape = f16, .levels = {least}});
+    least.budget = 200;
+    check({.shape = f32, .levels = {least}});
+}
+
+// The budget and one more or less: of the tokens in the cache, and of those that can be chosen at all.
+TEST_F(IndexerScoreTest, AroundTheBudget) {
+    for (const std::uint32_t n : {1023u, 1024u, 1025u}) {
+        check({.shape = {.n_tokens = n}, .levels = {top_k(Scorer::kExact, 1, 1024)}, .window = 1});
+        check({.shape = {.n_tokens = n}, .levels = {top_k(Scorer::kMean, 32, 1024)}, .window = 1});
+    }
+    const CacheShape shape{.n_tokens = 1500};
+    for (const HeadPool pool : {HeadPool::kMax, HeadPool::kEach}) {
+        for (const std::uint32_t budget : {1467u, 1468u, 1469u}) {
+            SelectRig r = rig({.shape = shape, .levels = {top_k(Scorer::kExact, 1, budget)}, .pool = pool, .window = 1});
+            r.run();
+            ASSERT_EQ(r.view().middle_end() - 4, 1468u);
+            r.expect_right();
+            for (std::uint32_t h = 0; pool == HeadPool::kMax && h < 2; ++h) EXPECT_EQ(r.control(0, h).n_tokens, std::min(budget, 1468u));
+        }
+    }
 }
 
 TEST_F(IndexerScoreTest, IndexKeysOfOtherWidths) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -80,6 +81,56 @@ TEST(PresetsTest, Schedules) {
     }
 }
 
+std::string scorer_words(const SelectLevel& level) {
+    switch (level.scorer) {
+        case Scorer::kExact: return "exact keys";
+        case Scorer::kBox: return "box of " + std::to_string(level.unit);
+        case Scorer::kMean: return "means of " + std::to_string(level.unit);
+        case Scorer::kLowdim: return "index keys";
+        case Scorer::kLowdimMean: return "block means of index keys";
+    }
+    return "";
+}
+
+// The table of `info --policies` is prose: what it says has to be what the preset does.
+TEST(PresetsTest, TheTableSaysWhatThePresetsDo) {
+    const auto says = [](std::string_view text, const std::string& part) {
+        EXPECT_NE(text.find(part), std::string_view::npos) << "'" << text << "' should say '" << part << "'";
+    };
+    for (const PresetInfo& info : sparse_presets()) {
+        SCOPED_TRACE(info.name);
+        if (info.name == "auto") continue;
+        const SparsePolicy p = make_preset(info.name, std::vector<bool>(100, false));
+        if (p.levels.empty()) {
+            EXPECT_TRUE(info.filter == "-") << info.filter;
+        } else {
+            const SelectLevel& last = p.levels.back();
+            says(info.scorer, scorer_words(last));
+            EXPECT_EQ(info.scorer.find("mean of heads") != std::string_view::npos, p.pool == HeadPool::kMean);
+            EXPECT_EQ(info.scorer.find("each head") != std::string_view::npos, p.pool == HeadPool::kEach);
+            if (p.levels.size() == 1) EXPECT_EQ(info.filter, "-");
+            else says(info.filter, scorer_words(p.levels.front()));
+            if (last.rule == BudgetRule::kTopP) says(info.budget, fmt::format("attention mass {:.3g}", last.mass));
+            else if (last.budget_share > 0) says(info.budget, fmt::format("top {:.0f} %, at least {}", 100 * last.budget_share, last.budget));
+            else says(info.budget, fmt::format("top {}", last.budget));
+        }
+        const SparsePolicy usual = make_preset("exact", kFull);
+        if (!p.levels.empty() && p.window != usual.window && info.name != "rtpurbo") says(info.budget, fmt::format("window {}", p.window));
+        if (p.sink != usual.sink && p.value_skip == 0) says(info.budget, fmt::format("sink {}", p.sink));
+        if (info.name == "streaming") says(info.budget, fmt::format("sink {}, window {}", p.sink, p.window));
+        if (p.cosine <= 1) says(info.schedule, fmt::format("cosine < {:.1f}", p.cosine));
+        // Of 100 layers: how many of the first are dense, and how many lend their selection.
+        std::size_t n_dense = 0;
+        while (n_dense < p.layers.size() && p.layers[n_dense].kind == LayerKind::kDense) ++n_dense;
+        if (n_dense == 1) says(info.schedule, "first layer dense");
+        else if (n_dense > 1 && n_dense < 100) says(info.schedule, fmt::format("first {} layers dense", n_dense));
+        const std::size_t n_reuse = count(p, LayerKind::kReuse), n_lend = count(p, LayerKind::kSelect) + count(p, LayerKind::kAnchor);
+        if (n_reuse > 0) says(info.schedule, fmt::format("{} anchors lend", n_lend));
+        else EXPECT_EQ(info.schedule.find("lend"), std::string_view::npos);
+        if (count(p, LayerKind::kWindowOnly) == 100 && p.value_skip == 0) says(info.schedule, "every layer window only");
+    }
+}
+
 TEST(PresetsTest, SidecarsAreAskedFor) {
     for (const PresetInfo& info : sparse_presets()) {
         const SparsePolicy p = make_preset(info.name, kFull);
@@ -144,6 +195,11 @@ TEST(PresetsTest, RefusesBadSchedules) {
     refused([](SparsePolicy& p) { p.levels[0].budget = 0; }, "top-k needs a budget");
     refused([](SparsePolicy& p) { p.levels[0].budget_share = 1.5f; }, "budget share");
     refused([](SparsePolicy& p) { p.levels.push_back(p.levels[0]); }, "nest");
+    refused([](SparsePolicy& p) { p.levels[0].threshold = -1; }, "threshold");
+    refused([](SparsePolicy& p) { p.value_skip = -1; }, "value skip");
+    refused([](SparsePolicy& p) { p.cosine = std::numeric_limits<float>::quiet_NaN(); }, "cosine");
+    refused([](SparsePolicy& p) { p.index_dim = 9; }, "index_dim of 9");
+    expect_refused([] { make_preset("streaming", kFull, {.window = 0}).check(12, 3); }, "window is 0");
 }
 
 }  // namespace

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// What chat and generate say about sparse attention in their statistics line.
+#include <gmock/gmock.h>
+
+#include <cstdlib>
+
+#include "tests/cli/program.h"
+
+namespace winnow::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class SparseProgram : public OnDevice {
+protected:
+    static std::string model() {  // with room for a window and something outside it
+        static const std::string path = [] {
+            TinyOptions options;
+            options.n_ctx = 1024;
+            const std::vector<std::byte> bytes = make_tiny_gguf(options);
+            return Files::shared().write("sparse.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+        }();
+        return path;
+    }
+    static std::string prompt() {
+        std::string words;
+        for (int i = 0; i < 40; ++i) words += "the " + std::to_string(i * 7919 % 1000) + " rivers ";
+        return words;
+    }
+    static std::string stats_line(const Outcome& outcome) {
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        const std::size_t at = outcome.err.find("[ prompt ");
+        EXPECT_NE(at, std::string::npos) << outcome.err;
+        return at == std::string::npos ? "" : outcome.err.substr(at, outcome.err.find('\n', at) - at);
+    }
+    static std::string stats(std::vector<std::string> more) {
+        std::vector<std::string> all{"generate", "-m", model(), "-p", prompt(), "-n", "4", "--temp", "0", "--show-timings"};
+        all.insert(all.end(), more.begin(), more.end());
+        return stats_line(run_program(all));
+    }
+    static double number_after(const std::string& line, const std::string& part) {
+        const std::size_t at = line.find(part);
+        EXPECT_NE(at, std::string::npos) << line;
+        return at == std::string::npos ? -1 : std::atof(line.c_str() + at + part.size());
+    }
+};
+
+TEST_F(SparseProgram, SaysWhatWasKeptAndCaptured) {
+    const std::string dense = stats({});
+    EXPECT_THAT(dense, Not(HasSubstr("kept")));
+    EXPECT_THAT(dense, Not(HasSubstr("mass")));
+    const std::string below = stats({"--sparse", "exact", "--sparse-min-ctx", "1000"});
+    EXPECT_THAT(below, Not(HasSubstr("kept")));
+
+    const std::string plain = stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0"});
+    EXPECT_GT(number_after(plain, "| kept "), 1);
+    EXPECT_LT(number_after(plain, "| kept "), 99);
+    EXPECT_THAT(plain, Not(HasSubstr("mass")));
+    for (const char* audit : {"full", "1", "2"}) {
+        const std::string line = stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", audit});
+        const double mean = number_after(line, "attention mass without sinks "), p5 = number_after(line, ", p5 "), least = number_after(line, ", min ");
+        EXPECT_GT(mean, 0.5) << line;
+        EXPECT_LE(mean, 1) << line;
+        EXPECT_LE(p5, mean + 1e-3) << line;
+        EXPECT_LE(least, p5 + 1e-3) << line;
+        EXPECT_GT(number_after(line, "| kept "), 1);
+    }
+    const std::string whole = stats({"--sparse", "exact", "--sparse-mass", "1", "--sparse-min-ctx", "0", "--audit", "full"});
+    EXPECT_THAT(whole, HasSubstr("kept 100.0 %"));
+    EXPECT_THAT(whole, HasSubstr("attention mass without sinks 1.000, p5 1.000, min 1.000"));
+}
+
+TEST_F(SparseProgram, RingsHaveNothingToCompareWith) {
+    const std::string line = stats({"--sparse", "streaming", "--sparse-window", "64", "--sparse-min-ctx", "0", "--audit", "full"});
+    EXPECT_THAT(line, HasSubstr("attention mass n/a"));
+    EXPECT_LT(number_after(line, "| kept "), 50);
+}
+
+TEST_F(SparseProgram, ChatSaysItForEachAnswer) {
+    const Outcome outcome = run_program({"chat", "-m", model(), "-n", "4", "--temp", "0", "--sparse", "quest", "--sparse-budget", "80", "--sparse-window", "32",
+                                         "--sparse-min-ctx", "0", "--audit", "full"},
+                                        prompt() + "\n" + prompt().substr(0, 100) + "\n");
+    EXPECT_THAT(stats_line(outcome), HasSubstr("| kept "));
+    std::size_t n = 0;
+    for (std::size_t at = 0; (at = outcome.err.find("| kept ", at)) != std::string::npos; ++at) ++n;
+    EXPECT_EQ(n, 2u) << outcome.err;
+}
+
+TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
+    const Outcome outcome = run_program({"generate", "-m", model(), "-p", "the", "-n", "1", "--sparse", "streaming", "--sparse-mass", "0.9"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("warning: --sparse-mass has no effect on --sparse streaming"));
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}), 2, "--sparse-window");
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2, "--audit 0");
+}
+
+}  // namespace
+}  // namespace winnow::test
