@@ -19,8 +19,8 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
 /// Tokens that a local head sees: the policy's own, or its part of the context.
 std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx);
 
-/// Tokens of the longest prefill chunk. @param asked 0 = the device's default.
-std::uint32_t chunk_tokens(std::uint32_t asked, bool is_cpu, std::uint32_t n_ctx);
+/// Tokens of the longest prefill chunk. @param asked 0 = the default of a device with so much memory.
+std::uint32_t chunk_tokens(std::uint32_t asked, bool is_cpu, std::uint64_t memory_bytes, std::uint32_t n_ctx);
 
 /// @param n_ctx, n_chunk tokens of the cache and of the longest prefill chunk; max_chunk of the result is shorter where rings would grow
 /// by more than an eighth of their window.

@@ -95,7 +95,7 @@ public:
           n_probe_(n_probe),
           sparse_(options.sparse),
           kv_type_(options.kv_type),
-          n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.n_ctx())) {}
+          n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.device().memory_bytes, session.n_ctx())) {}
 
     std::vector<EvalRow> run(const std::vector<std::string>& presets) {
         const std::uint32_t n = n_probe_;
