@@ -127,6 +127,8 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         Rig rig(device(), 1200, type);
         for (const char* name : kTrainingFree) {
+            // Stages differ by type, presets by what they make of them: compiling takes long.
+            if (type == KvType::kF32 && name != std::string_view("exact") && name != std::string_view("quest")) continue;
             SCOPED_TRACE(name);
             const AttentionPipeline p = rig.pipeline(everything(name, false, 1200));
             rig.expect_dense(rig.step(p, true, true));
