@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 
-#include "runtime/attention/indexer_score.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
@@ -80,7 +79,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              c.parent_unit,
                                              static_cast<std::uint32_t>(c.level.rule),
                                              static_cast<std::uint32_t>(c.pool),
-                                             IndexerScore::score_stride(c.max_rows),
+                                             c.score_stride,
                                              n_bins(c.level.rule, group),
                                              held,
                                              most_chosen(c)};

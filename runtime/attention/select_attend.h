@@ -24,7 +24,7 @@ public:
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
         std::uint32_t most_rows = 0;     ///< that are chosen from
         std::uint32_t most_always = 0;   ///< tokens that are attended besides: sinks, window and open block
-        std::uint32_t max_rows = 0;      ///< as in IndexerScore::Config
+        std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
     };
     struct Buffers {

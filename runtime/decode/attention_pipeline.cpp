@@ -256,7 +256,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                     .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
                     .most_rows = last_rows(policy_, kv.capacity),
                     .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
-                    .max_rows = z.max_rows, .n_score_splits = n_select_splits};
+                    .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits};
         const bool wanted = choose_in_attend.value_or(!device.is_cpu() && SelectAttend::pays(c));
         if (wanted && SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
     }
