@@ -41,7 +41,7 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
                 progress(std::min(++done, total), total);
             }
             const SparseReport report = session.sparse_report();
-            setting.captured = report.n_audits == 0 ? 0 : static_cast<float>(report.mass_mean);
+            setting.captured = report.n_audits == 0 ? 0 : std::min(static_cast<float>(report.mass_mean), 1.0f);  // less its rounding
             audited = audited || report.n_audits != 0;
             setting.bytes_per_token = static_cast<float>(report.kv_bytes_per_token);
             session.truncate(n_cached);

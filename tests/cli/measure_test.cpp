@@ -10,6 +10,8 @@
 namespace winnow::test {
 namespace {
 
+using ::testing::AnyOf;
+using ::testing::Contains;
 using ::testing::HasSubstr;
 using nlohmann::json;
 
@@ -93,7 +95,8 @@ TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
         stages.push_back(stage["stage"]);
         bytes += stage["bytes"].get<double>();
     }
-    EXPECT_THAT(stages, ::testing::IsSupersetOf({"indexer_score", "attend_sparse", "attend_dense"}));
+    EXPECT_THAT(stages, ::testing::IsSupersetOf({"indexer_score", "attend_dense"}));
+    EXPECT_THAT(stages, AnyOf(Contains("attend_sparse"), Contains("select_attend")));  // whichever pays on the device
     EXPECT_NEAR(bytes, row["bytes_per_token"].get<double>(), 0.02 * bytes);
 
     const Outcome table = run_program(with({"--sparse", "exact", "--sparse-mass", "0.5"}));
@@ -201,7 +204,7 @@ TEST_F(Measure, InfoPlansWhatDoesNotFit) {
 }
 
 TEST_F(Measure, InfoSplitsTheCacheIntoFullHeadsAndRings) {
-    const std::vector<std::string> call{"info", "-m", Files::shared().tiny_gemma(), "-c", "256"};
+    const std::vector<std::string> call{"info", "-m", Files::shared().tiny_gemma(), "-c", "256", "-ub", "64"};
     std::vector<std::string> as_json = call;
     as_json.push_back("--json");
     const json plan = parsed(as_json);
@@ -242,9 +245,10 @@ TEST_F(Measure, InfoKeepsRingsSmallInShortContexts) {
     }
 }
 
+// With the chunks of a small card: those of a large one take 0.2 GB more.
 TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {
     const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk", "q8_0",
-                              "-ctv", "q8_0", "--json"});
+                              "-ctv", "q8_0", "-ub", "512", "--json"});
     EXPECT_LE(plan["total_bytes"].get<double>(), 8.0e9);
     EXPECT_NEAR(plan["retrieval_share"].get<double>(), 0.28, 0.01);
     EXPECT_EQ(plan["retrieval_share_assumed"], true);
