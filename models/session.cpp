@@ -11,7 +11,9 @@
 
 #include "models/model.h"
 #include "models/random_model.h"
+#include "models/session_cache.h"
 #include "models/session_plan.h"
+#include "models/sidecar.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
@@ -126,6 +128,31 @@ public:
         engine_->loop.finish();
         // Surplus steps may have written summaries of tokens that never counted.
         refresh_summaries(n_cached());
+    }
+
+    void save_cache(const std::string& path) override {
+        finish();
+        write_cache_file(path, *device_, cache_, cache_stamp(), tokens_, tokens_high_);
+    }
+
+    std::uint32_t restore_cache(const std::string& path, std::span<const std::int32_t> tokens) override {
+        finish();
+        for (const std::int32_t id : tokens) check_token(id);
+        const CacheFile file(path, cache_, cache_stamp());
+        const std::size_t most = std::min<std::size_t>({tokens.size(), file.tokens().size(), resolved_.n_ctx});
+        std::uint32_t n = 0;
+        while (n < most && file.tokens()[n] == tokens[n]) ++n;
+        n = visible_from(n, file.n_written());
+        if (n == 0) return 0;
+        // Should the copy fail, the cache is empty.
+        tokens_.clear();
+        tokens_high_ = 0;
+        refresh_summaries(0);
+        file.load(*device_, cache_, n);
+        tokens_.assign(tokens.begin(), tokens.begin() + n);
+        tokens_high_ = file.n_written();
+        refresh_summaries(0);
+        return n;
     }
 
     void use_sparse(const SparseOptions& sparse) override {
@@ -288,8 +315,7 @@ private:
     bool is_local(std::size_t head) const { return !policy_.local_heads.empty() && policy_.local_heads[head] != 0; }
 
     // What each head sees, in the block tables. Rings stay as they were allocated; a head that keeps everything can be narrowed.
-    void write_roles() {
-        policy_.local_window = local_window(policy_, resolved_.n_ctx);
+    std::vector<std::uint32_t> role_tables() const {
         const KvLayout& layout = cache_.layout();
         std::vector<std::uint32_t> tables = layout.tables();
         for (std::size_t i = 0; i < policy_.local_heads.size(); ++i) {
@@ -299,7 +325,15 @@ private:
             tables[i * layout.table_stride() + WINNOW_TABLE_WINDOW] = policy_.local_window;
             tables[i * layout.table_stride() + WINNOW_TABLE_SINK_TOKENS] = policy_.sink;
         }
-        vk::Uploader(*device_).upload(cache_.tables(), std::as_bytes(std::span(tables)));
+        return tables;
+    }
+    void write_roles() {
+        policy_.local_window = local_window(policy_, resolved_.n_ctx);
+        vk::Uploader(*device_).upload(cache_.tables(), std::as_bytes(std::span<const std::uint32_t>(role_tables())));
+    }
+    CacheStamp cache_stamp() const {
+        if (!model_.file) throw Error(ErrorCode::kInvalidArgument, "a prompt cache needs a model that is a file");
+        return {model_hash(*model_.file), role_tables()};
     }
 
     void build_engine() {
@@ -409,18 +443,24 @@ private:
         tokens_high_ = std::max(tokens_high_, n_cached());
     }
 
-    // Forgets what the cache holds after n tokens. A ring has overwritten what lies more than its blocks behind the newest
-    // token ever written: where the window of the next token reaches back further, the cache is emptied instead.
-    void go_back(std::uint32_t n) {
+    // How many of the first n tokens a cache still serves that once held `n_written`. A ring has overwritten what lies more than its
+    // blocks behind the newest token ever written: where the window of the next token reaches back further, it is none.
+    std::uint32_t visible_from(std::uint32_t n, std::uint32_t n_written) const {
         const KvLayout& layout = cache_.layout();
         const std::uint32_t n_kv = model_.shape.n_kv_heads, block = layout.config().block_size;
         for (std::uint32_t i = 0; i < model_.shape.n_layers * n_kv && n > 0; ++i) {
             const HeadLayout& head = layout.head(i / n_kv, i % n_kv);
-            const std::uint32_t newest = (tokens_high_ - 1) / block;
+            const std::uint32_t newest = (n_written - 1) / block;
             if (head.ring_blocks == 0 || newest < head.sink_blocks + head.ring_blocks) continue;
             const std::uint32_t oldest = (newest + 1 - head.ring_blocks) * block;
             if (n + 1 < oldest + layout.config().roles[i].window) n = 0;
         }
+        return n;
+    }
+
+    // Forgets what the cache holds after n tokens, or everything where that much cannot be kept.
+    void go_back(std::uint32_t n) {
+        n = visible_from(n, tokens_high_);
         tokens_.resize(n);
         if (n == 0) tokens_high_ = 0;
         refresh_summaries(n);
