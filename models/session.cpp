@@ -478,6 +478,10 @@ private:
             done = prefill_.run(tokens, first, progress, rows);
         } catch (...) {
             tokens_high_ = std::max(tokens_high_, first + prefill_.n_written());
+            try {
+                go_back(n_cached());  // rings and summaries as they were
+            } catch (...) {           // a device that is lost: the first error is the one to tell
+            }
             throw;
         }
         for (std::uint32_t i = 0; i < done; ++i) push_token(tokens[i]);

@@ -113,6 +113,7 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
         if (calibration != nullptr) {
             without_anchors = *calibration;
             without_anchors->anchors.clear();
+            without_anchors->refresh_layers.clear();
             calibration = &*without_anchors;
         }
     }
@@ -134,7 +135,8 @@ namespace {
 struct Target {
     std::string name;
     bool is_cpu = false;
-    std::uint64_t budget_bytes = 0;   ///< for everything together
+    std::uint64_t memory_bytes = 0;   ///< of the card
+    std::uint64_t budget_bytes = 0;   ///< of it for everything together
     std::uint64_t binding_bytes = 0;  ///< for one buffer
     std::uint64_t matrix_bytes = 0;   ///< for one range of a matrix's rows
 };
@@ -158,10 +160,15 @@ public:
           policy_(resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type)) {}
 
     ResolvedOptions plan(std::uint32_t n_ctx) const {
+        const ResolvedOptions usual = plan(n_ctx, chunk_tokens(options_.n_chunk, target_.is_cpu, target_.memory_bytes, n_ctx));
+        if (usual.fits || options_.n_chunk != 0) return usual;
+        return plan(n_ctx, chunk_tokens(0, target_.is_cpu, 0, n_ctx));  // shorter chunks rather than less context
+    }
+    ResolvedOptions plan(std::uint32_t n_ctx, std::uint32_t n_chunk) const {
         const ModelShape& shape = model_.shape;
         ResolvedOptions r;
         r.n_ctx = n_ctx;
-        r.n_chunk = chunk_tokens(options_.n_chunk, target_.is_cpu, target_.budget_bytes, n_ctx);
+        r.n_chunk = n_chunk;
         r.n_splits = AttendDense::default_splits(target_.is_cpu, shape.n_kv_heads, n_ctx, 64);
         const KvLayout layout(kv_config(shape, options_.kv_type, n_ctx, r.n_chunk, policy_));
         r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.matrix_bytes);
@@ -219,7 +226,8 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
                              bool must_fit) {
     const ModelShape& shape = model.shape;
     const Planner planner(model, options,
-                          {device.info().name, device.is_cpu(), without_reserve(device.info().memory_bytes), binding_bytes(device),
+                          {device.info().name, device.is_cpu(), device.info().memory_bytes, without_reserve(device.info().memory_bytes),
+                           binding_bytes(device),
                            device.limits().max_matrix_bytes});
     if (options.n_ctx > shape.n_ctx_train)
         throw Error(ErrorCode::kInvalidArgument,
@@ -248,10 +256,10 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
 ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                             std::uint64_t card_bytes) {
     // A named card is a GPU, whatever runs here: only a GPU that is present knows better what it binds.
-    Target target{"the present device", device.is_cpu(), without_reserve(device.free_memory_bytes()), binding_bytes(device),
-                  device.limits().max_matrix_bytes};
+    Target target{"the present device", device.is_cpu(), device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
+                  binding_bytes(device), device.limits().max_matrix_bytes};
     if (card_bytes != 0)
-        target = {"the card", false, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device),
+        target = {"the card", false, card_bytes, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device),
                   device.is_cpu() ? kCardBindingBytes : device.limits().max_matrix_bytes};
     const Planner planner(model, options, target);
     std::uint32_t limit = model.shape.n_ctx_train;

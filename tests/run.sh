@@ -54,7 +54,7 @@ fi
 
 log=$root/build/$preset/ctest.log
 status=0
-ctest --test-dir "$root/build/$preset" --output-on-failure --no-tests=error --timeout 1800 "$@" 2>&1 | tee "$log" ||
+ctest --test-dir "$root/build/$preset" --parallel "$(nproc)" --output-on-failure --no-tests=error --timeout 3000 "$@" 2>&1 | tee "$log" ||
     status=$?
 
 awk -f "$root/tests/skipped.awk" "$root/build/$preset/Testing/Temporary/LastTest.log" 2>/dev/null || true

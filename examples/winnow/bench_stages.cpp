@@ -96,7 +96,7 @@ std::vector<StageRow> time_stages(Session& session, const StageWeights& weights,
     for (StageRow& row : best) {
         double bytes = static_cast<double>(weights.of(row.stage));
         if (row.stage == "attend_dense") bytes = attention.dense;
-        if (row.stage == "attend_sparse") bytes = attention.sparse;
+        if (row.stage == "attend_sparse" || row.stage == "select_attend") bytes = attention.sparse;
         if (row.stage == "indexer_score") bytes = attention.selection;
         row.bytes = static_cast<std::uint64_t>(std::llround(bytes));
     }

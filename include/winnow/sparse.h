@@ -94,7 +94,7 @@ struct Calibration {
     /// Of the index and of RoPE pairs on text that no moment has seen, [n_layers, n_heads]: attention mass of the 64 tokens that they
     /// choose over that of the best 64, and how many of those they find. Empty = not measured; -1 where a head was not.
     std::vector<float> index_mass, index_recall, pair_mass, pair_recall;
-    std::vector<float> captured_mass;       ///< [...] true mass of what holds an estimated 0.9; empty, -1: the same
+    std::vector<float> captured_mass;       ///< [...] true mass of what holds an estimated 0.9; empty = not measured, -1 = this head was not
     std::string preset;                     ///< recommended for `auto`
     float mass = 0;                         ///< its attention mass; 0 = the preset's own
     std::vector<PresetSetting> settings;    ///< what presets use unless told otherwise

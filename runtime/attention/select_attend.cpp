@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 
-#include "runtime/attention/indexer_score.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
@@ -16,8 +15,11 @@ namespace {
 
 constexpr double kNats = 32;  // what all bins span (select.glsl)
 constexpr std::uint32_t kMinTokens = 64;
-// A workgroup ranks all rows of its kv head by itself: more would take longer than a dispatch and a list.
+// A workgroup ranks all rows of its kv head by itself.
 constexpr std::uint32_t kMostRows = 8448;  // blocks of 16 of 131,072 tokens, and some
+// And it holds registers for that and for attending, so that fewer workgroups run at once. On an H200 (8B, quest) a step at 131,072 tokens
+// took 3 % longer this way than with a list made by one workgroup where there are 2,049 rows, and 20 % where there are 8,193.
+constexpr std::uint32_t kMostRowsThatPay = 1536;
 
 // By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row of bins.
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
@@ -27,7 +29,7 @@ std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
 
 // Units that can fall to one workgroup.
 std::uint32_t most_chosen(const SelectAttend::Config& c) {
-    const std::uint64_t items = (std::uint64_t{c.most_rows} + 3) * c.level.unit;
+    const std::uint64_t items = (std::uint64_t{c.most_rows} + 3) * c.level.unit + c.most_always;
     const std::uint64_t most = std::max<std::uint64_t>(2 * kMinTokens, items / c.n_splits + c.block_size);
     return static_cast<std::uint32_t>(most / c.level.unit) + 3;
 }
@@ -37,7 +39,8 @@ std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config&
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
     const std::uint32_t rows_of_bins = c.level.rule == BudgetRule::kTopP ? 1 + group : 1;
     return attend_shared_bytes(tuning.group_size / device.limits().subgroup_size, group, c.head_dim, c.n_splits) +
-           4ull * rows_of_bins * n_bins(c.level.rule, group) + 8ull * most_chosen(c) + 1024;
+           4ull * rows_of_bins * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
+           4ull * (rows_of_bins + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;  // sums of subgroups, and single words
 }
 
 }  // namespace
@@ -46,6 +49,8 @@ bool SelectAttend::takes(const vk::Device& device, const Config& c) {
     return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
            shared_bytes(device, c) <= device.limits().max_shared_memory_bytes;
 }
+
+bool SelectAttend::pays(const Config& c) { return c.most_rows <= kMostRowsThatPay; }
 
 double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return kNats / n_bins(rule, n_group); }
 
@@ -74,7 +79,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              c.parent_unit,
                                              static_cast<std::uint32_t>(c.level.rule),
                                              static_cast<std::uint32_t>(c.pool),
-                                             IndexerScore::score_stride(c.max_rows),
+                                             c.score_stride,
                                              n_bins(c.level.rule, group),
                                              held,
                                              most_chosen(c)};

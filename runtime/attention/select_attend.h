@@ -23,7 +23,8 @@ public:
         HeadPool pool = HeadPool::kMax;  ///< not kEach
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
         std::uint32_t most_rows = 0;     ///< that are chosen from
-        std::uint32_t max_rows = 0;      ///< as in IndexerScore::Config
+        std::uint32_t most_always = 0;   ///< tokens that are attended besides: sinks, window and open block
+        std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
     };
     struct Buffers {
@@ -45,6 +46,8 @@ public:
 
     /// Whether the stage can do a level, and the device has the shared memory for it.
     static bool takes(const vk::Device& device, const Config& config);
+    /// Whether it is also faster than a list on a GPU.
+    static bool pays(const Config& config);
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
     static double bin_width(BudgetRule rule, std::uint32_t n_group);
     /// @param n_rows that were scored, @param n_tokens that are attended, both in each kv head.

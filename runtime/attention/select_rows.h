@@ -9,7 +9,7 @@
 namespace winnow {
 
 /// The budget rule over the scored tokens of a last level, by many workgroups: for lists of tokens that one workgroup would
-/// take too long over. After an IndexerScore with `wide`. shaders/attention/select_rows.comp
+/// take too long over. After an IndexerScore that ends with denominators. shaders/attention/select_rows.comp
 class SelectRows {
 public:
     struct Config {

@@ -246,13 +246,19 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                                            policy_.index_dim, index_unit_of(policy_), policy_.index_type});
     }
     // On a software driver every workgroup of a kv head would choose in turn what one of them can choose for all.
-    if (choose_in_attend.value_or(!device.is_cpu()) && !policy_.levels.empty() && !cuts_ && policy_.refresh <= 1) {
+    // An anchor attends to everything: its list is for others, and a stage that attends makes none for it.
+    const bool has_anchors = std::any_of(policy_.layers.begin(), policy_.layers.end(),
+                                         [](const LayerSchedule& l) { return l.kind == LayerKind::kAnchor; });
+    if (!policy_.levels.empty() && !cuts_ && policy_.refresh <= 1 && !has_anchors) {
         const SelectAttend::Config c{.n_heads = sparse.n_heads, .n_kv_heads = sparse.n_kv_heads, .head_dim = sparse.head_dim,
                     .kv_type = sparse.kv_type, .block_size = sparse.block_size, .n_splits = n_splits, .quantize = quantize,
                     .skip_values = sparse.skip_values, .level = policy_.levels.back(), .pool = policy_.pool,
                     .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
-                    .most_rows = last_rows(policy_, kv.capacity), .max_rows = z.max_rows, .n_score_splits = n_select_splits};
-        if (SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
+                    .most_rows = last_rows(policy_, kv.capacity),
+                    .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
+                    .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits};
+        const bool wanted = choose_in_attend.value_or(!device.is_cpu() && SelectAttend::pays(c));
+        if (wanted && SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
     }
     IndexerScore::Config base;
     base.n_heads = shape.n_heads;

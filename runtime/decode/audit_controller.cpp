@@ -103,7 +103,8 @@ void AuditController::widen(std::span<HeadPolicy* const> levels, std::uint32_t n
         HeadPolicy& coarse = *levels[i];
         const bool is_budget = levels_[i].rule == BudgetRule::kTopK;
         const float room = std::max(static_cast<float>(coarse.budget_max), coarse.budget_share * static_cast<float>(n_tokens));
-        const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget && room < 2 * static_cast<float>(last.budget_max);
+        const float wanted = std::max(static_cast<float>(last.budget_max), last.budget_share * static_cast<float>(n_tokens));
+        const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget && room < 2 * wanted;
         if (!offered_all && !too_small) continue;
         if (is_budget) change_budget(coarse, 1 / kWiden, n_tokens);
         else change_mass(coarse, kWiden);

@@ -359,7 +359,7 @@ void write_list(uint n_rows, HeadPolicy policy, uint coarse[kRankings], uint fin
     scan_before(n_tokens, place, all_tokens);
     if (gl_LocalInvocationIndex == 0) {
         controls[push.control + kv_head].n_list = min(written, push.list_stride);
-        controls[push.control + kv_head].n_tokens = all_tokens;
+        controls[push.control + kv_head].n_tokens = min(all_tokens, push.list_stride * kUnit);
         controls[push.control + kv_head].middle_end = middle_end;
         controls[push.control + kv_head].n_selected_at = position + 1;
     }

@@ -189,7 +189,7 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
     const uint n_list = before_cut + min(most_at, at_cut);
     n_tokens = n_list * kUnit - first_kept;
     if (split == 0 && gl_LocalInvocationIndex == 0)
-        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), n_tokens, middle_end, position + 1);
+        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), min(n_tokens, push.list_stride * kUnit), middle_end, position + 1);
     return a;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The budget rule: from scores of rows to the smallest set that satisfies the rule, by integer histograms, so that the
-// result does not depend on any order. Runs in one workgroup (the last to arrive). Weight of a row for head g is
+// result does not depend on any order. Runs in one workgroup: the last to arrive, or each for itself. Weight of a row for head g is
 // w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw scores would let loud
 // heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; or, where many workgroups
 // count (select_rows, select_attend), one round of finer bins. Ties go to lower ids.

@@ -127,6 +127,8 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         Rig rig(device(), 1200, type);
         for (const char* name : kTrainingFree) {
+            // Stages differ by type, presets by what they make of them: compiling takes long.
+            if (type == KvType::kF32 && name != std::string_view("exact") && name != std::string_view("quest")) continue;
             SCOPED_TRACE(name);
             const AttentionPipeline p = rig.pipeline(everything(name, false, 1200));
             rig.expect_dense(rig.step(p, true, true));
@@ -145,7 +147,7 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
 
 TEST_F(AttentionPipelineTest, WholeMassEqualsDenseWhereAttentionChooses) {
     Rig rig(device(), 1200, KvType::kF16);
-    for (const char* name : {"exact", "quest", "kascade", "tokenselect"}) {
+    for (const char* name : {"exact", "quest", "kascade", "delta"}) {
         SCOPED_TRACE(name);
         rig.expect_dense(rig.step(rig.pipeline(everything(name, false, 1200), true)));
     }
@@ -154,7 +156,7 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseWhereAttentionChooses) {
 // The two ways cut at bins of another width: what they keep differs by a few units at most.
 TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
     Rig rig(device(), 3000, KvType::kF16);
-    for (const char* name : {"exact", "quest", "kascade"}) {
+    for (const char* name : {"exact", "quest", "kascade", "delta"}) {
         SCOPED_TRACE(name);
         const AttentionPipeline by_list = rig.pipeline(make_preset(name, kFull), false), in_attend = rig.pipeline(make_preset(name, kFull), true);
         rig.step(by_list);
@@ -175,7 +177,7 @@ TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
 // An audit widens one head's budget beyond what its list was made for: its neighbours' lists stay theirs.
 TEST_F(AttentionPipelineTest, AWidenedHeadLeavesOthersAlone) {
     Rig rig(device(), 3000, KvType::kF16);
-    for (const char* name : {"quest", "tokenselect"}) {
+    for (const char* name : {"quest"}) {
         for (const bool steered : {false, true}) {
             for (const bool choose : {false, true}) {
                 SparsePolicy policy = make_preset(name, kFull, {.budget = 800});

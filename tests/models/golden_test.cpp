@@ -201,7 +201,7 @@ TEST_F(Golden, Smollm2PerplexityOfTheGpl) {
     ASSERT_TRUE(std::equal(first.begin(), first.end(), ids.begin()));
     ASSERT_EQ(fnv1a64(ids), golden["ids_fnv1a64"]);
 
-    constexpr std::size_t kWindows = 2;
+    constexpr std::size_t kWindows = 1;  // of 512 tokens: a minute and more on a software driver
     SessionOptions options = options_;
     options.n_ctx = golden["n_ctx"];
     const double expected = golden["running"][kWindows - 1];
