@@ -40,9 +40,10 @@ struct Header {
     std::uint32_t kv_type;
     char model[16];
     std::uint32_t n_layers, n_kv_heads, head_dim, block_size;
-    std::uint32_t n_tokens, n_written;
+    std::uint32_t n_tokens;
+    CacheHistory history;
 };
-static_assert(sizeof(Header) == 56);
+static_assert(sizeof(Header) == 64);
 constexpr std::size_t kHeadWords = WINNOW_TABLE_HEADER;
 using Digest = XXH64_hash_t;
 
@@ -56,7 +57,7 @@ private:
     std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
 };
 
-Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t n_tokens, std::uint32_t n_written) {
+Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t n_tokens, const CacheHistory& history) {
     const KvConfig& c = cache.layout().config();
     Header h = {};
     std::memcpy(h.magic, kMagic, sizeof kMagic);
@@ -68,7 +69,7 @@ Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t 
     h.head_dim = c.head_dim;
     h.block_size = c.block_size;
     h.n_tokens = n_tokens;
-    h.n_written = n_written;
+    h.history = history;
     return h;
 }
 
@@ -237,20 +238,40 @@ private:
 
 }  // namespace
 
+std::uint32_t policy_hash(const SparsePolicy& p) {
+    Hash hash;
+    const auto add = [&hash](const auto&... values) { (hash.add(&values, sizeof values), ...); };
+    const auto add_list = [&](const auto& list) {
+        add(list.size());
+        hash.add(list.data(), list.size() * sizeof list[0]);
+    };
+    add_list(p.name);
+    add(p.levels.size(), p.layers.size());
+    for (const SelectLevel& l : p.levels)
+        add(l.scorer, l.unit, l.rule, l.mass, l.budget, l.budget_min, l.budget_share, l.threshold);
+    add(p.pool, p.sink, p.window, p.min_ctx, p.refresh, p.cosine, p.value_skip, p.index_dim, p.index_type, p.steered);
+    for (const LayerSchedule& layer : p.layers) {
+        add(layer.kind, layer.source);
+        add_list(layer.head_map);
+    }
+    if (p.index_maps) add_list(*p.index_maps);
+    return std::max(static_cast<std::uint32_t>(hash.digest()), 1u);
+}
+
 std::string unfinished_cache_file(const std::string& path) { return fmt::format("{}.tmp.{}", real_path(path), getpid()); }
 
 void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
-                      std::span<const std::int32_t> tokens, std::uint32_t n_written) {
+                      std::span<const std::int32_t> tokens, const CacheHistory& history) {
     const auto n_tokens = static_cast<std::uint32_t>(tokens.size());
     if (n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the cache is empty: there is nothing to save");
     NewFile file(path);
-    const Header header = make_header(cache, stamp, n_tokens, n_written);
+    const Header header = make_header(cache, stamp, n_tokens, history);
     file.write(&header, sizeof header);
     const std::vector<std::uint32_t> words = head_words(cache, stamp);
     file.write(words.data(), words.size() * sizeof words[0]);
     file.write(tokens.data(), tokens.size_bytes());
     std::uint64_t total = 0;
-    copy_runs(device, block_runs(cache, n_tokens, n_tokens, n_written, total), vk::BufferUse::kReadback,
+    copy_runs(device, block_runs(cache, n_tokens, n_tokens, history.n_written, total), vk::BufferUse::kReadback,
               [&](const Run& part, const std::byte* staged) { file.write(staged, part.bytes); });
     file.commit();
 }
@@ -296,12 +317,13 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
     if (n_bytes < sizeof header) refuse("is damaged: it ends too early");
 
     // Sizes come from this session's own cache; the file only says how many tokens, and its length must be as that many take.
-    const Header own = make_header(cache, stamp, header.n_tokens, header.n_written);
+    const Header own = make_header(cache, stamp, header.n_tokens, header.history);
     if (header.version != own.version) refuse("is of another version of winnow");
     if (std::memcmp(header.model, own.model, sizeof own.model) != 0) refuse("was made with another model");
     if (header.kv_type != own.kv_type) refuse("has another cache type (-ctk)");
     if (std::memcmp(&header, &own, sizeof own) != 0) refuse("has another cache layout");
-    if (header.n_tokens == 0 || header.n_tokens > header.n_written || header.n_written > kMostTokens)
+    if (header.n_tokens == 0 || header.n_tokens > header.history.n_written || header.history.n_written > kMostTokens ||
+        header.history.n_dense > header.n_tokens)
         refuse("is damaged: its number of tokens is impossible");
     std::vector<std::uint32_t> words(head_words(cache, stamp).size());
     const std::uint64_t words_end = sizeof header + words.size() * sizeof words[0];
@@ -311,7 +333,7 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
     if (words != head_words(cache, stamp))
         refuse("was made with other windows or rings: --sparse, its settings, -c and -ub decide about them");
     std::uint64_t blocks_bytes = 0;
-    block_runs(cache, header.n_tokens, header.n_tokens, header.n_written, blocks_bytes);
+    block_runs(cache, header.n_tokens, header.n_tokens, header.history.n_written, blocks_bytes);
     if (n_bytes != blocks_at_ + blocks_bytes + sizeof(Digest)) refuse("is damaged: its length is not what its tokens take");
 
     Hash hash;
@@ -328,12 +350,12 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
     if (digest != hash.digest()) refuse("is damaged: its checksum is wrong");
     tokens_.resize(header.n_tokens);
     read(words_end, tokens_.data(), tokens_.size() * sizeof tokens_[0]);
-    n_written_ = header.n_written;
+    history_ = header.history;
 }
 
 void CacheFile::load(vk::Device& device, const KvCache& cache, std::uint32_t n) const {
     std::uint64_t total = 0;
-    copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), n_written_, total), vk::BufferUse::kUpload,
+    copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), history_.n_written, total), vk::BufferUse::kUpload,
               [&](const Run& part, std::byte* staged) { read(blocks_at_ + part.at, staged, part.bytes); });
 }
 

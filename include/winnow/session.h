@@ -126,7 +126,8 @@ public:
     virtual void save_cache(const std::string& path) = 0;
     /// Puts into the cache as many of `tokens`, from the first on, as a file of save_cache() begins with, in place of what it holds.
     /// Where rings of windowed layers no longer hold what the next token looks back to, and where no token is in common, nothing
-    /// changes. Any n_ctx serves that holds `tokens`; model, cache type, windows and rings must be the file's. @returns tokens restored.
+    /// changes. Any n_ctx serves that holds `tokens`; model, cache type, windows and rings must be the file's. Of tokens that sparse steps
+    /// decoded, and what follows them, nothing is taken under another policy. @returns tokens restored.
     /// @throws Error(kBadFile | kIo | kInvalidArgument: no prompt cache at all), in one line and before the cache is touched.
     virtual std::uint32_t restore_cache(const std::string& path, std::span<const std::int32_t> tokens) = 0;
 

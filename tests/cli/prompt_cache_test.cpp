@@ -16,8 +16,7 @@ class PromptCacheProgram : public OnDevice {
 protected:
     std::vector<std::string> generate(const std::string& prompt, const std::string& file,
                                       const std::vector<std::string>& more = {}) const {
-        std::vector<std::string> all = {"generate", "-m", Files::shared().tiny(), "-p", prompt, "-n", "8", "--temp", "0", "--json",
-                                        "--no-warmup"};
+        std::vector<std::string> all = {"generate", "-m", model_, "-p", prompt, "-n", "8", "--temp", "0", "--json", "--no-warmup"};
         if (!file.empty()) all.insert(all.end(), {"--prompt-cache", file});
         all.insert(all.end(), more.begin(), more.end());
         return all;
@@ -34,6 +33,7 @@ protected:
         }
         return json::parse(outcome.out, nullptr, false);
     }
+    std::string model_ = Files::shared().tiny();
     TemporaryFolder folder_;
     const std::string question_ = std::string("the other one and another line in the end") + std::string(60, 'x');
 };
@@ -56,6 +56,38 @@ TEST_F(PromptCacheProgram, ASecondRunReadsWhatIsNew) {
     EXPECT_EQ(longer["tokens"], run(generate(question_ + " and more", ""))["tokens"]);
     EXPECT_GT(folder_.read("cache").size(), 0u);
     EXPECT_EQ(folder_.count(), 1u);
+}
+
+// Quest leaves the first two layers dense: a model with more of them. What it keeps follows from summaries that the file has not.
+TEST_F(PromptCacheProgram, ASelectingPresetGoesOnAsWithoutTheFile) {
+    TinyOptions tiny;
+    tiny.n_layers = 4;
+    tiny.n_ctx = 512;
+    const std::vector<std::byte> bytes = make_tiny_gguf(tiny);
+    TemporaryFolder models;
+    model_ = models.write("deep.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    std::string prompt;
+    for (int i = 0; i < 60; ++i) prompt += std::to_string(i * 7919 % 1000) + " ";
+    const std::string file = folder_.path("cache");
+    const auto quest = [&](const std::string& cache) {
+        const Outcome outcome = run_program(generate(prompt, cache, {"--sparse", "quest", "--sparse-min-ctx", "0", "--sparse-window",
+                                                                     "32", "--sparse-budget", "64", "--sparse-report"}));
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        EXPECT_TRUE(own_lines(outcome.err, "winnow: ").empty()) << outcome.err;
+        EXPECT_THAT(outcome.err, HasSubstr("select"));
+        return std::pair(json::parse(outcome.out, nullptr, false), outcome.err.substr(outcome.err.find("quest: ")));
+    };
+    const auto [plain, plain_report] = quest("");
+    EXPECT_EQ(plain_report.find(" 100.00 % of"), plain_report.npos) << plain_report;
+    EXPECT_EQ(quest(file).first["tokens"], plain["tokens"]);
+    const auto [again, again_report] = quest(file);
+    EXPECT_EQ(again["tokens"], plain["tokens"]);
+    EXPECT_EQ(again_report, plain_report);
+    EXPECT_EQ(again["timings"]["prompt_n"], 0);
+    // The prompt was read the same way whatever selects afterwards.
+    const json dense = run(generate(prompt, file));
+    EXPECT_EQ(dense["timings"]["prompt_n"], 0);
+    EXPECT_EQ(dense["tokens"], run(generate(prompt, ""))["tokens"]);
 }
 
 TEST_F(PromptCacheProgram, TroubleIsOneWarning) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -30,6 +31,8 @@ protected:
         KvType type = KvType::kF16;
         const char* preset = "off";
         std::uint32_t n_ctx = kContext;
+        std::uint32_t budget = 96;
+        std::int32_t min_ctx = 0;
     };
     void SetUp() override {
         GpuTest::SetUp();
@@ -38,6 +41,7 @@ protected:
         folder_ = pattern;
         TinyOptions tiny;
         tiny.n_ctx = 4096;
+        tiny.n_layers = 4;  // quest leaves the first two dense
         make("llama.gguf", tiny);
         tiny.seed = 2;
         make("other.gguf", tiny);
@@ -67,10 +71,10 @@ protected:
         options.n_chunk = 64;
         options.kv_type = s.type;
         options.sparse.preset = s.preset;
-        options.sparse.overrides.min_ctx = 0;
+        options.sparse.overrides.min_ctx = s.min_ctx;
         if (std::string(s.preset) != "off") {
             options.sparse.overrides.window = 32;
-            options.sparse.overrides.budget = 128;
+            options.sparse.overrides.budget = s.budget;
         }
         return make_session(vk::Device::open(log_.device_options()), open_model(path(s.model)), options);
     }
@@ -121,6 +125,9 @@ TEST_P(SessionCacheRoundTrip, ARestoredCacheGoesOnAsAPrefilledOne) {
         session->save_cache(path("cache"));
         EXPECT_EQ(session->tokens(), tokens_);  // saving changes nothing
         wanted = continued(*session);
+        if (std::string(settings.preset) != "off") {
+            EXPECT_LT(session->sparse_report().attended_share, 0.8);
+        }
         session->truncate(100);
         wanted_part = continued(*session);
     }
@@ -154,6 +161,59 @@ INSTANTIATE_TEST_SUITE_P(All, SessionCacheRoundTrip,
                          [](const auto& test) {
                              return std::string(test.param.first == KvType::kF16 ? "f16_" : "q8_0_") + test.param.second;
                          });
+
+TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
+    const Settings quest{"llama.gguf", KvType::kF16, "quest"}, off;
+    Settings wider = quest, late = quest;
+    wider.budget = 112;
+    late.min_ctx = 4000;
+    std::vector<std::int32_t> all(tokens_.begin(), tokens_.begin() + 210);
+    std::vector<float> wanted;
+    const auto write_decoded = [&](Session& session) {
+        session.prefill(std::span(all).first(200));
+        for (std::size_t i = 200; i < 205; ++i) session.decode_logits(all[i]);
+        session.prefill(std::span(all).subspan(205));
+        session.save_cache(path("cache"));
+    };
+    {
+        const auto session = open(quest);
+        write_decoded(*session);
+        wanted = continued(*session);
+        session->truncate(200);  // what was decoded is gone, and all that is left serves everybody
+        session->save_cache(path("prompt"));
+    }
+    {
+        const auto session = open(quest);
+        EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
+        session->save_cache(path("again"));
+        EXPECT_EQ(continued(*session), wanted);
+    }
+    EXPECT_EQ(read(path("again")), read(path("cache")));
+    for (const Settings& other : {off, wider}) {
+        const auto session = open(other);
+        EXPECT_EQ(session->restore_cache(path("again"), all), 200u);
+        EXPECT_EQ(session->restore_cache(path("prompt"), all), 200u);
+    }
+    {
+        const auto session = open(late);
+        write_decoded(*session);  // too early for quest: dense steps
+        SparseOptions sparse;
+        sparse.preset = "off";
+        session->use_sparse(sparse);
+        EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
+    }
+    // Two policies one after the other: then neither may take it.
+    const auto session = open(quest);
+    session->prefill(std::span(all).first(200));
+    session->decode_logits(all[200]);
+    SparseOptions sparse;
+    sparse.preset = "exact";
+    sparse.overrides.min_ctx = 0;
+    session->use_sparse(sparse);
+    session->decode_logits(all[201]);
+    session->save_cache(path("cache"));
+    EXPECT_EQ(session->restore_cache(path("cache"), all), 200u);
+}
 
 // Windows of 16 in rings.
 TEST_F(SessionCacheTest, RingsAreRestoredWhereTheyStillReach) {
@@ -206,15 +266,16 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         bytes[at] = static_cast<char>(bytes[at] ^ 0x41);
         damaged(bytes, at < 8 ? ErrorCode::kInvalidArgument : ErrorCode::kBadFile);
     }
-    // Sizes that somebody made up, under a checksum that is right: n_tokens stands at 48, n_written at 52.
-    for (const auto& [n_tokens, n_written] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
-             {0, 300}, {0xffffffffu, 0xffffffffu}, {1u << 30, 1u << 30}, {(1u << 30) + 1, (1u << 30) + 1}, {300, 299}, {301, 300}, {364, 364}}) {
+    // Sizes that somebody made up, under a checksum that is right: n_tokens, n_written and n_dense stand at 48.
+    using Sizes = std::array<std::uint32_t, 3>;
+    for (const Sizes& sizes : {Sizes{0, 300, 0}, Sizes{0xffffffffu, 0xffffffffu, 0}, Sizes{1u << 30, 1u << 30, 300},
+                               Sizes{(1u << 30) + 1, (1u << 30) + 1, 300}, Sizes{300, 299, 300}, Sizes{301, 300, 300},
+                               Sizes{364, 364, 300}, Sizes{300, 300, 301}}) {
         std::string bytes = whole;
-        bytes.replace(48, 4, reinterpret_cast<const char*>(&n_tokens), 4);
-        bytes.replace(52, 4, reinterpret_cast<const char*>(&n_written), 4);
+        bytes.replace(48, sizeof sizes, reinterpret_cast<const char*>(sizes.data()), sizeof sizes);
         const XXH64_hash_t digest = XXH3_64bits(bytes.data(), bytes.size() - sizeof(XXH64_hash_t));
         bytes.replace(bytes.size() - sizeof digest, sizeof digest, reinterpret_cast<const char*>(&digest), sizeof digest);
-        EXPECT_THAT(damaged(bytes), HasSubstr("damaged")) << n_tokens;
+        EXPECT_THAT(damaged(bytes), HasSubstr("damaged")) << sizes[0];
     }
     EXPECT_EQ(continued(*session), wanted);  // no attempt left a trace
 }
