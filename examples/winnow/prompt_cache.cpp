@@ -45,8 +45,9 @@ void PromptCache::restore(Session& session, std::span<const TokenId> prompt) {
         stored_.assign(prompt.begin(), prompt.begin() + n);
         log_info(fmt::format("--prompt-cache: {} of {} prompt tokens from '{}'", n, prompt.size(), path_));
     } catch (const Error& error) {
-        warn_or_rethrow(error, "the whole prompt is read");
-        if (error.code() == ErrorCode::kInvalidArgument) path_.clear();  // somebody else's file
+        const bool stale = error.code() == ErrorCode::kBadFile;
+        warn_or_rethrow(error, stale ? "the whole prompt is read, and the file made anew" : "the whole prompt is read");
+        if (!stale) path_.clear();  // somebody else's file, or one that cannot be read and so not be replaced
     }
 }
 

@@ -99,6 +99,11 @@ TEST_F(PromptCacheProgram, TroubleIsOneWarning) {
     folder_.write("cache", saved.substr(0, saved.size() / 2));
     EXPECT_EQ(run(generate(question_, file), 1, "damaged")["tokens"], plain["tokens"]);
     EXPECT_EQ(folder_.read("cache"), saved);
+    std::string flipped = saved;
+    flipped[saved.size() - 100] = static_cast<char>(~flipped[saved.size() - 100]);
+    folder_.write("cache", flipped);
+    EXPECT_EQ(run(generate(question_, file), 1, "checksum")["tokens"], plain["tokens"]);
+    EXPECT_EQ(folder_.read("cache"), saved);
     run(generate(question_, file, {"-ctk", "q8_0", "-ctv", "q8_0"}), 1, "another cache type");
     EXPECT_NE(folder_.read("cache"), saved);
     // Somebody else's file stays.

@@ -65,17 +65,22 @@ protected:
         std::ifstream file(from, std::ios::binary);
         return {std::istreambuf_iterator<char>(file), {}};
     }
+    static SparseOptions sparse(const Settings& s) {
+        SparseOptions sparse;
+        sparse.preset = s.preset;
+        sparse.overrides.min_ctx = s.min_ctx;
+        if (sparse.preset != "off") {
+            sparse.overrides.window = 32;
+            sparse.overrides.budget = s.budget;
+        }
+        return sparse;
+    }
     std::unique_ptr<Session> open(const Settings& s) const {
         SessionOptions options;
         options.n_ctx = s.n_ctx;
         options.n_chunk = 64;
         options.kv_type = s.type;
-        options.sparse.preset = s.preset;
-        options.sparse.overrides.min_ctx = s.min_ctx;
-        if (std::string(s.preset) != "off") {
-            options.sparse.overrides.window = 32;
-            options.sparse.overrides.budget = s.budget;
-        }
+        options.sparse = sparse(s);
         return make_session(vk::Device::open(log_.device_options()), open_model(path(s.model)), options);
     }
     // Logits of a few teacher-forced steps, then a greedy answer.
@@ -182,37 +187,28 @@ TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
         session->truncate(200);  // what was decoded is gone, and all that is left serves everybody
         session->save_cache(path("prompt"));
     }
-    {
-        const auto session = open(quest);
-        EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
-        session->save_cache(path("again"));
-        EXPECT_EQ(continued(*session), wanted);
-    }
+    const auto session = open(quest);
+    EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
+    session->save_cache(path("again"));
     EXPECT_EQ(read(path("again")), read(path("cache")));
+    EXPECT_EQ(continued(*session), wanted);
     for (const Settings& other : {off, wider}) {
-        const auto session = open(other);
-        EXPECT_EQ(session->restore_cache(path("again"), all), 200u);
+        session->use_sparse(sparse(other));
+        EXPECT_EQ(session->restore_cache(path("cache"), all), 200u);
         EXPECT_EQ(session->restore_cache(path("prompt"), all), 200u);
     }
-    {
-        const auto session = open(late);
-        write_decoded(*session);  // too early for quest: dense steps
-        SparseOptions sparse;
-        sparse.preset = "off";
-        session->use_sparse(sparse);
-        EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
-    }
     // Two policies one after the other: then neither may take it.
-    const auto session = open(quest);
-    session->prefill(std::span(all).first(200));
     session->decode_logits(all[200]);
-    SparseOptions sparse;
-    sparse.preset = "exact";
-    sparse.overrides.min_ctx = 0;
-    session->use_sparse(sparse);
+    session->use_sparse(sparse(quest));
     session->decode_logits(all[201]);
     session->save_cache(path("cache"));
     EXPECT_EQ(session->restore_cache(path("cache"), all), 200u);
+    // Too early for quest: dense steps serve everybody.
+    session->use_sparse(sparse(late));
+    session->truncate(0);
+    write_decoded(*session);
+    session->use_sparse(sparse(off));
+    EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
 }
 
 // Windows of 16 in rings.
