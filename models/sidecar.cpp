@@ -236,7 +236,8 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     for (const PresetSetting& s : c.settings)
         if (!is_share(s.mass) || !is_share(s.budget_share) || !is_share(s.captured) || (s.mass == 0 && s.budget == 0) ||
             !(s.bytes_per_token >= 0 && s.bytes_per_token < 1e18f) || !(s.repeat_ratio >= 0 && s.repeat_ratio < 1e18f))
-            refuse(fmt::format("has an impossible setting of {}", s.preset));
+            refuse(fmt::format("has an impossible setting of {} (mass {}, budget {}, share {}, captured {}, {} bytes, repeats {})", s.preset, s.mass,
+                               s.budget, s.budget_share, s.captured, s.bytes_per_token, s.repeat_ratio));
     for (const std::uint32_t dim : c.index_pairs)
         if (dim >= c.head_dim) refuse("names a dimension that the heads do not have");
     for (const auto* maps : {&c.head_maps, &c.refresh_maps})

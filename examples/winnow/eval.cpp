@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <span>
 #include <string>
 
@@ -26,7 +27,7 @@ namespace {
 
 constexpr std::uint32_t kWindowBaseline =
     256;                                      // tokens; what a model without long context would see
-constexpr std::uint32_t kProbeTokens = 2048;  // of a recall probe, unless a preset attends to half of them anyway
+constexpr std::uint32_t kProbeTokens = 2048;  // of a recall probe, unless the preset attends to half of them anyway
 constexpr std::uint32_t kLeastContext = 512;  // in which the probes' facts still lie apart
 constexpr std::uint32_t kProbeSeed = 20261123;
 constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
@@ -85,45 +86,49 @@ struct Baseline {
 class Evaluation {
 public:
     Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, std::uint32_t n_probe, const SessionOptions& options)
+               std::uint32_t n_ctx, std::uint32_t n_positions, const SessionOptions& options)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
           n_prefill_(n_ctx - n_positions),
           n_positions_(n_positions),
           n_ctx_(n_ctx),
-          n_probe_(n_probe),
           sparse_(options.sparse),
           kv_type_(options.kv_type),
           n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.device().memory_bytes, session.n_ctx())) {}
 
-    std::vector<EvalRow> run(const std::vector<std::string>& presets) {
-        const std::uint32_t n = n_probe_;
-        const std::vector<TokenId> filler(
-            text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
-        const std::vector<std::pair<std::string, Probe>> probes = {
-            {"needles", make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed)},
-            {"copy", make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed)},
-            {"aggregation", make_aggregate_probe(tokenizer_, n - 64, kProbeSeed)}};
-        for (const auto& [label, probe] : probes)  // before minutes of work
-            if (probe.n_tokens() > n_ctx_)
-                throw Error(ErrorCode::kInvalidArgument,
-                            fmt::format("-c {} is too short for the probe of {}, which takes {} of this model's tokens: use -c {} or more",
-                                        n_ctx_, label, probe.n_tokens(), probe.n_tokens()));
-        for (const std::string& preset : presets) rows_.push_back(make_row(preset));
+    /// `n_probes`: tokens of the recall probes of each preset. Presets that always attend to much need longer ones, and each is
+    /// compared with dense attention at its own length: a row does not depend on which other presets are there.
+    std::vector<EvalRow> run(const std::vector<std::string>& presets, const std::vector<std::uint32_t>& n_probes) {
+        std::map<std::uint32_t, std::vector<std::pair<std::string, Probe>>> probes;
+        for (const std::uint32_t n : n_probes)
+            if (!probes.contains(n)) probes[n] = make_probes(n);  // that they fit is checked before minutes of work
+        for (std::size_t i = 0; i < presets.size(); ++i) {
+            rows_.emplace_back();
+            rows_.back().preset = presets[i];
+            rows_.back().n_ctx = n_ctx_;
+            rows_.back().n_probe = n_probes[i];
+        }
         evaluate_text();
-        for (const auto& [label, probe] : probes) evaluate_probe(probe, label);
+        for (const auto& [n, of_length] : probes)
+            for (const auto& [label, probe] : of_length) evaluate_probe(probe, label, n);
         evaluate_repeats();
         return rows_;
     }
 
 private:
-    EvalRow make_row(const std::string& preset) const {
-        EvalRow row;
-        row.preset = preset;
-        row.n_ctx = n_ctx_;
-        row.n_probe = n_probe_;
-        return row;
+    std::vector<std::pair<std::string, Probe>> make_probes(std::uint32_t n) const {
+        const std::vector<TokenId> filler(text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
+        std::vector<std::pair<std::string, Probe>> probes = {
+            {"needles", make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed)},
+            {"copy", make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed)},
+            {"aggregation", make_aggregate_probe(tokenizer_, n - 64, kProbeSeed)}};
+        for (const auto& [label, probe] : probes)
+            if (probe.n_tokens() > n_ctx_)
+                throw Error(ErrorCode::kInvalidArgument,
+                            fmt::format("-c {} is too short for the probe of {}, which takes {} of this model's tokens: use -c {} or more",
+                                        n_ctx_, label, probe.n_tokens(), probe.n_tokens()));
+        return probes;
     }
 
     SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const { return way_of(sparse_, preset, audit); }
@@ -214,17 +219,21 @@ private:
         return list;
     }
 
-    void evaluate_probe(const Probe& probe, const std::string& label) {
+    void evaluate_probe(const Probe& probe, const std::string& label, std::uint32_t n_probe) {
         log_info(fmt::format("{}: {} tokens, {} questions", label, probe.context.size(), probe.questions.size()));
         const std::vector<Answer> dense = answers(probe, label, sparse_of("off", 0));
         for (EvalRow& row : rows_) {
+            if (row.n_probe != n_probe) continue;
             const std::vector<Answer> sparse = answers(probe, label, sparse_of(row.preset, 0));
             std::map<std::string, std::pair<double, int>> by_kind;
             for (std::size_t i = 0; i < sparse.size(); ++i) {
                 auto& [sum, n] = by_kind[probe.questions[i].kind];
                 sum += sparse[i].nll - dense[i].nll;
                 ++n;
-                if (probe.questions[i].kind == "copy") row.copy_acc = sparse[i].accuracy;
+                if (probe.questions[i].kind == "copy") {
+                    row.copy_acc = sparse[i].accuracy;
+                    row.dense_copy_acc = dense[i].accuracy;
+                }
             }
             double mean = 0;
             for (const auto& [kind, value] : by_kind) {
@@ -261,7 +270,7 @@ private:
     Session& session_;
     const Tokenizer& tokenizer_;
     std::vector<TokenId> text_;
-    std::uint32_t n_prefill_, n_positions_, n_ctx_, n_probe_;
+    std::uint32_t n_prefill_, n_positions_, n_ctx_;
     SparseOptions sparse_;  // what the flags ask of every preset
     KvType kv_type_;
     std::uint32_t n_chunk_;
@@ -295,10 +304,10 @@ int run_eval(const Options& options) {
         if (preset == "auto" && options.sparse.preset != "auto") calibrate_for_auto(options);
     const SparseOptions flags = sparse_options(options);
     ModelSource model = open_model(vocabulary.path.string());
-    std::uint32_t n_probe = kProbeTokens;
+    std::vector<std::uint32_t> n_probes;
     for (const std::string& preset : presets) {
         const SparsePolicy policy = checked_policy(options, model, way_of(flags, preset, 1));
-        n_probe = std::max(n_probe, 2 * always_attended(policy, n_ctx));
+        n_probes.push_back(std::min(std::max(kProbeTokens, 2 * always_attended(policy, n_ctx)), n_ctx));
     }
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
@@ -307,9 +316,9 @@ int run_eval(const Options& options) {
     Options dense = options;
     dense.sparse = {};
     const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
-    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions, std::min(n_probe, n_ctx),
+    Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
                           session_options(options, n_ctx));
-    const std::vector<EvalRow> rows = evaluation.run(presets);
+    const std::vector<EvalRow> rows = evaluation.run(presets, n_probes);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {
         if (path.empty()) return;

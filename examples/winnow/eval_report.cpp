@@ -48,16 +48,16 @@ nlohmann::json mass_json(const SparseReport& report, double mass) {
 std::string eval_table(const std::vector<EvalRow>& rows) {
     std::string out =
         "| preset | n_ctx | share | mass mean | p5 | min | NLL diff | KL mean | KL p99 | top-1 | "
-        "gain kept | copy | needle | aggregate | repeat | "
+        "gain kept | copy (dense) | needle | aggregate | repeat | "
         "MB/token |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
         "---: | ---: | ---: | ---: | ---: |\n";
     for (const EvalRow& r : rows) {
         out += fmt::format(
             "| {} | {} | {:.3f} | {} | {} | {} | {:+.4f} | {:.4f} | {:.4f} | {:.3f} | "
-            "{:.3f} | {:.2f} | {:+.3f} | {:+.3f} | {:.2f}x | {:.2f} |\n",
+            "{:.3f} | {:.2f} ({:.2f}) | {:+.3f} | {:+.3f} | {:.2f}x | {:.2f} |\n",
             r.preset, r.n_ctx, r.report.attended_share, mass_text(r.report, r.report.mass_mean),
             mass_text(r.report, r.report.mass_p5), mass_text(r.report, r.report.mass_min), r.nll_delta, r.kl_mean, r.kl_p99, r.top1_agree, r.long_range_gain,
-            r.copy_acc, r.needle_nll_delta, r.aggregate_nll_delta,
+            r.copy_acc, r.dense_copy_acc, r.needle_nll_delta, r.aggregate_nll_delta,
             r.repeat_ppl / r.dense_repeat_ppl, r.bytes_per_token / 1e6);
     }
     return out;
@@ -76,6 +76,7 @@ std::string eval_json(const std::vector<EvalRow>& rows) {
                         {"top1_agree", r.top1_agree},
                         {"long_range_gain", r.long_range_gain},
                         {"copy_acc", r.copy_acc},
+                        {"dense_copy_acc", r.dense_copy_acc},
                         {"needle_nll_delta", r.needle_nll_delta},
                         {"needle_nll_delta_by_kind", r.needle_deltas},
                         {"aggregate_nll_delta", r.aggregate_nll_delta},

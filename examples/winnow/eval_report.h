@@ -17,7 +17,7 @@ struct EvalRow {
     double kl_mean = 0, kl_p99 = 0;  ///< KL(dense || preset)
     double top1_agree = 0;
     double long_range_gain = 0;  ///< share of dense's gain over a 256-token window that is kept
-    double copy_acc = 0;
+    double copy_acc = 0, dense_copy_acc = 0;
     double needle_nll_delta = 0;  ///< mean over the needles, nats per answer token
     double aggregate_nll_delta = 0;
     double repeat_ppl = 0;        ///< of repeated random tokens, median of three seeds

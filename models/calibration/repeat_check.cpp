@@ -14,6 +14,7 @@ constexpr std::uint32_t kSeeds = 3;
 constexpr std::uint32_t kFirstSeed = 20261124;  // not the one that the scores come from
 constexpr std::uint32_t kLeadTokens = 8;        // of the second copy: they only point at the first
 constexpr std::uint32_t kScoredTokens = 32;
+constexpr double kMostNll = 80;  // nats: random weights reach thousands, and ratios of infinities would be no numbers
 constexpr double kSafe = 1.15;  // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;  // 5 % more of the heads
@@ -58,7 +59,7 @@ std::vector<double> repeat_perplexities(Session& session, const TokenPool& pool,
                 sum += nll(session.decode_logits(ids[kLeadTokens + i - 1]), ids[kLeadTokens + i]);
                 progress(std::min(++done, total), total);
             }
-            perplexities[way].push_back(std::exp(sum / n_scored));
+            perplexities[way].push_back(std::exp(std::min(sum / n_scored, kMostNll)));
         }
     }
     session.use_sparse({});

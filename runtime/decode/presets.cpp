@@ -65,6 +65,16 @@ void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint3
     }
 }
 
+// A layer that attends to everything, and whose list nobody borrows, has no use for one.
+void idle_anchors_are_dense(SparsePolicy& p) {
+    for (std::uint32_t i = 0; i < p.layers.size(); ++i) {
+        if (p.layers[i].kind != LayerKind::kAnchor) continue;
+        const bool lends = std::any_of(p.layers.begin(), p.layers.end(),
+                                       [&](const LayerSchedule& layer) { return layer.kind == LayerKind::kReuse && layer.source == i; });
+        if (!lends) p.layers[i] = {};
+    }
+}
+
 // Anchors that calibration found: the full layers after each reuse its lists through the head maps, [n_layers, n_kv_heads].
 void found_anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, LayerKind anchor,
                         const std::vector<std::uint32_t>& anchors, const std::vector<std::uint32_t>& maps) {
@@ -285,6 +295,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("unknown sparse preset '{}'; known are {}", name, fmt::join(names, ", ")));
     }
+    idle_anchors_are_dense(p);
     if (calibration != nullptr) use_setting(p, *calibration);
     const bool is_tuned = calibration != nullptr && std::any_of(calibration->settings.begin(), calibration->settings.end(),
                                                                 [&](const PresetSetting& s) { return s.preset == p.name; });

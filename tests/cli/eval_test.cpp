@@ -68,9 +68,10 @@ TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
 // A probe that a preset attends to as a whole would call it perfect.
 TEST_F(Eval, ProbesAreLongerThanTheBudgets) {
     const std::string path = model("eval_long.gguf", "llama", 4096);
-    const json list = rows(path, {"--positions", "8", "-c", "2200", "--presets", "recycled", "--sparse-budget", "1060"});
-    ASSERT_EQ(list.size(), 1u);
+    const json list = rows(path, {"--positions", "8", "-c", "2200", "--presets", "recycled,streaming", "--sparse-budget", "1060"});
+    ASSERT_EQ(list.size(), 2u);
     EXPECT_EQ(list[0]["n_probe"], 2120);
+    EXPECT_EQ(list[1]["n_probe"], 2056);  // its own: twice its sinks and window of 1,024, whatever the other needs
     EXPECT_GT(std::abs(list[0]["aggregate_nll_delta"].get<double>()), 1e-6);
 }
 

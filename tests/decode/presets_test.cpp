@@ -67,6 +67,8 @@ TEST(PresetsTest, Schedules) {
     EXPECT_EQ(count(tidal, LayerKind::kAnchor), 2u);
     EXPECT_EQ(count(tidal, LayerKind::kReuse), 8u);
     EXPECT_EQ(count(make_preset("delta", kFull), LayerKind::kAnchor), 3u);
+    // The third full layer would be an anchor, with nobody to borrow its list.
+    EXPECT_EQ(count(make_preset("delta", {false, true, false, true, false, true}), LayerKind::kDense), 6u);
     EXPECT_EQ(count(make_preset("kascade", kFull), LayerKind::kSelect),
               4u);  // of its five, two fall together in so few layers
     for (const char* name : {"tidal", "delta", "kascade", "hylra"}) {

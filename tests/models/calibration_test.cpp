@@ -253,6 +253,9 @@ TEST(CalibrationTest, LayersRefreshWhereListsStopOverlapping) {
     EXPECT_NO_THROW(p.check(6, 2));
     similarity.choose_refreshes(c, 0.95);  // so well agree only those whose lists are the same
     EXPECT_EQ(c.refresh_layers, (std::vector<std::uint32_t>{0, 1, 3, 4}));
+    const SparsePolicy close = make_preset("hylra", std::vector<bool>(6), {}, &c);
+    EXPECT_EQ(close.layers[0].kind, LayerKind::kDense);  // layer 1 has a list of its own, so nobody borrows this one
+    EXPECT_EQ(close.layers[1].kind, LayerKind::kAnchor);
     similarity.choose_refreshes(c, 0);  // everybody does
     EXPECT_EQ(c.refresh_layers, (std::vector<std::uint32_t>{0}));
 }
