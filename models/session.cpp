@@ -11,7 +11,9 @@
 
 #include "models/model.h"
 #include "models/random_model.h"
+#include "models/session_cache.h"
 #include "models/session_plan.h"
+#include "models/sidecar.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/prefill.h"
@@ -113,7 +115,7 @@ public:
         const std::optional<std::int32_t> token = engine_->loop.next();
         if (!token) return std::nullopt;
         note_step();
-        push_token(pending_);
+        push_token(pending_, engine_->loop.last_was_sparse());
         pending_ = *token;
         ++stats_.n_generated;
         stats_.generate_seconds = seconds_since(begin_);
@@ -126,6 +128,32 @@ public:
         engine_->loop.finish();
         // Surplus steps may have written summaries of tokens that never counted.
         refresh_summaries(n_cached());
+    }
+
+    void save_cache(const std::string& path) override {
+        finish();
+        write_cache_file(path, *device_, cache_, cache_stamp(), tokens_, history_);
+    }
+
+    std::uint32_t restore_cache(const std::string& path, std::span<const std::int32_t> tokens) override {
+        finish();
+        for (const std::int32_t id : tokens) check_token(id);
+        const CacheFile file(path, cache_, cache_stamp());
+        const std::size_t most = std::min<std::size_t>({tokens.size(), file.n_valid(policy_), resolved_.n_ctx});
+        std::uint32_t n = 0;
+        while (n < most && file.tokens()[n] == tokens[n]) ++n;
+        n = visible_from(n, file.history().n_written);
+        if (n == 0) return 0;
+        // Should the copy fail, the cache is empty.
+        tokens_.clear();
+        history_ = {};
+        refresh_summaries(0);
+        file.load(*device_, cache_, n);
+        tokens_.assign(tokens.begin(), tokens.begin() + n);
+        history_ = file.history();
+        history_.n_dense = std::min(history_.n_dense, n);
+        refresh_summaries(0);
+        return n;
     }
 
     void use_sparse(const SparseOptions& sparse) override {
@@ -156,7 +184,7 @@ public:
         engine_->loop.start(make_step_state(greedy, {}), at);
         engine_->loop.next();
         note_step();
-        push_token(token);
+        push_token(token, engine_->loop.last_was_sparse());
         logits_ = vk::read_back_as<float>(*device_, step_buffers_.logits);
         return logits_;
     }
@@ -254,7 +282,7 @@ public:
             });
         }
         tokens_.assign(n, 0);
-        tokens_high_ = n;
+        history_ = {n, n, 0};
         refresh_summaries(0);
     }
 
@@ -288,8 +316,7 @@ private:
     bool is_local(std::size_t head) const { return !policy_.local_heads.empty() && policy_.local_heads[head] != 0; }
 
     // What each head sees, in the block tables. Rings stay as they were allocated; a head that keeps everything can be narrowed.
-    void write_roles() {
-        policy_.local_window = local_window(policy_, resolved_.n_ctx);
+    std::vector<std::uint32_t> role_tables() const {
         const KvLayout& layout = cache_.layout();
         std::vector<std::uint32_t> tables = layout.tables();
         for (std::size_t i = 0; i < policy_.local_heads.size(); ++i) {
@@ -299,7 +326,15 @@ private:
             tables[i * layout.table_stride() + WINNOW_TABLE_WINDOW] = policy_.local_window;
             tables[i * layout.table_stride() + WINNOW_TABLE_SINK_TOKENS] = policy_.sink;
         }
-        vk::Uploader(*device_).upload(cache_.tables(), std::as_bytes(std::span(tables)));
+        return tables;
+    }
+    void write_roles() {
+        policy_.local_window = local_window(policy_, resolved_.n_ctx);
+        vk::Uploader(*device_).upload(cache_.tables(), std::as_bytes(std::span<const std::uint32_t>(role_tables())));
+    }
+    CacheStamp cache_stamp() const {
+        if (!model_.file) throw Error(ErrorCode::kInvalidArgument, "a prompt cache needs a model that is a file");
+        return {model_hash(*model_.file), role_tables()};
     }
 
     void build_engine() {
@@ -307,6 +342,7 @@ private:
         engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits,
                                                  policy_, options_);
         prefill_.set_attention(&engine_->attention);
+        policy_hash_ = policy_hash(policy_);
         // --audit N steers; --audit full only measures, so that what it reports is the policy's own doing.
         controller_.reset();
         if (options_.sparse.audit_every > 1 && !policy_.levels.empty())
@@ -404,25 +440,38 @@ private:
                                     "shorter prompt",
                                     n_cached() + n, resolved_.n_ctx));
     }
-    void push_token(std::int32_t id) {
+    // What follows a token of a step that selected depends on that selection too, however it is computed itself.
+    void push_token(std::int32_t id, bool selected = false) {
+        const bool all_dense = history_.n_dense == n_cached();
         tokens_.push_back(id);
-        tokens_high_ = std::max(tokens_high_, n_cached());
+        history_.n_written = std::max(history_.n_written, n_cached());
+        if (!selected && all_dense) history_.n_dense = n_cached();
+        if (!selected) return;
+        if (all_dense) history_.policy = policy_hash_;
+        else if (history_.policy != policy_hash_) history_.policy = 0;
     }
 
-    // Forgets what the cache holds after n tokens. A ring has overwritten what lies more than its blocks behind the newest
-    // token ever written: where the window of the next token reaches back further, the cache is emptied instead.
-    void go_back(std::uint32_t n) {
+    // How many of the first n tokens a cache still serves that once held `n_written`. A ring has overwritten what lies more than its
+    // blocks behind the newest token ever written: where the window of the next token reaches back further, it is none.
+    std::uint32_t visible_from(std::uint32_t n, std::uint32_t n_written) const {
         const KvLayout& layout = cache_.layout();
         const std::uint32_t n_kv = model_.shape.n_kv_heads, block = layout.config().block_size;
         for (std::uint32_t i = 0; i < model_.shape.n_layers * n_kv && n > 0; ++i) {
             const HeadLayout& head = layout.head(i / n_kv, i % n_kv);
-            const std::uint32_t newest = (tokens_high_ - 1) / block;
+            const std::uint32_t newest = (n_written - 1) / block;
             if (head.ring_blocks == 0 || newest < head.sink_blocks + head.ring_blocks) continue;
             const std::uint32_t oldest = (newest + 1 - head.ring_blocks) * block;
             if (n + 1 < oldest + layout.config().roles[i].window) n = 0;
         }
+        return n;
+    }
+
+    // Forgets what the cache holds after n tokens, or everything where that much cannot be kept.
+    void go_back(std::uint32_t n) {
+        n = visible_from(n, history_.n_written);
         tokens_.resize(n);
-        if (n == 0) tokens_high_ = 0;
+        history_.n_dense = std::min(history_.n_dense, n);
+        if (n == 0) history_ = {};
         refresh_summaries(n);
     }
 
@@ -437,7 +486,7 @@ private:
         try {
             done = prefill_.run(tokens, first, progress, rows);
         } catch (...) {
-            tokens_high_ = std::max(tokens_high_, first + prefill_.n_written());
+            history_.n_written = std::max(history_.n_written, first + prefill_.n_written());
             try {
                 go_back(n_cached());  // rings and summaries as they were
             } catch (...) {           // a device that is lost: the first error is the one to tell
@@ -446,7 +495,7 @@ private:
         }
         for (std::uint32_t i = 0; i < done; ++i) push_token(tokens[i]);
         if (prefill_.n_written() > done) {  // a chunk was given up
-            tokens_high_ = std::max(tokens_high_, first + prefill_.n_written());
+            history_.n_written = std::max(history_.n_written, first + prefill_.n_written());
             go_back(n_cached());
         }
         stats_.n_prompt += done;
@@ -472,7 +521,8 @@ private:
     std::vector<std::uint32_t> mass_counts_;
     std::vector<float> masses_, rest_masses_;
     std::vector<std::int32_t> tokens_;  // in the cache
-    std::uint32_t tokens_high_ = 0;     // most tokens that were ever in the cache since it was empty
+    CacheHistory history_;              // of those tokens
+    std::uint32_t policy_hash_ = 0;     // of policy_
     std::int32_t pending_ = 0;          // newest token, not yet in the cache
     bool started_ = false;
     Clock::time_point begin_;

@@ -89,7 +89,7 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     check_fits(session, request.prompt.size());
     Answer result;
     result.n_reused = reuse_prefix(session, request.prompt);
-    const std::span<const TokenId> rest = std::span(request.prompt).subspan(result.n_reused);
+    std::span<const TokenId> rest = std::span(request.prompt).subspan(result.n_reused);
     const std::uint32_t n_room = session.n_ctx() - static_cast<std::uint32_t>(request.prompt.size()) + 1;
     const std::uint32_t n_limit =
         request.n_predict < 0 ? n_room : static_cast<std::uint32_t>(std::min<std::int64_t>(request.n_predict, n_room));
@@ -102,9 +102,26 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
         session.prefill(rest, on_progress);
         result.finish_reason = interrupted() ? FinishReason::kInterrupted : FinishReason::kLength;
         result.stats = session.stats();
+        progress.clear();
+        if (request.on_prompt_read && !interrupted()) request.on_prompt_read();
         return result;
     }
+    SessionStats before = {};  // of what is read here already
     try {
+        if (request.on_prompt_read) {
+            before = session.stats();
+            session.prefill(rest.first(rest.size() - 1), on_progress);
+            before.n_prompt = session.stats().n_prompt - before.n_prompt;
+            before.prompt_seconds = session.stats().prompt_seconds - before.prompt_seconds;
+            progress.clear();
+            if (interrupted()) {
+                result.finish_reason = FinishReason::kInterrupted;
+                result.stats = before;
+                return result;
+            }
+            request.on_prompt_read();
+            rest = rest.last(1);
+        }
         session.start(rest, request.sampling, tokenizer.eog(), n_limit, on_progress);
         progress.clear();
         generate(session, tokenizer, request, result, on_text);
@@ -117,6 +134,8 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     }
     session.finish();
     result.stats = session.stats();
+    result.stats.n_prompt += before.n_prompt;
+    result.stats.prompt_seconds += before.prompt_seconds;
     return result;
 }
 

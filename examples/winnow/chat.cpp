@@ -32,6 +32,7 @@ Chat::Chat(const Options& options)
     : options_(options),
       vocabulary_(open_vocabulary(options)),
       template_(open_chat_template(options, vocabulary_)),
+      cache_(options.prompt_cache),
       n_predict_(options.n_predict),
       stop_strings_(reverse_prompts(options)) {
     conversation_.system = system_text(options);
@@ -83,6 +84,13 @@ FinishReason Chat::answer_last() {
     request.sampling = sampling_;
     request.stop_strings = stop_strings_;
     request.n_predict = n_predict_;
+    cache_.restore(*session_, request.prompt);
+    if (!options_.prompt_cache.empty() && !cache_has_prompt_) {
+        request.on_prompt_read = [this] {
+            cache_has_prompt_ = true;
+            cache_.save(*session_);
+        };
+    }
     const Answer result =
         answer(*session_, *vocabulary_.tokenizer, request, [](std::string_view text) { write_out(printable(text)); });
     if (result.text.empty() || result.text.back() != '\n') write_out("\n");
@@ -176,6 +184,18 @@ int converse(Chat& chat, const Options& options) {
     return 0;
 }
 
+// From the first prompt to the end. `once`: one answer only.
+int hold(Chat& chat, const Options& options, const std::optional<std::string>& prompt, bool once) {
+    if (prompt) {
+        const FinishReason reason = chat.ask(*prompt);
+        if (once) {
+            if (reason == FinishReason::kInterrupted) throw Interrupted{};
+            return 0;
+        }
+    }
+    return converse(chat, options);
+}
+
 }  // namespace
 
 int run_chat(const Options& options) {
@@ -187,14 +207,14 @@ int run_chat(const Options& options) {
     const bool once = prompt && (options.single_turn || (!options.has_command && options.conversation != true));
     Chat chat(options);
     if (!once && (stdin_is_terminal() || options.simple_io)) chat.greet();
-    if (prompt) {
-        const FinishReason reason = chat.ask(*prompt);
-        if (once) {
-            if (reason == FinishReason::kInterrupted) throw Interrupted{};
-            return 0;
-        }
+    try {
+        const int status = hold(chat, options, prompt, once);
+        chat.save_cache();
+        return status;
+    } catch (const Interrupted&) {  // Ctrl-C is a usual way to leave
+        chat.save_cache();
+        throw;
     }
-    return converse(chat, options);
 }
 
 }  // namespace winnow::program

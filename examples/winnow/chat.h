@@ -8,6 +8,7 @@
 #include "examples/winnow/answer.h"
 #include "examples/winnow/conversation.h"
 #include "examples/winnow/engine.h"
+#include "examples/winnow/prompt_cache.h"
 
 namespace winnow::program {
 
@@ -26,6 +27,9 @@ public:
     /// Runs a line that begins with '/'. @returns false when the chat is to end.
     /// @throws Error with a line for the user; nothing has changed then.
     bool run_command(const std::string& line);
+
+    /// Leaves the conversation in the file of --prompt-cache.
+    void save_cache() { cache_.save(*session_); }
 
     /// One line on standard error about the model, the device and the context.
     void greet() const;
@@ -58,6 +62,8 @@ private:
     Vocabulary vocabulary_;
     ChatTemplate template_;
     std::unique_ptr<Session> session_;
+    PromptCache cache_;
+    bool cache_has_prompt_ = false;  ///< the first prompt was saved; the rest is when the chat ends
     SamplingOptions sampling_;
     std::int64_t n_predict_;
     std::vector<std::string> stop_strings_;

@@ -12,6 +12,7 @@
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/progress.h"
+#include "examples/winnow/prompt_cache.h"
 #include "examples/winnow/sampling.h"
 #include "examples/winnow/terminal.h"
 
@@ -103,13 +104,17 @@ int run_generate(const Options& options) {
     check_fits(*session, prompt.tokens.size());
     const SamplingOptions sampling = resolve_sampling(options.sampling, vocabulary.file, session->n_ctx());
     warm_up(*session, options, sampling);
+    // Logits are asked of every token: nothing of the prompt may be missing then.
+    PromptCache cache(options.prompt_cache);
     if (logits) write_logits(*session, prompt.tokens, *logits);
+    else cache.restore(*session, prompt.tokens);
 
     AnswerRequest request;
     request.prompt = prompt.tokens;
     request.sampling = sampling;
     request.stop_strings = prompt.stop_strings;
     request.n_predict = options.n_predict;
+    if (!options.prompt_cache.empty()) request.on_prompt_read = [&] { cache.save(*session); };
 
     // With nothing to generate, `logits` has evaluated the prompt already.
     Answer result;

@@ -175,6 +175,9 @@ void add_answer(Table& table, Options& o) {
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->type_size(1)
         ->allow_extra_args(false);
+    table.value("--prompt-cache", o.prompt_cache, "FILE",
+                "take from this file what it has of the prompt in place of reading it; then save the prompt in it, in a "
+                "chat the conversation");
     table.value("--sys,--system-prompt", o.system_prompt, "TEXT", "system prompt");
     table.value("--sysf,--system-prompt-file", o.system_file, "FILE",
                 "read the system prompt from a file");

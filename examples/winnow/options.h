@@ -83,6 +83,7 @@ struct Options {
     std::string cache_type_v;  ///< empty = as keys
     int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
 
+    std::string prompt_cache;      ///< keys and values of earlier runs; empty = none
     std::int64_t n_predict = -1;  ///< negative = until the model ends or the context is full
     SamplingFlags sampling;
     std::vector<std::string> reverse_prompts;

@@ -120,6 +120,17 @@ public:
 
     virtual const SessionStats& stats() const = 0;
 
+    /// Writes the cached tokens with their keys and values to a file, for restore_cache(). Ends an answer. The file appears under its
+    /// name when it is complete. @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache or
+    /// the model is no file; what was at `path` is then as it was.
+    virtual void save_cache(const std::string& path) = 0;
+    /// Puts into the cache as many of `tokens`, from the first on, as a file of save_cache() begins with, in place of what it holds.
+    /// Where rings of windowed layers no longer hold what the next token looks back to, and where no token is in common, nothing
+    /// changes. Any n_ctx serves that holds `tokens`; model, cache type, windows and rings must be the file's. Of tokens that sparse steps
+    /// decoded, and what follows them, nothing is taken under another policy. @returns tokens restored.
+    /// @throws Error(kBadFile | kIo | kInvalidArgument: no prompt cache at all), in one line and before the cache is touched.
+    virtual std::uint32_t restore_cache(const std::string& path, std::span<const std::int32_t> tokens) = 0;
+
     /// Changes the sparse attention between answers; the cache stays, its summaries are made anew.
     virtual void use_sparse(const SparseOptions& sparse) = 0;
     virtual const SparsePolicy& sparse_policy() const = 0;

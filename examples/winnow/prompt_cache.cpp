@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "examples/winnow/prompt_cache.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+
+#include "examples/winnow/interrupt.h"
+#include "examples/winnow/terminal.h"
+#include "models/session_cache.h"
+#include "winnow/error.h"
+
+namespace winnow::program {
+namespace {
+
+// A lost device or a bug ends the run; anything else about the file does not.
+void warn_or_rethrow(const Error& error, const char* then) {
+    if (error.code() == ErrorCode::kDeviceLost || error.code() == ErrorCode::kInternal) throw error;
+    log_warning(fmt::format("--prompt-cache: {}; {}", error.what(), then));
+}
+
+// Missing, or empty as mktemp leaves it.
+bool holds_nothing(const std::string& path) {
+    std::error_code error;
+    if (!std::filesystem::exists(path, error) && !error) return true;
+    return std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == 0 && !error;
+}
+
+// A second Ctrl-C while the file is written removes what there is of it.
+struct Unfinished {
+    explicit Unfinished(const std::string& path) { set_unfinished_file(path.c_str()); }
+    ~Unfinished() { set_unfinished_file(nullptr); }
+};
+
+}  // namespace
+
+void PromptCache::restore(Session& session, std::span<const TokenId> prompt) {
+    if (path_.empty() || tried_) return;
+    tried_ = true;
+    if (holds_nothing(path_)) return;
+    try {
+        const std::uint32_t n = session.restore_cache(path_, prompt);
+        stored_.assign(prompt.begin(), prompt.begin() + n);
+        log_info(fmt::format("--prompt-cache: {} of {} prompt tokens from '{}'", n, prompt.size(), path_));
+    } catch (const Error& error) {
+        const bool stale = error.code() == ErrorCode::kBadFile;
+        warn_or_rethrow(error, stale ? "the whole prompt is read, and the file made anew" : "the whole prompt is read");
+        if (!stale) path_.clear();  // somebody else's file, or one that cannot be read and so not be replaced
+    }
+}
+
+void PromptCache::save(Session& session) {
+    if (path_.empty()) return;
+    session.finish();
+    const std::vector<TokenId>& cached = session.tokens();
+    if (cached.size() <= stored_.size() && std::equal(cached.begin(), cached.end(), stored_.begin())) return;
+    try {
+        const Unfinished unfinished(unfinished_cache_file(path_));
+        session.save_cache(path_);
+        stored_ = cached;
+    } catch (const Error& error) {
+        warn_or_rethrow(error, "nothing is saved");
+        path_.clear();
+    }
+}
+
+}  // namespace winnow::program

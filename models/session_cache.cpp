@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/session_cache.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+#include "models/gguf.h"
+#include "runtime/vk/recorder.h"
+#include "runtime/vk/timeline.h"
+#include "shaders/common/interface.h"
+#include "winnow/error.h"
+
+namespace winnow {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the file is little-endian");
+
+constexpr char kMagic[8] = {'w', 'i', 'n', 'n', 'o', 'w', 'K', 'V'};
+constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kMostTokens = 1u << 30;
+constexpr std::uint64_t kPieceBytes = 32u << 20;  // of a copy between host and device
+
+// The file: Header, u32 [n_layers * n_kv_heads, kHeadWords] (the head words of the block tables), i32 tokens [n_tokens], then for each
+// layer the used blocks of each head's keys, and of each head's values; at its end the hash of everything before.
+struct Header {
+    char magic[8];
+    std::uint32_t version;
+    std::uint32_t kv_type;
+    char model[16];
+    std::uint32_t n_layers, n_kv_heads, head_dim, block_size;
+    std::uint32_t n_tokens;
+    CacheHistory history;
+};
+static_assert(sizeof(Header) == 64);
+constexpr std::size_t kHeadWords = WINNOW_TABLE_HEADER;
+using Digest = XXH64_hash_t;
+
+class Hash {
+public:
+    Hash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
+    void add(const void* bytes, std::size_t n) { XXH3_64bits_update(state_.get(), bytes, n); }
+    Digest digest() const { return XXH3_64bits_digest(state_.get()); }
+
+private:
+    std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
+};
+
+Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t n_tokens, const CacheHistory& history) {
+    const KvConfig& c = cache.layout().config();
+    Header h = {};
+    std::memcpy(h.magic, kMagic, sizeof kMagic);
+    h.version = kVersion;
+    h.kv_type = static_cast<std::uint32_t>(c.type);
+    std::memcpy(h.model, stamp.model.data(), std::min(stamp.model.size(), sizeof h.model));
+    h.n_layers = c.n_layers;
+    h.n_kv_heads = c.n_kv_heads;
+    h.head_dim = c.head_dim;
+    h.block_size = c.block_size;
+    h.n_tokens = n_tokens;
+    h.history = history;
+    return h;
+}
+
+std::vector<std::uint32_t> head_words(const KvCache& cache, const CacheStamp& stamp) {
+    const KvLayout& layout = cache.layout();
+    std::vector<std::uint32_t> words;
+    for (std::size_t i = 0; i < std::size_t{layout.config().n_layers} * layout.config().n_kv_heads; ++i) {
+        const auto row = stamp.tables.begin() + static_cast<std::ptrdiff_t>(i * layout.table_stride());
+        words.insert(words.end(), row, row + kHeadWords);
+    }
+    return words;
+}
+
+std::uint64_t used_blocks(const KvLayout& layout, const HeadLayout& head, std::uint32_t n_tokens, std::uint32_t n_written) {
+    const std::uint64_t block = layout.config().block_size;
+    if (head.ring_blocks == 0) return (n_tokens + block - 1) / block;
+    return std::min<std::uint64_t>((n_written + block - 1) / block, head.n_blocks);
+}
+
+// Consecutive bytes of a pool, and where they stand among the blocks of a file.
+struct Run {
+    const vk::Buffer* pool = nullptr;
+    std::uint64_t offset = 0, bytes = 0;
+    std::uint64_t at = 0;
+};
+
+// The blocks of the first `n` of a file's n_tokens tokens. @param total_bytes gets what all n_tokens take.
+std::vector<Run> block_runs(const KvCache& cache, std::uint32_t n, std::uint32_t n_tokens, std::uint32_t n_written,
+                            std::uint64_t& total_bytes) {
+    const KvLayout& layout = cache.layout();
+    std::vector<Run> runs;
+    total_bytes = 0;
+    for (std::uint32_t layer = 0; layer < layout.config().n_layers; ++layer) {
+        for (const vk::Buffer* pool : {&cache.keys(layer), &cache.values(layer)}) {
+            for (std::uint32_t h = 0; h < layout.config().n_kv_heads; ++h) {
+                const HeadLayout& head = layout.head(layer, h);
+                const std::uint64_t bytes = used_blocks(layout, head, n, n_written) * layout.block_bytes();
+                runs.push_back({pool, head.first_block * layout.block_bytes(), bytes, total_bytes});
+                total_bytes += used_blocks(layout, head, n_tokens, n_written) * layout.block_bytes();
+            }
+        }
+    }
+    return runs;
+}
+
+// Copies runs through one staging buffer: as many as fill it in one submission, long ones in parts.
+// @param host moves the bytes of a part between file and staging: (part, staged).
+template <typename Host>
+void copy_runs(vk::Device& device, const std::vector<Run>& runs, vk::BufferUse use, Host&& host) {
+    std::uint64_t sum = 0;
+    for (const Run& run : runs) sum += run.bytes;
+    if (sum == 0) return;
+    const vk::Buffer staging(device, "cache_staging", std::min(sum, kPieceBytes), use);
+    std::vector<Run> parts;
+    std::uint64_t filled = 0;
+    const bool to_device = use == vk::BufferUse::kUpload;
+    const auto on_host = [&] {
+        std::uint64_t at = 0;
+        for (const Run& part : parts) {
+            host(part, staging.mapped_as<std::byte>() + at);
+            at += part.bytes;
+        }
+    };
+    const auto flush = [&] {
+        if (to_device) on_host();
+        vk::run_once(device, [&](vk::Recorder& recorder) {
+            std::uint64_t at = 0;
+            for (const Run& part : parts) {
+                const vk::BufferRange in_pool(*part.pool, part.offset, part.bytes), staged(staging, at, part.bytes);
+                if (to_device) recorder.copy(staged, in_pool);
+                else recorder.copy(in_pool, staged);
+                at += part.bytes;
+            }
+        });
+        if (!to_device) on_host();
+        parts.clear();
+        filled = 0;
+    };
+    for (Run run : runs) {
+        while (run.bytes > 0) {
+            const std::uint64_t bytes = std::min(run.bytes, staging.bytes() - filled);
+            parts.push_back({run.pool, run.offset, bytes, run.at});
+            filled += bytes;
+            run.offset += bytes;
+            run.at += bytes;
+            run.bytes -= bytes;
+            if (filled == staging.bytes()) flush();
+        }
+    }
+    if (!parts.empty()) flush();
+}
+
+[[noreturn]] void fail_io(const char* what, const std::string& path, int error) {
+    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, safe_path(path), std::strerror(error)));
+}
+[[noreturn]] void no_cache(const std::string& path) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' is no prompt cache of winnow: it is left as it is, give another name", safe_path(path)));
+}
+
+// What a link points to is written, not the link.
+std::string real_path(const std::string& path) {
+    std::error_code error;
+    const std::filesystem::path real = std::filesystem::canonical(path, error);
+    return error ? path : real.string();
+}
+
+// Who mistypes a name should not lose the file that has it.
+void check_replaceable(const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        if (errno == ENOENT) return;
+        fail_io("write", path, errno);
+    }
+    struct stat status = {};
+    char magic[sizeof kMagic] = {};
+    const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    const bool is_cache = is_file && (status.st_size == 0 || (pread(fd, magic, sizeof magic, 0) == sizeof magic &&
+                                                             std::memcmp(magic, kMagic, sizeof magic) == 0));
+    close(fd);
+    if (!is_cache) no_cache(path);
+    if (access(path.c_str(), W_OK) != 0) fail_io("write", path, errno);
+}
+
+// Appears under its name on commit() only.
+class NewFile {
+public:
+    explicit NewFile(const std::string& path) : path_(real_path(path)), temporary_(unfinished_cache_file(path)) {
+        check_replaceable(path_);
+        fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd_ < 0) fail_io("write", path_, errno);
+    }
+    ~NewFile() {
+        if (fd_ >= 0) close(fd_);
+        if (!temporary_.empty()) unlink(temporary_.c_str());
+    }
+    NewFile(const NewFile&) = delete;
+    NewFile& operator=(const NewFile&) = delete;
+
+    void write(const void* bytes, std::size_t n) {
+        const char* at = static_cast<const char*>(bytes);
+        hash_.add(bytes, n);
+        while (n > 0) {
+            const ssize_t done = ::write(fd_, at, n);
+            if (done < 0 && errno == EINTR) continue;
+            if (done < 0) fail_io("write", path_, errno);
+            at += done;
+            n -= static_cast<std::size_t>(done);
+        }
+    }
+    void commit() {
+        const Digest digest = hash_.digest();
+        write(&digest, sizeof digest);
+        const int fd = fd_;
+        fd_ = -1;
+        if (close(fd) != 0) fail_io("write", path_, errno);
+        if (rename(temporary_.c_str(), path_.c_str()) != 0) fail_io("write", path_, errno);
+        temporary_.clear();
+    }
+
+private:
+    std::string path_, temporary_;
+    int fd_ = -1;
+    Hash hash_;
+};
+
+}  // namespace
+
+std::uint32_t policy_hash(const SparsePolicy& p) {
+    Hash hash;
+    const auto add = [&hash](const auto&... values) { (hash.add(&values, sizeof values), ...); };
+    const auto add_list = [&](const auto& list) {
+        add(list.size());
+        hash.add(list.data(), list.size() * sizeof list[0]);
+    };
+    add_list(p.name);
+    add(p.levels.size(), p.layers.size());
+    for (const SelectLevel& l : p.levels)
+        add(l.scorer, l.unit, l.rule, l.mass, l.budget, l.budget_min, l.budget_share, l.threshold);
+    add(p.pool, p.sink, p.window, p.min_ctx, p.refresh, p.cosine, p.value_skip, p.index_dim, p.index_type, p.steered);
+    for (const LayerSchedule& layer : p.layers) {
+        add(layer.kind, layer.source);
+        add_list(layer.head_map);
+    }
+    if (p.index_maps) add_list(*p.index_maps);
+    return std::max(static_cast<std::uint32_t>(hash.digest()), 1u);
+}
+
+std::string unfinished_cache_file(const std::string& path) { return fmt::format("{}.tmp.{}", real_path(path), getpid()); }
+
+void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
+                      std::span<const std::int32_t> tokens, const CacheHistory& history) {
+    const auto n_tokens = static_cast<std::uint32_t>(tokens.size());
+    if (n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the cache is empty: there is nothing to save");
+    NewFile file(path);
+    const Header header = make_header(cache, stamp, n_tokens, history);
+    file.write(&header, sizeof header);
+    const std::vector<std::uint32_t> words = head_words(cache, stamp);
+    file.write(words.data(), words.size() * sizeof words[0]);
+    file.write(tokens.data(), tokens.size_bytes());
+    std::uint64_t total = 0;
+    copy_runs(device, block_runs(cache, n_tokens, n_tokens, history.n_written, total), vk::BufferUse::kReadback,
+              [&](const Run& part, const std::byte* staged) { file.write(staged, part.bytes); });
+    file.commit();
+}
+
+CacheFile::CacheFile(const std::string& path, const KvCache& cache, const CacheStamp& stamp) : path_(path) {
+    fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd_ < 0) fail_io("read", path, errno);
+    try {
+        verify(cache, stamp);
+    } catch (...) {
+        close(fd_);
+        throw;
+    }
+}
+
+CacheFile::~CacheFile() { close(fd_); }
+
+void CacheFile::refuse(const std::string& what) const {
+    throw Error(ErrorCode::kBadFile, fmt::format("the prompt cache '{}' {}", safe_path(path_), what));
+}
+
+void CacheFile::read(std::uint64_t offset, void* to, std::size_t n_bytes) const {
+    char* at = static_cast<char*>(to);
+    while (n_bytes > 0) {
+        const ssize_t n = pread(fd_, at, n_bytes, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) fail_io("read", path_, errno);
+        if (n == 0) refuse("is damaged: it ends too early");
+        at += n;
+        offset += static_cast<std::uint64_t>(n);
+        n_bytes -= static_cast<std::size_t>(n);
+    }
+}
+
+void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
+    struct stat status = {};
+    if (fstat(fd_, &status) != 0) fail_io("read", path_, errno);
+    const auto n_bytes = static_cast<std::uint64_t>(status.st_size);
+    Header header = {};
+    if (!S_ISREG(status.st_mode) || n_bytes < sizeof kMagic) no_cache(path_);
+    read(0, &header, static_cast<std::size_t>(std::min<std::uint64_t>(sizeof header, n_bytes)));
+    if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) no_cache(path_);
+    if (n_bytes < sizeof header) refuse("is damaged: it ends too early");
+
+    // Sizes come from this session's own cache; the file only says how many tokens, and its length must be as that many take.
+    const Header own = make_header(cache, stamp, header.n_tokens, header.history);
+    if (header.version != own.version) refuse("is of another version of winnow");
+    if (std::memcmp(header.model, own.model, sizeof own.model) != 0) refuse("was made with another model");
+    if (header.kv_type != own.kv_type) refuse("has another cache type (-ctk)");
+    if (std::memcmp(&header, &own, sizeof own) != 0) refuse("has another cache layout");
+    if (header.n_tokens == 0 || header.n_tokens > header.history.n_written || header.history.n_written > kMostTokens ||
+        header.history.n_dense > header.n_tokens)
+        refuse("is damaged: its number of tokens is impossible");
+    std::vector<std::uint32_t> words(head_words(cache, stamp).size());
+    const std::uint64_t words_end = sizeof header + words.size() * sizeof words[0];
+    blocks_at_ = words_end + std::uint64_t{header.n_tokens} * sizeof(std::int32_t);
+    if (n_bytes < words_end) refuse("is damaged: it ends too early");
+    read(sizeof header, words.data(), words.size() * sizeof words[0]);
+    if (words != head_words(cache, stamp))
+        refuse("was made with other windows or rings: --sparse, its settings, -c and -ub decide about them");
+    std::uint64_t blocks_bytes = 0;
+    block_runs(cache, header.n_tokens, header.n_tokens, header.history.n_written, blocks_bytes);
+    if (n_bytes != blocks_at_ + blocks_bytes + sizeof(Digest)) refuse("is damaged: its length is not what its tokens take");
+
+    Hash hash;
+    std::vector<std::byte> piece(static_cast<std::size_t>(std::min<std::uint64_t>(n_bytes, 4u << 20)));
+    const std::uint64_t end = n_bytes - sizeof(Digest);
+    for (std::uint64_t at = 0; at < end;) {
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), end - at));
+        read(at, piece.data(), n);
+        hash.add(piece.data(), n);
+        at += n;
+    }
+    Digest digest = 0;
+    read(end, &digest, sizeof digest);
+    if (digest != hash.digest()) refuse("is damaged: its checksum is wrong");
+    tokens_.resize(header.n_tokens);
+    read(words_end, tokens_.data(), tokens_.size() * sizeof tokens_[0]);
+    history_ = header.history;
+}
+
+void CacheFile::load(vk::Device& device, const KvCache& cache, std::uint32_t n) const {
+    std::uint64_t total = 0;
+    copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), history_.n_written, total), vk::BufferUse::kUpload,
+              [&](const Run& part, std::byte* staged) { read(blocks_at_ + part.at, staged, part.bytes); });
+}
+
+}  // namespace winnow
