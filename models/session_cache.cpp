@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <bit>
@@ -13,10 +12,10 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <system_error>
 
 #include "models/gguf.h"
+#include "models/hash.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/vk/timeline.h"
 #include "shaders/common/interface.h"
@@ -45,17 +44,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 constexpr std::size_t kHeadWords = WINNOW_TABLE_HEADER;
-using Digest = XXH64_hash_t;
-
-class Hash {
-public:
-    Hash() : state_(XXH3_createState(), XXH3_freeState) { XXH3_64bits_reset(state_.get()); }
-    void add(const void* bytes, std::size_t n) { XXH3_64bits_update(state_.get(), bytes, n); }
-    Digest digest() const { return XXH3_64bits_digest(state_.get()); }
-
-private:
-    std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
-};
+using Digest = Hash::Digest;
 
 Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t n_tokens, const CacheHistory& history) {
     const KvConfig& c = cache.layout().config();
@@ -325,12 +314,13 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
     if (header.n_tokens == 0 || header.n_tokens > header.history.n_written || header.history.n_written > kMostTokens ||
         header.history.n_dense > header.n_tokens)
         refuse("is damaged: its number of tokens is impossible");
-    std::vector<std::uint32_t> words(head_words(cache, stamp).size());
+    const std::vector<std::uint32_t> own_words = head_words(cache, stamp);
+    std::vector<std::uint32_t> words(own_words.size());
     const std::uint64_t words_end = sizeof header + words.size() * sizeof words[0];
     blocks_at_ = words_end + std::uint64_t{header.n_tokens} * sizeof(std::int32_t);
     if (n_bytes < words_end) refuse("is damaged: it ends too early");
     read(sizeof header, words.data(), words.size() * sizeof words[0]);
-    if (words != head_words(cache, stamp))
+    if (words != own_words)
         refuse("was made with other windows or rings: --sparse, its settings, -c and -ub decide about them");
     std::uint64_t blocks_bytes = 0;
     block_runs(cache, header.n_tokens, header.n_tokens, header.history.n_written, blocks_bytes);

@@ -2,7 +2,6 @@
 #include "models/sidecar.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "models/gguf_writer.h"
+#include "models/hash.h"
 
 namespace winnow {
 namespace {
@@ -57,35 +57,32 @@ void read_ints(const GgufFile& file, const char* key, std::vector<T>& to) {
     }
 }
 
-void add_bytes(XXH3_state_t* state, std::span<const std::byte> bytes) { XXH3_64bits_update(state, bytes.data(), bytes.size()); }
-void add_text(XXH3_state_t* state, std::string_view text) { XXH3_64bits_update(state, text.data(), text.size()); }
+void add_bytes(Hash& hash, std::span<const std::byte> bytes) { hash.add(bytes.data(), bytes.size()); }
+void add_text(Hash& hash, std::string_view text) { hash.add(text.data(), text.size()); }
 
 }  // namespace
 
 std::string model_hash(const GgufFile& file) {
-    XXH3_state_t* state = XXH3_createState();
-    XXH3_64bits_reset(state);
+    Hash hash;
     const std::string architecture(file.find_string("general.architecture").value_or(""));
-    add_text(state, architecture);
+    add_text(hash, architecture);
     for (const auto& [key, value] : file.metadata()) {  // ordered by key
         if (!key.starts_with(architecture + ".")) continue;
         std::string text = key;
         if (const auto* u = std::get_if<std::uint64_t>(&value)) text += fmt::format("={}", *u);
         if (const auto* i = std::get_if<std::int64_t>(&value)) text += fmt::format("={}", *i);
         if (const auto* d = std::get_if<double>(&value)) text += fmt::format("={}", *d);
-        add_text(state, text);
+        add_text(hash, text);
     }
     for (const GgufTensor& tensor : file.tensors()) {
-        add_text(state, tensor.name);
-        add_text(state, fmt::format(":{}", static_cast<std::uint32_t>(tensor.type)));
-        add_bytes(state, std::as_bytes(std::span(tensor.dims)));
+        add_text(hash, tensor.name);
+        add_text(hash, fmt::format(":{}", static_cast<std::uint32_t>(tensor.type)));
+        add_bytes(hash, std::as_bytes(std::span(tensor.dims)));
         const std::size_t n = std::min(kSampleBytes, tensor.bytes.size());
-        add_bytes(state, tensor.bytes.first(n));
-        add_bytes(state, tensor.bytes.last(n));
+        add_bytes(hash, tensor.bytes.first(n));
+        add_bytes(hash, tensor.bytes.last(n));
     }
-    const std::string text = fmt::format("{:016x}", XXH3_64bits_digest(state));
-    XXH3_freeState(state);
-    return text;
+    return fmt::format("{:016x}", hash.digest());
 }
 
 std::filesystem::path sidecar_beside(const std::filesystem::path& model_path) {

@@ -9,7 +9,6 @@
 namespace winnow::test {
 namespace {
 
-using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -88,18 +87,22 @@ TEST_F(Terminal, CtrlCAndCtrlDLeave) {
 
 TEST_F(Terminal, ProgressAndColourOnlyAtATerminal) {
     std::string text;
-    while (text.size() < 1200) text += "the other one and another line ";
+    while (text.size() < 3000) text += "the other one and another line ";
     const std::vector<std::string> call = {"generate", "-m", Files::shared().slow(), "-p", text, "-n", "2", "-ub", "8",
                                            "--show-timings"};
     const std::string shown = run_program(call, "", at_terminal()).out;
     EXPECT_THAT(shown, HasSubstr("\r\x1b[Kcompiling shaders ..."));
     // A fast device has read the prompt before a bar is due.
-    EXPECT_THAT(shown, AnyOf(HasSubstr("\r\x1b[Kreading the prompt [#"), HasSubstr("\r\x1b[Kloading [")));
+    if (on_software_driver()) {
+        EXPECT_THAT(shown, HasSubstr("\r\x1b[Kreading the prompt [#"));
+    }
     EXPECT_THAT(shown, HasSubstr("\x1b[2m[ prompt "));
     Program::Options plain = at_terminal();
     plain.environment["NO_COLOR"] = "1";
     const std::string uncolored = run_program(call, "", plain).out;
-    EXPECT_THAT(uncolored, AnyOf(HasSubstr("reading the prompt [#"), HasSubstr("loading [")));
+    if (on_software_driver()) {
+        EXPECT_THAT(uncolored, HasSubstr("reading the prompt [#"));
+    }
     EXPECT_THAT(uncolored, Not(HasSubstr("\x1b[2m")));
     const Outcome piped = run_program(call);
     EXPECT_EQ(piped.status, 0) << piped.err;

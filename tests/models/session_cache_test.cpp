@@ -7,14 +7,13 @@
 #include <xxhash.h>
 
 #include <array>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "models/model.h"
 #include "models/tiny.h"
 #include "runtime/vk/device.h"
 #include "tests/support/gpu_fixture.h"
+#include "tests/support/temporary_folder.h"
 #include "winnow/session.h"
 
 namespace winnow::test {
@@ -36,9 +35,6 @@ protected:
     };
     void SetUp() override {
         GpuTest::SetUp();
-        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-cache-XXXXXX").string();
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
         TinyOptions tiny;
         tiny.n_ctx = 4096;
         tiny.n_layers = 4;  // quest leaves the first two dense
@@ -51,20 +47,15 @@ protected:
     }
     void TearDown() override {
         log_.expect_silent();
-        std::error_code ignored;
-        std::filesystem::remove_all(folder_, ignored);
         GpuTest::TearDown();
     }
     void make(const char* name, const TinyOptions& options) const {
         const std::vector<std::byte> bytes = make_tiny_gguf(options);
-        write(path(name), {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+        write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     }
-    std::string path(const std::string& name) const { return (folder_ / name).string(); }
-    static void write(const std::string& to, const std::string& bytes) { std::ofstream(to, std::ios::binary) << bytes; }
-    static std::string read(const std::string& from) {
-        std::ifstream file(from, std::ios::binary);
-        return {std::istreambuf_iterator<char>(file), {}};
-    }
+    std::string path(const std::string& name) const { return folder_.path(name); }
+    void write(const char* name, const std::string& bytes) const { folder_.write(name, bytes); }
+    std::string read(const char* name) const { return folder_.read(name); }
     static SparseOptions sparse(const Settings& s) {
         SparseOptions sparse;
         sparse.preset = s.preset;
@@ -109,12 +100,7 @@ protected:
         ADD_FAILURE() << "not refused";
         return "";
     }
-    std::size_t n_files() const {
-        const std::filesystem::directory_iterator files(folder_);
-        return static_cast<std::size_t>(std::distance(begin(files), end(files)));
-    }
-
-    std::filesystem::path folder_;
+    TemporaryFolder folder_;
     std::vector<std::int32_t> tokens_;
     ValidationLog log_;
 };
@@ -136,7 +122,7 @@ TEST_P(SessionCacheRoundTrip, ARestoredCacheGoesOnAsAPrefilledOne) {
         session->truncate(100);
         wanted_part = continued(*session);
     }
-    EXPECT_EQ(n_files(), 4u);  // nothing unfinished is left
+    EXPECT_EQ(folder_.count(), 4u);  // nothing unfinished is left
     {
         const auto session = open(settings);
         session->prefill(std::vector<std::int32_t>(200, 5));  // what it held before leaves no trace
@@ -190,7 +176,7 @@ TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
     const auto session = open(quest);
     EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
     session->save_cache(path("again"));
-    EXPECT_EQ(read(path("again")), read(path("cache")));
+    EXPECT_EQ(read("again"), read("cache"));
     EXPECT_EQ(continued(*session), wanted);
     for (const Settings& other : {off, wider}) {
         session->use_sparse(sparse(other));
@@ -244,9 +230,9 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
 
     const auto session = open({});
     session->prefill(tokens_);
-    const std::string whole = read(path("cache"));
+    const std::string whole = read("cache");
     const auto damaged = [&](const std::string& bytes, ErrorCode code = ErrorCode::kBadFile) {
-        write(path("damaged"), bytes);
+        write("damaged", bytes);
         return message(*session, path("damaged"), code);
     };
     for (const std::size_t n : {8u, 40u, 56u, 90u, 400u, 5000u}) EXPECT_THAT(damaged(whole.substr(0, n)), HasSubstr("damaged"));
@@ -255,7 +241,7 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
     EXPECT_THAT(damaged("", ErrorCode::kInvalidArgument), HasSubstr("no prompt cache"));
     EXPECT_THAT(damaged("a letter to somebody", ErrorCode::kInvalidArgument), HasSubstr("no prompt cache"));
     EXPECT_THAT(message(*session, path("missing"), ErrorCode::kIo), HasSubstr("missing"));
-    EXPECT_THAT(message(*session, folder_.string(), ErrorCode::kInvalidArgument), HasSubstr("no prompt cache"));
+    EXPECT_THAT(message(*session, path(""), ErrorCode::kInvalidArgument), HasSubstr("no prompt cache"));
     // Each byte of the header, the head table and some of the rest.
     for (std::size_t at = 0; at < whole.size(); at += at < 140 ? 1 : 9973) {
         std::string bytes = whole;
@@ -280,19 +266,19 @@ TEST_F(SessionCacheTest, SavingReplacesPromptCachesOnly) {
     const auto session = open({});
     EXPECT_THROW(session->save_cache(path("cache")), Error);  // empty
     session->prefill(std::span(tokens_).first(10));
-    write(path("letter"), "a letter to somebody");
+    write("letter", "a letter to somebody");
     EXPECT_THROW(session->save_cache(path("letter")), Error);
-    EXPECT_EQ(read(path("letter")), "a letter to somebody");
+    EXPECT_EQ(read("letter"), "a letter to somebody");
     EXPECT_THROW(session->save_cache(path("no/folder")), Error);
     EXPECT_THROW(session->save_cache("/dev/null"), Error);
-    write(path("cache"), "");
+    write("cache", "");
     session->save_cache(path("cache"));
     session->prefill(std::span(tokens_).subspan(10, 10));
     std::filesystem::create_symlink("cache", path("link"));
     session->save_cache(path("link"));
     EXPECT_TRUE(std::filesystem::is_symlink(path("link")));
     EXPECT_EQ(session->restore_cache(path("cache"), tokens_), 20u);
-    EXPECT_EQ(n_files(), 6u);  // three models, a letter, the cache and a link to it
+    EXPECT_EQ(folder_.count(), 6u);  // three models, a letter, the cache and a link to it
 }
 
 }  // namespace
