@@ -16,7 +16,7 @@ namespace {
 using vk::Feature;
 
 constexpr std::array kFeatures{Feature::kFloat16, Feature::kIntegerDot, Feature::kCooperativeMatrix,
-                               Feature::kSubgroupSizeControl, Feature::kTimestamps};
+                               Feature::kSubgroupSizeControl, Feature::kTimestamps, Feature::kTexelLoads};
 
 std::string name_of(Feature feature) {
     vk::FeatureSet one;

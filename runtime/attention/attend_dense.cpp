@@ -30,7 +30,7 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
                                              c.quantize ? 1u : 0u,
                                              device.is_cpu() ? 1u : 2u};  // a merge costs a GPU more than another block
     const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("attend_dense", c.kv_type));
+        vk::find_shader(kv_shader("attend_dense", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(AttendPush), spec, subgroup);
 }
 

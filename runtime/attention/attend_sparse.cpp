@@ -28,7 +28,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.unit,
                                              c.skip_values ? 1u : 0u};
     const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("attend_sparse", c.kv_type));
+        vk::find_shader(kv_shader("attend_sparse", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 

@@ -22,7 +22,7 @@ GateUp::GateUp(vk::Device& device, const Config& c) {
                                             static_cast<std::uint32_t>(c.type_up),
                                             static_cast<std::uint32_t>(c.activation),
                                             tuning.blocks_in_flight};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader("gate_up"), 4, sizeof(GateUpPush), spec,
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader("gate_up", device.features()), 4, sizeof(GateUpPush), spec,
                                     device.limits().subgroup_size);
 }
 

@@ -16,7 +16,7 @@ MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) {
     const std::array<std::uint32_t, 8> spec{tuning.group_size,  rows_per_group_, tuning.rows_per_pass, c.n_in / 32,
                                             c.n_out / 32,       static_cast<std::uint32_t>(c.type),
                                             c.post_norm ? 1u : 0u, tuning.blocks_in_flight};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add"), 9, sizeof(MatvecPush), spec,
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add", device.features()), 9, sizeof(MatvecPush), spec,
                                     device.limits().subgroup_size);
 }
 

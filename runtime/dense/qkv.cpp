@@ -39,7 +39,7 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              c.block_size,
                                              c.summary_unit,
                                              tuning.blocks_in_flight};
-    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("qkv", c.kv_type));
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("qkv", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }
 

@@ -45,11 +45,13 @@ CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendP
 
 AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
     const std::string plain = kv_shader("attend_prefill", config.kv_type);
-    std::vector<std::string_view> names{plain};
+    const std::string texel = kv_shader("attend_prefill_texel", config.kv_type);
+    std::vector<std::string_view> names{texel, plain};
     if (cooperative_shape(device.limits(), config, 8).keys != 0)
         names.insert(device.prefers_matrices() ? names.begin() : names.end(), kCooperative);
     const vk::ShaderVariant& shader = vk::best_shader(names, device.features());
     if (shader.name == kCooperative) make_cooperative(device, shader);
+    else if (shader.name == texel) make_texel(device, shader);
     else make_plain(device, shader);
 }
 
@@ -63,6 +65,20 @@ void AttendPrefill::make_plain(vk::Device& device, const vk::ShaderVariant& shad
     const std::array<std::uint32_t, 8> spec{subgroups * subgroup, subgroup, c.head_dim,    c.n_heads / c.n_kv_heads,
                                             c.n_kv_heads,         items,    keys_per_lane, c.block_size};
     tiles_.push_back({items * subgroups, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
+}
+
+void AttendPrefill::make_texel(vk::Device& device, const vk::ShaderVariant& shader) {
+    const Config& c = config_;
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    n_busy_ = std::min(n_busy_, 16u);
+    // Queries and sums of the pairs in the first-level cache: pairs x head_dim x 2 x 4 bytes a lane. Few pairs for few tokens.
+    const std::uint32_t most = std::clamp(256 / c.head_dim, 1u, 4u);
+    for (std::uint32_t items : {most, 1u}) {
+        const std::array<std::uint32_t, 8> spec{subgroup,     subgroup, c.head_dim, c.n_heads / c.n_kv_heads,
+                                                c.n_kv_heads, items,    c.head_dim > 128 ? 2u : 4u, c.block_size};
+        tiles_.push_back({items * subgroup, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
+        if (most == 1) return;
+    }
 }
 
 void AttendPrefill::make_cooperative(vk::Device& device, const vk::ShaderVariant& shader) {

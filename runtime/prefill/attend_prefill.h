@@ -38,6 +38,7 @@ private:
         vk::ComputePipeline pipeline;
     };
     void make_plain(vk::Device& device, const vk::ShaderVariant& shader);
+    void make_texel(vk::Device& device, const vk::ShaderVariant& shader);
     void make_cooperative(vk::Device& device, const vk::ShaderVariant& shader);
 
     Config config_;

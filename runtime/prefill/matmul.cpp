@@ -20,10 +20,11 @@ std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) /
 }  // namespace
 
 Matmul::Matmul(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
-    std::array<std::string_view, 2> names{"matmul", "matmul_coopmat"};
-    if (device.prefers_matrices()) std::swap(names[0], names[1]);
+    std::array<std::string_view, 3> names{"matmul_texel", "matmul", "matmul_coopmat"};
+    if (device.prefers_matrices()) std::swap(names[1], names[2]);
     const vk::ShaderVariant& shader = vk::best_shader(names, device.features());
-    if (shader.name == "matmul") make_plain(device, shader);
+    if (shader.name == "matmul_texel") make_texel(device, shader);
+    else if (shader.name == "matmul") make_plain(device, shader);
     else make_cooperative(device, shader);
 }
 
@@ -40,8 +41,20 @@ void Matmul::make_plain(vk::Device& device, const vk::ShaderVariant& shader) {
                       vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
 }
 
+void Matmul::make_texel(vk::Device& device, const vk::ShaderVariant& shader) {
+    const Config& c = config_;
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    constexpr std::uint32_t kRows = 8;
+    for (const std::uint32_t tokens : {4u, 1u}) {  // per lane; a short prompt fills few
+        const std::array<std::uint32_t, 7> spec{subgroup, subgroup, tokens, kRows, c.n_in / 32, static_cast<std::uint32_t>(c.type),
+                                                c.add ? 1u : 0u};
+        tiles_.push_back({tokens * subgroup, kRows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
+    }
+}
+
 void Matmul::make_cooperative(vk::Device& device, const vk::ShaderVariant& shader) {
     const Config& c = config_;
+    rows_first_ = false;
     const vk::MatrixShape& m = device.limits().matrix;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     for (const TileShape& shape : kTileShapes) {
@@ -74,10 +87,8 @@ void Matmul::record(vk::Recorder& recorder, const Buffers& b, const MatmulPush& 
     while (i + 1 < tiles_.size() && (groups(tiles_[i]) < n_busy_ || push.n_tokens * 2 <= tiles_[i].n_tokens)) ++i;
     const Tile& t = tiles_[i];
     const std::uint32_t n_token_tiles = divide_up(push.n_tokens, t.n_tokens), n_row_tiles = divide_up(push.w.n_rows, t.n_rows);
-    // The cooperative variant's neighbouring groups share weights, the plain one's share activations.
-    const bool plain = tiles_.size() == 1;
-    recorder.dispatch(t.pipeline, {b.weights, b.rows, b.out}, push, plain ? n_row_tiles : n_token_tiles,
-                      plain ? n_token_tiles : n_row_tiles);
+    recorder.dispatch(t.pipeline, {b.weights, b.rows, b.out}, push, rows_first_ ? n_row_tiles : n_token_tiles,
+                      rows_first_ ? n_token_tiles : n_row_tiles);
 }
 
 std::uint64_t Matmul::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {

@@ -45,11 +45,13 @@ private:
         vk::ComputePipeline pipeline;
     };
     void make_plain(vk::Device& device, const vk::ShaderVariant& shader);
+    void make_texel(vk::Device& device, const vk::ShaderVariant& shader);
     void make_cooperative(vk::Device& device, const vk::ShaderVariant& shader);
 
     Config config_;
     std::uint32_t n_busy_;
     std::vector<Tile> tiles_;  ///< largest first
+    bool rows_first_ = true;   ///< neighbouring groups share activations; those of the cooperative variant share weights
 };
 
 }  // namespace winnow

@@ -13,7 +13,7 @@ namespace winnow::vk {
 namespace {
 
 // Shaders read 16-byte words and fills write 4-byte words: room for the last one.
-constexpr std::uint64_t kRounding = 16;
+constexpr std::uint64_t kRounding = kTexelBytes;
 
 double megabytes(std::uint64_t bytes) { return static_cast<double>(bytes) * 1e-6; }
 
@@ -42,6 +42,7 @@ void Buffer::create(BufferUse use) {
     create.size = (bytes_ + kRounding - 1) / kRounding * kRounding;
     create.usage =
         VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
+    if (device_->features().has(Feature::kTexelLoads)) create.usage |= VK_BUFFER_USAGE_UNIFORM_TEXEL_BUFFER_BIT;
     create.sharingMode = VK_SHARING_MODE_EXCLUSIVE;
     WINNOW_VK_CHECK(vkCreateBuffer(device_->handle(), &create, nullptr, &buffer_));
 
@@ -79,8 +80,22 @@ void Buffer::create(BufferUse use) {
     }
 }
 
+VkBufferView Buffer::texels(std::uint64_t offset, std::uint64_t bytes) const {
+    VkBufferView& view = texels_[{offset, bytes}];
+    if (view != VK_NULL_HANDLE) return view;
+    auto create = make_struct<VkBufferViewCreateInfo>(VK_STRUCTURE_TYPE_BUFFER_VIEW_CREATE_INFO);
+    create.buffer = buffer_;
+    create.format = VK_FORMAT_R32G32B32A32_UINT;
+    create.offset = offset;
+    create.range = (bytes + kTexelBytes - 1) / kTexelBytes * kTexelBytes;
+    WINNOW_VK_CHECK(vkCreateBufferView(device_->handle(), &create, nullptr, &view));
+    return view;
+}
+
 void Buffer::release() noexcept {
     if (device_ == nullptr) return;
+    for (const auto& [range, view] : texels_) vkDestroyBufferView(device_->handle(), view, nullptr);
+    texels_.clear();
     vkDestroyBuffer(device_->handle(), buffer_, nullptr);
     vkFreeMemory(device_->handle(), memory_, nullptr);  // unmaps too
     if (allocated_bytes_ != 0) device_->count_allocation(-static_cast<std::int64_t>(allocated_bytes_));
@@ -100,7 +115,8 @@ Buffer::Buffer(Buffer&& other) noexcept
       allocated_bytes_(std::exchange(other.allocated_bytes_, 0)),
       buffer_(std::exchange(other.buffer_, VK_NULL_HANDLE)),
       memory_(std::exchange(other.memory_, VK_NULL_HANDLE)),
-      mapped_(std::exchange(other.mapped_, nullptr)) {}
+      mapped_(std::exchange(other.mapped_, nullptr)),
+      texels_(std::exchange(other.texels_, {})) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
     if (this == &other) return *this;
@@ -112,6 +128,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
     buffer_ = std::exchange(other.buffer_, VK_NULL_HANDLE);
     memory_ = std::exchange(other.memory_, VK_NULL_HANDLE);
     mapped_ = std::exchange(other.mapped_, nullptr);
+    texels_ = std::exchange(other.texels_, {});
     return *this;
 }
 

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "runtime/vk/vulkan.h"
 
 namespace winnow::vk {
 
 class Device;
+
+/// Bytes of a texel, where shaders read a buffer as texels: four words.
+constexpr std::uint64_t kTexelBytes = 16;
 
 enum class BufferUse {
     kDevice,    ///< read and written by shaders; not visible to the host unless memory is unified
@@ -38,6 +43,8 @@ public:
     T* mapped_as() const {
         return static_cast<T*>(mapped_);
     }
+    /// The bytes [offset, offset + bytes), rounded up to whole texels, as texels of four words; lives as long as the buffer.
+    VkBufferView texels(std::uint64_t offset, std::uint64_t bytes) const;
 
 private:
     void create(BufferUse use);
@@ -50,6 +57,7 @@ private:
     VkBuffer buffer_ = VK_NULL_HANDLE;
     VkDeviceMemory memory_ = VK_NULL_HANDLE;
     void* mapped_ = nullptr;
+    mutable std::map<std::pair<std::uint64_t, std::uint64_t>, VkBufferView> texels_;  ///< by offset and bytes
 };
 
 /// A byte range of a buffer, as a descriptor sees it. `bytes` 0 means up to the end of the buffer.

@@ -84,6 +84,8 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     if (options.max_matrix_bytes != 0)
         device->limits_.max_matrix_bytes = std::min(device->limits_.max_matrix_bytes, options.max_matrix_bytes);
     device->features_ = report.features;
+    // The variable makes a software driver run the shaders of a GPU, for tests.
+    if (is_set("WINNOW_NO_TEXELS")) device->features_.remove(Feature::kTexelLoads);
     device->queue_family_ = report.queue_family;
     device->validation_enabled_ = instance.validation_enabled();
     vkGetPhysicalDeviceMemoryProperties(device->physical_, &device->memory_);

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/vk/buffer.h"
+
 namespace winnow::vk {
 namespace {
 
@@ -243,6 +245,12 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     }
     if (timestamp_bits != 0 && report.limits.timestamp_period_ns > 0) {
         features.add(Feature::kTimestamps);
+    }
+    // Where a driver's vectors are the CPU's, see shaders/common/words.glsl. Texels stand in for whatever a storage buffer may be.
+    const VkPhysicalDeviceLimits& core = properties.core.properties.limits;
+    if (info.type == DeviceType::kCpu && core.maxTexelBufferElements >= core.maxStorageBufferRange / kTexelBytes &&
+        core.minTexelBufferOffsetAlignment <= core.minStorageBufferOffsetAlignment) {
+        features.add(Feature::kTexelLoads);
     }
     report.limits.matrix = find_cooperative_matrix(instance, physical);
     if (report.limits.matrix.m != 0) features.add(Feature::kCooperativeMatrix);

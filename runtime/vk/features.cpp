@@ -7,12 +7,13 @@
 namespace winnow::vk {
 
 std::string to_string(FeatureSet features) {
-    constexpr std::array<std::pair<Feature, const char*>, 5> kNames{{
+    constexpr std::array<std::pair<Feature, const char*>, 6> kNames{{
         {Feature::kFloat16, "float16"},
         {Feature::kIntegerDot, "integer-dot"},
         {Feature::kCooperativeMatrix, "cooperative-matrix"},
         {Feature::kSubgroupSizeControl, "subgroup-size-control"},
         {Feature::kTimestamps, "timestamps"},
+        {Feature::kTexelLoads, "texel-loads"},
     }};
     std::string text;
     for (const auto& [feature, name] : kNames) {

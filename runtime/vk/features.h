@@ -14,6 +14,7 @@ enum class Feature : std::uint32_t {
     kCooperativeMatrix = 1u << 2,  ///< VK_KHR_cooperative_matrix, f16 x f16 -> f32, subgroup scope; shape: DeviceLimits
     kSubgroupSizeControl = 1u << 3,
     kTimestamps = 1u << 4,
+    kTexelLoads = 1u << 5,  ///< reads texel buffers faster than storage buffers, and binds as much of them (software drivers)
 };
 
 class FeatureSet {
@@ -21,6 +22,7 @@ public:
     constexpr FeatureSet() = default;
     constexpr explicit FeatureSet(std::uint32_t bits) : bits_(bits) {}
     constexpr void add(Feature f) { bits_ |= static_cast<std::uint32_t>(f); }
+    constexpr void remove(Feature f) { bits_ &= ~static_cast<std::uint32_t>(f); }
     constexpr bool has(Feature f) const { return (bits_ & static_cast<std::uint32_t>(f)) != 0; }
     constexpr bool includes(FeatureSet other) const { return (other.bits_ & ~bits_) == 0; }
     constexpr FeatureSet missing(FeatureSet wanted) const { return FeatureSet(wanted.bits_ & ~bits_); }

@@ -53,6 +53,7 @@ ComputePipeline::ComputePipeline(Device& device, const ShaderVariant& shader, st
     : device_(&device), name_(shader.name), n_buffers_(n_buffers), push_bytes_(push_bytes) {
     const SpirvInfo info = inspect_spirv(shader.words, spec);
     check_request(device, shader, info, n_buffers, push_bytes);
+    for (const std::uint32_t binding : info.texel_bindings) texel_bindings_ |= 1u << binding;
     try {
         create_layout();
         create_pipeline(shader, spec, info.workgroup_size, subgroup_size);
@@ -65,7 +66,9 @@ ComputePipeline::ComputePipeline(Device& device, const ShaderVariant& shader, st
 void ComputePipeline::create_layout() {
     std::vector<VkDescriptorSetLayoutBinding> bindings(n_buffers_);
     for (std::uint32_t i = 0; i < n_buffers_; ++i) {
-        bindings[i] = {i, VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr};
+        const VkDescriptorType type =
+            reads_texels(i) ? VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+        bindings[i] = {i, type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr};
     }
     auto set = make_struct<VkDescriptorSetLayoutCreateInfo>(VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO);
     set.flags = VK_DESCRIPTOR_SET_LAYOUT_CREATE_PUSH_DESCRIPTOR_BIT_KHR;
@@ -156,6 +159,7 @@ ComputePipeline& ComputePipeline::operator=(ComputePipeline&& other) noexcept {
     layout_ = std::exchange(other.layout_, VK_NULL_HANDLE);
     pipeline_ = std::exchange(other.pipeline_, VK_NULL_HANDLE);
     n_buffers_ = other.n_buffers_;
+    texel_bindings_ = other.texel_bindings_;
     push_bytes_ = other.push_bytes_;
     return *this;
 }

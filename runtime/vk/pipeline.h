@@ -12,8 +12,8 @@ namespace winnow::vk {
 
 class Device;
 
-/// A compute pipeline with its layout: one push-descriptor set of storage buffers at bindings
-/// 0..n_buffers-1 and one push-constant range. Move-only.
+/// A compute pipeline with its layout: one push-descriptor set of storage buffers (texel buffers where the
+/// shader reads texels) at bindings 0..n_buffers-1 and one push-constant range. Move-only.
 class ComputePipeline {
 public:
     ComputePipeline() = default;
@@ -31,6 +31,7 @@ public:
     VkPipeline handle() const { return pipeline_; }
     VkPipelineLayout layout() const { return layout_; }
     std::uint32_t n_buffers() const { return n_buffers_; }
+    bool reads_texels(std::uint32_t binding) const { return (texel_bindings_ >> binding & 1u) != 0; }
     std::uint32_t push_bytes() const { return push_bytes_; }
     const std::string& name() const { return name_; }
     explicit operator bool() const { return pipeline_ != VK_NULL_HANDLE; }
@@ -47,6 +48,7 @@ private:
     VkPipelineLayout layout_ = VK_NULL_HANDLE;
     VkPipeline pipeline_ = VK_NULL_HANDLE;
     std::uint32_t n_buffers_ = 0;
+    std::uint32_t texel_bindings_ = 0;  ///< bit i: binding i is a texel buffer
     std::uint32_t push_bytes_ = 0;
 };
 

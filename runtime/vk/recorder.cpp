@@ -90,6 +90,7 @@ void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferR
     }
 
     std::array<VkDescriptorBufferInfo, kMaxBuffers> infos;
+    std::array<VkBufferView, kMaxBuffers> views;
     std::array<VkWriteDescriptorSet, kMaxBuffers> writes;
     for (std::size_t i = 0; i < buffers.size(); ++i) {
         const BufferRange& range = buffers[i];
@@ -107,8 +108,14 @@ void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferR
         writes[i] = make_struct<VkWriteDescriptorSet>(VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET);
         writes[i].dstBinding = static_cast<std::uint32_t>(i);
         writes[i].descriptorCount = 1;
-        writes[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-        writes[i].pBufferInfo = &infos[i];
+        if (pipeline.reads_texels(static_cast<std::uint32_t>(i))) {
+            views[i] = range.buffer->texels(range.offset, bytes);
+            writes[i].descriptorType = VK_DESCRIPTOR_TYPE_UNIFORM_TEXEL_BUFFER;
+            writes[i].pTexelBufferView = &views[i];
+        } else {
+            writes[i].descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+            writes[i].pBufferInfo = &infos[i];
+        }
     }
     vkCmdBindPipeline(command_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.handle());
     if (!buffers.empty()) {
@@ -124,9 +131,10 @@ void Recorder::dispatch(const ComputePipeline& pipeline, std::span<const BufferR
 }
 
 void Recorder::barrier() {
+    VkAccessFlags2 to = VK_ACCESS_2_SHADER_STORAGE_READ_BIT | VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT;
+    if (device_->features().has(Feature::kTexelLoads)) to |= VK_ACCESS_2_SHADER_SAMPLED_READ_BIT;
     memory_barrier(command_, VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT, VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT,
-                   VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT,
-                   VK_ACCESS_2_SHADER_STORAGE_READ_BIT | VK_ACCESS_2_SHADER_STORAGE_WRITE_BIT);
+                   VK_PIPELINE_STAGE_2_COMPUTE_SHADER_BIT, to);
     ++n_barriers_;
 }
 

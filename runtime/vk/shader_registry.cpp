@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string>
 
@@ -48,6 +49,12 @@ const ShaderVariant& find_shader(std::string_view name) {
         throw Error(ErrorCode::kInternal, fmt::format("there is no shader '{}' in this build", name));
     }
     return *variant;
+}
+
+const ShaderVariant& find_shader(std::string_view name, FeatureSet features) {
+    const std::string texel = fmt::format("{}_texel", name);
+    const std::array<std::string_view, 2> names{texel, name};
+    return lookup(texel) != nullptr ? best_shader(names, features) : find_shader(name);
 }
 
 const ShaderVariant& best_shader(std::span<const std::string_view> names, FeatureSet features) {

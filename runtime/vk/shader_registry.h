@@ -21,6 +21,9 @@ std::span<const ShaderVariant> all_shaders();
 /// @throws Error(kInternal) when there is none of that name.
 const ShaderVariant& find_shader(std::string_view name);
 
+/// `name`, or its variant name_texel where the build has one and the device reads texels faster.
+const ShaderVariant& find_shader(std::string_view name, FeatureSet features);
+
 /// First of `names` (in order of preference) that is in this build and that `features` allow. The
 /// environment variable WINNOW_FORCE_VARIANT (comma-separated names) wins when it names one of them.
 /// @throws Error(kUnsupported) naming what is missing when none fits.

@@ -19,6 +19,7 @@ enum Op : std::uint32_t {
     kOpSpecConstant = 50,
     kOpConstantComposite = 44,
     kOpSpecConstantComposite = 51,
+    kOpVariable = 59,
     kOpDecorate = 71,
     kOpExecutionModeId = 331,
 };
@@ -28,6 +29,7 @@ constexpr std::uint32_t kDecorationSpecId = 1;
 constexpr std::uint32_t kDecorationBuiltIn = 11;
 constexpr std::uint32_t kDecorationBinding = 33;
 constexpr std::uint32_t kBuiltInWorkgroupSize = 25;
+constexpr std::uint32_t kStorageUniformConstant = 0;  // of our shaders' variables only texel buffers have it
 
 void sort_unique(std::vector<std::uint32_t>& values) {
     std::sort(values.begin(), values.end());
@@ -43,6 +45,7 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
     SpirvInfo info;
     std::map<std::uint32_t, std::uint32_t> spec_id_of;  // result id -> constant_id
     std::map<std::uint32_t, std::uint32_t> value_of;    // result id of a scalar constant -> value
+    std::map<std::uint32_t, std::uint32_t> binding_of;  // id of a variable -> binding
     std::vector<std::uint32_t> size_ids;                // result ids of the workgroup size
     std::uint32_t size_composite = 0;
 
@@ -61,11 +64,13 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
         } else if (op == kOpExecutionModeId && args.size() == 5 && args[1] == kModeLocalSizeId) {
             size_ids.assign(args.begin() + 2, args.end());
         } else if (op == kOpDecorate && args.size() == 3) {
-            if (args[1] == kDecorationBinding) info.bindings.push_back(args[2]);
+            if (args[1] == kDecorationBinding) binding_of[args[0]] = args[2];
             if (args[1] == kDecorationSpecId) spec_id_of[args[0]] = args[2];
             if (args[1] == kDecorationBuiltIn && args[2] == kBuiltInWorkgroupSize) {
                 size_composite = args[0];
             }
+        } else if (op == kOpVariable && args.size() >= 3 && args[2] == kStorageUniformConstant) {
+            if (const auto found = binding_of.find(args[1]); found != binding_of.end()) info.texel_bindings.push_back(found->second);
         } else if ((op == kOpConstant || op == kOpSpecConstant) && args.size() == 3) {
             const auto id = spec_id_of.find(args[1]);
             const bool given = id != spec_id_of.end() && id->second < spec.size();
@@ -79,8 +84,10 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
         const auto value = value_of.find(size_ids[i]);
         if (value != value_of.end()) info.workgroup_size[i] = value->second;
     }
+    for (const auto& [id, binding] : binding_of) info.bindings.push_back(binding);
     for (const auto& [id, spec_id] : spec_id_of) info.spec_ids.push_back(spec_id);
     sort_unique(info.bindings);
+    sort_unique(info.texel_bindings);
     sort_unique(info.spec_ids);
     return info;
 }

@@ -12,6 +12,7 @@ namespace winnow::vk {
 struct SpirvInfo {
     std::vector<std::uint32_t> capabilities;               ///< as declared
     std::vector<std::uint32_t> bindings;                   ///< sorted, each once; sets are not told apart
+    std::vector<std::uint32_t> texel_bindings;             ///< those of texel buffers; sorted
     std::vector<std::uint32_t> spec_ids;                   ///< sorted
     std::array<std::uint32_t, 3> workgroup_size{1, 1, 1};  ///< after specialisation
 };

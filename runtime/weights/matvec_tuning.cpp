@@ -12,9 +12,11 @@ MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint3
     if (asked.group_size != 0) return asked;
     MatvecTuning t;
     if (device.is_cpu()) {
-        // A software driver runs the subgroups of a group one after another: small groups spread better over few cores. Its loads go
-        // lane by lane and cost far more than arithmetic: four rows share those of the activations (two: 1.5 times slower; eight: no gain).
-        t = {32, kind == MatvecKind::kLogits ? 64u : 32u, 4};
+        // A software driver runs the subgroups of a group one after another: small groups spread better over few cores, and one subgroup
+        // has nobody to wait for. Rows of a pass share the loads of the activations.
+        const std::uint32_t subgroup = device.limits().subgroup_size;
+        if (device.features().has(vk::Feature::kTexelLoads)) t = {subgroup, 32, std::max(32 / subgroup, 1u)};
+        else t = {32, kind == MatvecKind::kLogits ? 64u : 32u, 4};
     } else {
         // Best of a sweep (winnow_tune) over group size, rows and blocks in flight with Q4_0 on an H100 at the 135M, 1B and 8B shapes; the times
         // of one kind lie 2 to 6 times apart, the best few within 5 %. Short rows want few blocks per lane and every row a subgroup

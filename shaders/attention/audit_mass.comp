@@ -27,9 +27,10 @@ layout(constant_id = 5) const uint kBlockSize = 64;
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/words.glsl"
 
 layout(push_constant, scalar) uniform Push { AuditPush push; };
-KV_POOL(key_pool, 2, restrict readonly)
+READ_WORDS(key_pool, 2, restrict readonly)
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Query { vec4 query[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Lse { float lse[]; };
 layout(set = 0, binding = 5, scalar) coherent buffer Partials { vec4 partials[]; };

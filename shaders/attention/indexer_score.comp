@@ -50,6 +50,7 @@ layout(constant_id = 20) const uint kEnding = WINNOW_SCORE_LIST;
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/words.glsl"
 #include "shaders/common/index_keys.glsl"
 
 layout(push_constant, scalar) uniform Push { SelectPush push; };
@@ -57,7 +58,7 @@ layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[
 layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 rows_max[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-KV_POOL(key_pool, 6, readonly)
+READ_WORDS(key_pool, 6, readonly)
 INDEX_PLANE(7)
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
 layout(set = 0, binding = 9, scalar) coherent buffer Lists { uint lists[]; };

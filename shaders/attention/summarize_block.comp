@@ -23,13 +23,14 @@ layout(constant_id = 6) const uint kIndexType = 0;
 #include "shaders/common/interface.h"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/words.glsl"
 #include "shaders/common/index_keys.glsl"
 #include "shaders/common/summary.glsl"
 
 const uint kBatch = 16;  // keys on their way at once
 
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
-KV_POOL(key_pool, 1, restrict readonly)
+READ_WORDS(key_pool, 1, restrict readonly)
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 INDEX_PLANE(6)
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };

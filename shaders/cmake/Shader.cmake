@@ -2,13 +2,14 @@
 # Builds GLSL into SPIR-V words that are linked into the program, with a table of all variants.
 #
 #   add_shader(<folder/stem> [VARIANT name] [DEFINES A=1 ...] [FEATURES float16 ...] [IF variable ...]
-#              [OPTIONAL_GLSLANG] [NO_OPT])
+#              [OPTIONAL_GLSLANG] [NO_OPT] [TEXELS])
 #
 # The variant's name is stem or stem_VARIANT. A variant with a source of its own has a second stem: folder/stem.second.comp
 # becomes stem_second. FEATURES are the members of winnow::vk::Feature that the
 # device must have, in snake case without the k. A variant whose IF variable is false is left out.
 # OPTIONAL_GLSLANG compiles with the newer tools that WINNOW_GLSLANG and WINNOW_SPIRV_TOOLS_PREFIX
-# name, where they are set. NO_OPT leaves spirv-opt out.
+# name, where they are set. NO_OPT leaves spirv-opt out. TEXELS adds a second variant, stem_VARIANT_texel, that reads its
+# buffers as texels (shaders/common/words.glsl).
 #
 #   glslangValidator --depfile  ->  spirv-opt -O  ->  spirv-val  ->  embed_spirv.cmake
 #
@@ -25,7 +26,7 @@ set(WINNOW_SPIRV_TOOLS_PREFIX "" CACHE PATH
 set(WINNOW_SHADER_ROOT ${PROJECT_SOURCE_DIR}/shaders)
 set(WINNOW_SHADER_SCRIPTS ${CMAKE_CURRENT_LIST_DIR})
 set(WINNOW_SHADER_OUT ${PROJECT_BINARY_DIR}/shaders)
-set(WINNOW_SHADER_FEATURES float16 integer_dot cooperative_matrix subgroup_size_control timestamps)
+set(WINNOW_SHADER_FEATURES float16 integer_dot cooperative_matrix subgroup_size_control timestamps texel_loads)
 set_property(GLOBAL PROPERTY WINNOW_SHADER_NAMES "")
 
 # Command line of a tool outside the system's folders: its libraries lie beside it (as in a PyPI wheel).
@@ -102,7 +103,7 @@ if(WINNOW_SHADER_DEBUG)
 endif()
 
 function(add_shader source)
-    cmake_parse_arguments(arg "OPTIONAL_GLSLANG;NO_OPT" "VARIANT" "DEFINES;FEATURES;IF" ${ARGN})
+    cmake_parse_arguments(arg "OPTIONAL_GLSLANG;NO_OPT;TEXELS" "VARIANT" "DEFINES;FEATURES;IF" ${ARGN})
     if(arg_UNPARSED_ARGUMENTS)
         message(FATAL_ERROR "add_shader(${source}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
     endif()
@@ -176,6 +177,15 @@ function(add_shader source)
         COMMENT "spirv-opt, spirv-val, embed ${name}"
         VERBATIM)
     set_property(GLOBAL APPEND PROPERTY WINNOW_SHADER_NAMES ${name})
+
+    if(arg_TEXELS)
+        set(variant texel)
+        if(arg_VARIANT)
+            set(variant ${arg_VARIANT}_texel)
+        endif()
+        add_shader(${source} VARIANT ${variant} DEFINES ${arg_DEFINES} WINNOW_TEXELS=1
+                   FEATURES ${arg_FEATURES} texel_loads)
+    endif()
 endfunction()
 
 # Makes the library target from everything that add_shader() has named.

@@ -9,7 +9,8 @@
 #define WINNOW_ACTIVATIONS_GLSL
 
 #ifdef ACT_IN_BINDING
-layout(set = 0, binding = ACT_IN_BINDING, scalar) restrict readonly buffer ActIn { uvec4 act_in[]; };
+#include "shaders/common/words.glsl"
+READ_WORDS(act_in, ACT_IN_BINDING, restrict readonly)
 
 struct ActBlock {
     uvec4 high_a, high_b, low_a, low_b;
@@ -18,24 +19,25 @@ struct ActBlock {
 
 ActBlock load_act(uint nb, uint b) {
     ActBlock a;
-    a.high_a = act_in[b];
-    a.high_b = act_in[nb + b];
-    a.low_a = act_in[2 * nb + b];
-    a.low_b = act_in[3 * nb + b];
-    a.meta = uintBitsToFloat(act_in[4 * nb + b]);
+    a.high_a = act_in_quad(b);
+    a.high_b = act_in_quad(nb + b);
+    a.low_a = act_in_quad(2 * nb + b);
+    a.low_b = act_in_quad(3 * nb + b);
+    a.meta = uintBitsToFloat(act_in_quad(4 * nb + b));
     return a;
 }
 
-// Values 4*k .. 4*k+3 of a block as floats.
-vec4 act_values(ActBlock a, uint k) {
+// Values 4*k .. 4*k+3 of a block as floats, before their scale: whole numbers.
+vec4 act_codes(ActBlock a, uint k) {
     const uint hi = k < 4 ? a.high_a[k] : a.high_b[k - 4];
     const uint lo = k < 4 ? a.low_a[k] : a.low_b[k - 4];
     const vec4 h = vec4(bitfieldExtract(int(hi), 0, 8), bitfieldExtract(int(hi), 8, 8),
                         bitfieldExtract(int(hi), 16, 8), bitfieldExtract(int(hi), 24, 8));
     const vec4 l = vec4(bitfieldExtract(int(lo), 0, 8), bitfieldExtract(int(lo), 8, 8),
                         bitfieldExtract(int(lo), 16, 8), bitfieldExtract(int(lo), 24, 8));
-    return a.meta.x * (128.0 * h + l);
+    return 128.0 * h + l;
 }
+vec4 act_values(ActBlock a, uint k) { return a.meta.x * act_codes(a, k); }
 #endif
 
 #ifdef ACT_OUT_BINDING

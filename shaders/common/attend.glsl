@@ -6,9 +6,10 @@
 // The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
+#include "shaders/common/words.glsl"
 
-KV_POOL(key_pool, KEY_BINDING, restrict readonly)
-KV_POOL(value_pool, VALUE_BINDING, restrict readonly)
+READ_WORDS(key_pool, KEY_BINDING, restrict readonly)
+READ_WORDS(value_pool, VALUE_BINDING, restrict readonly)
 layout(set = 0, binding = QUERY_BINDING, scalar) restrict readonly buffer Query { vec4 query[]; };
 // Partial states: [kv head][split]([kGroup][kHeadDim] o, then [kGroup] (m, d)), f32
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { float partials[]; };

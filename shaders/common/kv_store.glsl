@@ -53,42 +53,42 @@ float round_half(float x) {
 #if KV_TYPE == WINNOW_KV_F16
 #define KV_LOAD(name, row, unit, a, b)                                     \
     {                                                                      \
-        const uvec4 kv_w = name##_quads[(row) * kRowUnits + (unit)];       \
+        const uvec4 kv_w = name##_quad((row) * kRowUnits + (unit));       \
         a = vec4(unpackHalf2x16(kv_w.x), unpackHalf2x16(kv_w.y));          \
         b = vec4(unpackHalf2x16(kv_w.z), unpackHalf2x16(kv_w.w));          \
     }
-#define KV_VALUE(name, row, dim) unpackHalf2x16(uint(name##_halves[(row) * kHeadDim + (dim)])).x
+#define KV_VALUE(name, row, dim) unpackHalf2x16(name##_half((row) * kHeadDim + (dim))).x
 #define KV_STORE(name, row, dim, x) name##_halves[(row) * kHeadDim + (dim)] = uint16_t(packHalf2x16(vec2(x, 0.0)))
 #elif KV_TYPE == WINNOW_KV_F32
 #define KV_LOAD(name, row, unit, a, b)                                             \
     {                                                                              \
-        a = uintBitsToFloat(name##_quads[((row) * kRowUnits + (unit)) * 2]);       \
-        b = uintBitsToFloat(name##_quads[((row) * kRowUnits + (unit)) * 2 + 1]);   \
+        a = uintBitsToFloat(name##_quad(((row) * kRowUnits + (unit)) * 2));       \
+        b = uintBitsToFloat(name##_quad(((row) * kRowUnits + (unit)) * 2 + 1));   \
     }
-#define KV_VALUE(name, row, dim) name##_floats[(row) * kHeadDim + (dim)]
+#define KV_VALUE(name, row, dim) uintBitsToFloat(name##_word((row) * kHeadDim + (dim)))
 #define KV_STORE(name, row, dim, x) name##_floats[(row) * kHeadDim + (dim)] = x
 #elif KV_TYPE == WINNOW_KV_Q8_0
 #define KV_LOAD(name, row, unit, a, b)                                                         \
     {                                                                                          \
-        const uvec2 kv_w = name##_pairs[code_unit(row, unit)];                                 \
-        const float kv_d = unpackHalf2x16(uint(name##_halves[scale_half(row, unit)])).x;       \
+        const uvec2 kv_w = name##_pair(code_unit(row, unit));                                 \
+        const float kv_d = unpackHalf2x16(name##_half(scale_half(row, unit))).x;       \
         a = kv_d * code_bytes(kv_w.x);                                                         \
         b = kv_d * code_bytes(kv_w.y);                                                         \
     }
 #define KV_VALUE(name, row, dim)                                                        \
-    (unpackHalf2x16(uint(name##_halves[scale_half(row, (dim) / 8)])).x *                \
-     code_bytes(name##_words[code_unit(row, 0) * 2 + (dim) / 4])[(dim) % 4])
+    (unpackHalf2x16(name##_half(scale_half(row, (dim) / 8))).x *                \
+     code_bytes(name##_word(code_unit(row, 0) * 2 + (dim) / 4))[(dim) % 4])
 #else
 #define KV_LOAD(name, row, unit, a, b)                                                         \
     {                                                                                          \
-        const uint kv_w = name##_words[code_unit(row, unit)];                                  \
-        const float kv_d = unpackHalf2x16(uint(name##_halves[scale_half(row, unit)])).x;       \
+        const uint kv_w = name##_word(code_unit(row, unit));                                  \
+        const float kv_d = unpackHalf2x16(name##_half(scale_half(row, unit))).x;       \
         a = kv_d * code_nibbles(kv_w);                                                         \
         b = kv_d * code_nibbles(kv_w >> 4);                                                    \
     }
 #define KV_VALUE(name, row, dim)                                                        \
-    (unpackHalf2x16(uint(name##_halves[scale_half(row, (dim) / 8)])).x *                \
-     code_nibbles(name##_words[code_unit(row, (dim) / 8)] >> ((dim) % 8 / 4 * 4))[(dim) % 4])
+    (unpackHalf2x16(name##_half(scale_half(row, (dim) / 8))).x *                \
+     code_nibbles(name##_word(code_unit(row, (dim) / 8)) >> ((dim) % 8 / 4 * 4))[(dim) % 4])
 #endif
 
 // Block summaries are floats of their own: f32 beside an f32 cache, else halves.

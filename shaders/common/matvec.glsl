@@ -10,6 +10,7 @@
 
 shared float row_values[MATVEC_MAX_ROWS];
 
+#ifndef WINNOW_TEXELS
 float dot_block(uint type, RawBlock raw, ActBlock a) {
     if (!is_quantized(type)) {
         float sum = 0.0;
@@ -29,6 +30,7 @@ float dot_block(uint type, RawBlock raw, ActBlock a) {
     }
     return a.meta.x * s.x * float(128 * (high_a + high_b) + low_a + low_b) + s.z * (a.meta.y + a.meta.z);
 }
+#endif
 
 // Where the group's local row r lies; the includer defines it.
 struct MatvecRow {
@@ -39,6 +41,58 @@ struct MatvecRow {
 MatvecRow matvec_row(uint r);
 MatvecRow matvec_row_of(MatrixRef m, uint nb, uint row) { return MatvecRow(m.base_quads, m.n_rows * nb, row * nb); }
 
+#ifdef WINNOW_TEXELS
+// Software drivers: a lane takes kRowsPerPass rows of its own and the activations are the same in all lanes, since whatever crosses
+// lanes there is a loop over them, and floats, since a packed dot product is taken apart into bytes. The products of codes are
+// whole numbers that a float holds, so the sums are those of the integers.
+float dot_lane(uint type, RawBlock raw, vec4 x[8], vec4 meta) {
+    float low = 0.0, high = 0.0;
+    if (!is_quantized(type)) {
+        [[unroll]] for (uint k = 0; k < 8; ++k) low += dot(floats_of(type, raw.quads[type == TYPE_F32 ? k : k / 2], k), x[k]);
+        return meta.x * low;
+    }
+    const Codes c = codes_of(type, raw);
+    const vec4 s = scales_of(type, raw);
+    [[unroll]] for (uint k = 0; k < 4; ++k) {
+        low += dot(bytes_float(c.low[k]), x[k]);
+        high += dot(bytes_float(c.high[k]), x[4 + k]);
+    }
+    if (has_half_scales(type)) return meta.x * (s.x * low + s.y * high) + s.z * meta.y + s.w * meta.z;
+    return meta.x * s.x * (low + high) + s.z * (meta.y + meta.z);
+}
+
+void matvec_begin(uint type, uint nb, uint first, uint end) {}
+
+float matvec_rows(uint type, uint nb, uint first, uint end) {
+    const uint pass = gl_SubgroupSize * kRowsPerPass;
+    float squares = 0.0;
+    for (uint r0 = first + gl_SubgroupID * pass; r0 < end; r0 += gl_NumSubgroups * pass) {
+        MatvecRow row[kRowsPerPass];
+        float sums[kRowsPerPass];
+        [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
+            row[k] = matvec_row(min(r0 + k * gl_SubgroupSize + gl_SubgroupInvocationID, end - 1));
+            sums[k] = 0.0;
+        }
+        squares = 0.0;
+        for (uint b = 0; b < nb; ++b) {
+            const ActBlock a = load_act(nb, b);
+            vec4 x[8];
+            [[unroll]] for (uint k = 0; k < 8; ++k) x[k] = act_codes(a, k);
+            squares += a.meta.w;
+            [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k)
+                sums[k] += dot_lane(type, load_raw(type, row[k].base, row[k].n_blocks, row[k].first + b), x, a.meta);
+        }
+        [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
+            const uint r = r0 + k * gl_SubgroupSize + gl_SubgroupInvocationID;
+            if (r < end) row_values[r] = sums[k];
+        }
+    }
+    if (first + gl_SubgroupID * pass >= end)  // a subgroup without rows needs the statistic too
+        for (uint b = 0; b < nb; ++b) squares += uintBitsToFloat(act_in_quad(4 * nb + b).w);
+    return squares;
+}
+
+#else
 RawBlock matvec_raw[kRowsPerPass * kBlocksInFlight];
 ActBlock matvec_act[kBlocksInFlight];
 
@@ -95,8 +149,9 @@ float matvec_rows(uint type, uint nb, uint first, uint end) {
     // A subgroup without a row of its own needs the statistic too.
     if (start >= end)
         for (uint b = gl_SubgroupInvocationID; b < nb; b += gl_SubgroupSize)
-            squares += uintBitsToFloat(act_in[4 * nb + b].w);
+            squares += uintBitsToFloat(act_in_quad(4 * nb + b).w);
     return subgroupAdd(squares);
 }
+#endif
 
 #endif

@@ -28,9 +28,8 @@
 #define TYPE_Q6_K 14
 #define TYPE_BF16 30
 
-layout(set = 0, binding = W_BINDING, scalar) readonly buffer WeightQuads { uvec4 w_quads[]; };
-layout(set = 0, binding = W_BINDING, scalar) readonly buffer WeightWords { uint w_words[]; };
-layout(set = 0, binding = W_BINDING, scalar) readonly buffer WeightHalves { uint16_t w_halves[]; };
+#include "shaders/common/words.glsl"
+READ_WORDS(w, W_BINDING, readonly)
 
 // Whether blocks are integer codes (value = scale * code + offset) or plain floats.
 bool is_quantized(uint type) { return type != TYPE_F32 && type != TYPE_F16 && type != TYPE_BF16; }
@@ -74,17 +73,16 @@ struct RawBlock {
 RawBlock load_raw(uint type, uint base, uint n_blocks, uint i) {
     RawBlock raw;
     [[unroll]] for (uint k = 0; k < 8; ++k)
-        if (k < quad_planes(type)) raw.quads[k] = w_quads[base + k * n_blocks + i];
+        if (k < quad_planes(type)) raw.quads[k] = w_quad(base + k * n_blocks + i);
     if (!is_quantized(type)) return raw;
-    if (high_bytes(type) == 4) raw.high.x = w_words[4 * high_quad(type, base, n_blocks) + i];
+    if (high_bytes(type) == 4) raw.high.x = w_word(4 * high_quad(type, base, n_blocks) + i);
     if (high_bytes(type) == 8) {
-        const uint at = 4 * high_quad(type, base, n_blocks) + 2 * i;
-        raw.high = uvec2(w_words[at], w_words[at + 1]);
+        raw.high = w_pair(2 * high_quad(type, base, n_blocks) + i);
     }
     const uint plane = scale_quad(type, base, n_blocks);
-    raw.scale = scale_bytes(type) == 4 ? w_words[4 * plane + i] : uint(w_halves[8 * plane + i]);
-    if (type == TYPE_Q4_K || type == TYPE_Q5_K) raw.super_scale = w_words[4 * super_quad(type, base, n_blocks) + i / 8];
-    if (type == TYPE_Q6_K) raw.super_scale = uint(w_halves[8 * super_quad(type, base, n_blocks) + i / 8]);
+    raw.scale = scale_bytes(type) == 4 ? w_word(4 * plane + i) : w_half(8 * plane + i);
+    if (type == TYPE_Q4_K || type == TYPE_Q5_K) raw.super_scale = w_word(4 * super_quad(type, base, n_blocks) + i / 8);
+    if (type == TYPE_Q6_K) raw.super_scale = w_half(8 * super_quad(type, base, n_blocks) + i / 8);
     return raw;
 }
 
@@ -142,7 +140,7 @@ vec4 floats_of(uint type, uvec4 quad, uint k) {
 }
 
 vec4 load_floats(uint type, uint base, uint n_blocks, uint i, uint k) {
-    return floats_of(type, w_quads[base + (type == TYPE_F32 ? k : k / 2) * n_blocks + i], k);
+    return floats_of(type, w_quad(base + (type == TYPE_F32 ? k : k / 2) * n_blocks + i), k);
 }
 
 // Sign-extended byte j of a word as a float.

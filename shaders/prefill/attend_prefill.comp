@@ -27,11 +27,12 @@ layout(constant_id = 7) const uint kBlockSize = 64;
 #include "shaders/common/interface.h"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
+#include "shaders/common/words.glsl"
 
 layout(push_constant, scalar) uniform Push { AttendPrefillPush push; };
-KV_POOL(key_pool, 1, restrict readonly)
-KV_POOL(value_pool, 2, restrict readonly)
-layout(set = 0, binding = 3, scalar) restrict readonly buffer Query { uvec4 query[]; };
+READ_WORDS(key_pool, 1, restrict readonly)
+READ_WORDS(value_pool, 2, restrict readonly)
+READ_WORDS(query, 3, restrict readonly)
 layout(set = 0, binding = 4, scalar) restrict writeonly buffer Output { uvec4 attended[]; };
 
 const uint kUnits = kHeadDim / 8;  // of 8 dimensions
@@ -68,7 +69,7 @@ void main() {
         d[t] = 0.0;
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = lane + u * kSubgroupSize;
-            q[t * kUnitsPerLane + u] = unit < kUnits ? query[row * kUnits + unit] : uvec4(0);
+            q[t * kUnitsPerLane + u] = unit < kUnits ? query_quad(row * kUnits + unit) : uvec4(0);
             o[(t * kUnitsPerLane + u) * 2] = vec4(0.0);
             o[(t * kUnitsPerLane + u) * 2 + 1] = vec4(0.0);
         }

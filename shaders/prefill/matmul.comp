@@ -26,7 +26,7 @@ layout(constant_id = 6) const uint kAdd = 0;  // 1: adds to out (the residual st
 #include "shaders/common/weights.glsl"
 
 layout(push_constant, scalar) uniform Push { MatmulPush push; };
-layout(set = 0, binding = 1, scalar) restrict readonly buffer Rows { uvec4 rows_in[]; };
+READ_WORDS(rows_in, 1, restrict readonly)
 layout(set = 0, binding = 2, scalar) restrict buffer Out { float rows_out[]; };
 
 const uint kUnits = kBlocks * 4;  // of 8 columns
@@ -49,7 +49,7 @@ void main() {
         uvec4 columns[kTokens];
         [[unroll]] for (uint t = 0; t < kTokens; ++t) {
             const uint token = push.first_token + min(first_token + t, push.n_tokens - 1);
-            columns[t] = chunk + lane < kUnits ? rows_in[token * kUnits + chunk + lane] : uvec4(0);
+            columns[t] = chunk + lane < kUnits ? rows_in_quad(token * kUnits + chunk + lane) : uvec4(0);
         }
         for (uint source = 0; source < kSubgroupSize && chunk + source < kUnits; source += 4) {
             const uint block = (chunk + source) / 4;

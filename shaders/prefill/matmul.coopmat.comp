@@ -70,7 +70,7 @@ void fetch(uint first_token, uint first_row, uint block) {
         if (is_quantized(kType)) {
             const RawBlock raw = load_raw(kType, base, n_blocks, at);
             if (kType == TYPE_Q8_0) {
-                row_raw[i] = w_quads[base + half_block * n_blocks + at];
+                row_raw[i] = w_quad(base + half_block * n_blocks + at);
             } else {
                 const Codes codes = codes_of(kType, raw);
                 row_raw[i] = half_block == 0 ? codes.low : codes.high;
@@ -83,7 +83,7 @@ void fetch(uint first_token, uint first_row, uint block) {
             }
         } else {
             [[unroll]] for (uint q = 0; q < kRawQuads; ++q)
-                row_raw[i * kRawQuads + q] = w_quads[base + (half_block * kRawQuads + q) * n_blocks + at];
+                row_raw[i * kRawQuads + q] = w_quad(base + (half_block * kRawQuads + q) * n_blocks + at);
         }
     }
 }

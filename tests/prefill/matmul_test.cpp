@@ -137,7 +137,7 @@ TEST_P(MatmulTest, WideRows) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, MatmulTest, ::testing::Values("matmul", "matmul_coopmat"),
+INSTANTIATE_TEST_SUITE_P(Variants, MatmulTest, ::testing::Values("matmul", "matmul_texel", "matmul_coopmat"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

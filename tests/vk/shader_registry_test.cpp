@@ -30,6 +30,7 @@ constexpr CapabilityRule kRules[] = {
     {63, 0},                                    // GroupNonUniformArithmetic
     {64, 0},                                    // GroupNonUniformBallot
     {65, 0},                                    // GroupNonUniformShuffle
+    {46, bits(Feature::kTexelLoads)},           // SampledBuffer
     {4433, 0},                                  // StorageBuffer16BitAccess
     {22, 0},                                    // Int16
     {9, bits(Feature::kFloat16)},               // Float16
@@ -123,6 +124,18 @@ TEST(ShaderRegistry, ForcesAVariant) {
     EXPECT_THROW(best_shader(absent, everything), Error);
 }
 
+TEST(ShaderRegistry, TexelVariantsAreForDevicesThatReadTexelsFaster) {
+    const test::ScopedEnv unset("WINNOW_FORCE_VARIANT", nullptr);
+    FeatureSet features;
+    features.add(Feature::kIntegerDot);
+    EXPECT_EQ(find_shader("gate_up", features).name, "gate_up");
+    features.add(Feature::kTexelLoads);
+    EXPECT_EQ(find_shader("gate_up", features).name, "gate_up_texel");
+    EXPECT_EQ(find_shader("embed", features).name, "embed");  // has no such variant
+    const test::ScopedEnv forced("WINNOW_FORCE_VARIANT", "gate_up");
+    EXPECT_EQ(find_shader("gate_up", features).name, "gate_up");
+}
+
 TEST(Spirv, ReadsTheWorkgroupSizeAfterSpecialisation) {
     const auto words = find_shader("fill_index").words;
     // glslang gives a size that local_size_x_id names the default 1, not the constant's.
@@ -131,6 +144,13 @@ TEST(Spirv, ReadsTheWorkgroupSizeAfterSpecialisation) {
     EXPECT_THAT(inspect_spirv(words, spec).workgroup_size, ElementsAre(48u, 1u, 1u));
     EXPECT_THAT(inspect_spirv(words).bindings, ElementsAre(0u));
     EXPECT_THAT(inspect_spirv(words).spec_ids, ElementsAre(0u, 1u));
+}
+
+TEST(Spirv, TellsTexelBuffersFromStorageBuffers) {
+    EXPECT_THAT(inspect_spirv(find_shader("matvec_add").words).texel_bindings, ElementsAre());
+    const SpirvInfo info = inspect_spirv(find_shader("matvec_add_texel").words);
+    EXPECT_THAT(info.texel_bindings, ElementsAre(0u, 1u));  // weights and activations
+    EXPECT_EQ(info.bindings, inspect_spirv(find_shader("matvec_add").words).bindings);
 }
 
 TEST(Spirv, RefusesOtherWords) {
