@@ -27,10 +27,7 @@ struct CacheHistory {
 /// What decides which tokens a step selects, but for what head roles do. Never 0.
 std::uint32_t policy_hash(const SparsePolicy& policy);
 
-/// Name under which write_cache_file() writes before it renames.
-std::string unfinished_cache_file(const std::string& path);
-
-/// Writes the used blocks of a cache.
+/// Writes the used blocks of a cache. A file that is new is readable by its owner only.
 /// @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache; nothing has changed there then.
 void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
                       std::span<const std::int32_t> tokens, const CacheHistory& history);

@@ -9,7 +9,7 @@
 
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/terminal.h"
-#include "models/session_cache.h"
+#include "runtime/io/whole_file.h"
 #include "winnow/error.h"
 
 namespace winnow::program {
@@ -27,12 +27,6 @@ bool holds_nothing(const std::string& path) {
     if (!std::filesystem::exists(path, error) && !error) return true;
     return std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == 0 && !error;
 }
-
-// A second Ctrl-C while the file is written removes what there is of it.
-struct Unfinished {
-    explicit Unfinished(const std::string& path) { set_unfinished_file(path.c_str()); }
-    ~Unfinished() { set_unfinished_file(nullptr); }
-};
 
 }  // namespace
 
@@ -57,7 +51,7 @@ void PromptCache::save(Session& session) {
     const std::vector<TokenId>& cached = session.tokens();
     if (cached.size() <= stored_.size() && std::equal(cached.begin(), cached.end(), stored_.begin())) return;
     try {
-        const Unfinished unfinished(unfinished_cache_file(path_));
+        const UnfinishedFile unfinished(temporary_of(path_));  // a second Ctrl-C removes what there is of it
         session.save_cache(path_);
         stored_ = cached;
     } catch (const Error& error) {

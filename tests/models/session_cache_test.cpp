@@ -4,12 +4,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
+#include <memory>
 
 #include "models/model.h"
+#include "models/sidecar.h"
 #include "models/tiny.h"
 #include "runtime/vk/device.h"
 #include "tests/support/gpu_fixture.h"
@@ -260,6 +264,19 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         EXPECT_THAT(damaged(bytes), HasSubstr("damaged")) << sizes[0];
     }
     EXPECT_EQ(continued(*session), wanted);  // no attempt left a trace
+}
+
+TEST_F(SessionCacheTest, ANewFileIsItsOwnersAlone) {
+    const auto session = open({});
+    session->prefill(std::span(tokens_).first(10));
+    const mode_t before = umask(022);
+    const auto mode = [&] { return std::filesystem::status(path("cache")).permissions(); };
+    session->save_cache(path("cache"));
+    EXPECT_EQ(mode(), std::filesystem::perms{0600});
+    std::filesystem::permissions(path("cache"), std::filesystem::perms{0664});
+    session->save_cache(path("cache"));
+    EXPECT_EQ(mode(), std::filesystem::perms{0664});
+    umask(before);
 }
 
 TEST_F(SessionCacheTest, SavingReplacesPromptCachesOnly) {
