@@ -161,11 +161,16 @@ public:
         SparseOptions wanted = sparse;
         if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
         wanted = with_calibration(model_, std::move(wanted));
+        const std::vector<std::uint32_t> tables_before = role_tables();
         policy_ = resolve_policy(model_.shape, wanted, options_.kv_type);
         options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();
         build_engine();
+        if (role_tables() != tables_before) {  // what is cached came about under roles that a file would not tell of
+            history_.n_dense = 0;
+            history_.policy = 0;
+        }
         refresh_summaries(0);
     }
     const SparsePolicy& sparse_policy() const override { return policy_; }

@@ -201,6 +201,28 @@ TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
     EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
 }
 
+// The file's block tables are those of the end: what was computed under others serves nobody.
+TEST_F(SessionCacheTest, TokensOfOtherRolesServeNobody) {
+    const auto session = open({});
+    SparseOptions off, duo;  // some heads see a window only, without rings where the session began without it
+    duo.preset = "duo";
+    duo.overrides.window = 32;
+    duo.calibration = std::make_shared<Calibration>(assume_calibration(session->shape()));
+    session->prefill(tokens_);
+    session->use_sparse(duo);
+    session->save_cache(path("then duo"));
+    session->truncate(0);
+    session->prefill(tokens_);
+    session->save_cache(path("duo"));
+    session->use_sparse(off);
+    session->save_cache(path("then off"));
+    EXPECT_EQ(session->restore_cache(path("then off"), tokens_), 0u);
+    EXPECT_EQ(open({})->restore_cache(path("then off"), tokens_), 0u);
+    session->use_sparse(duo);
+    EXPECT_EQ(session->restore_cache(path("then duo"), tokens_), 0u);
+    EXPECT_EQ(session->restore_cache(path("duo"), tokens_), kTokens);
+}
+
 // Windows of 16 in rings.
 TEST_F(SessionCacheTest, RingsAreRestoredWhereTheyStillReach) {
     std::vector<float> wanted;
