@@ -19,9 +19,11 @@ struct CacheStamp {
 
 /// How the tokens of a cache came into it.
 struct CacheHistory {
-    std::uint32_t n_written = 0;  ///< most tokens since it was empty: what rings hold follows from that
-    std::uint32_t n_dense = 0;    ///< first tokens that no selection touched, which serve every policy
-    std::uint32_t policy = 0;     ///< policy_hash() of the one that the others were decoded under; 0 = several
+    /// Most tokens since it was empty, those of surplus steps too: what rings hold follows from that.
+    std::uint32_t n_written = 0;
+    std::uint32_t n_dense = 0;  ///< first tokens that no selection touched, which serve every policy
+    /// policy_hash() of the one that the others were decoded under; 0 = several, or other head roles than the file's.
+    std::uint32_t policy = 0;
 };
 
 /// What decides which tokens a step selects, but for what head roles do. Never 0.

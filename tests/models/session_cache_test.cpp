@@ -36,6 +36,8 @@ protected:
         std::uint32_t n_ctx = kContext;
         std::uint32_t budget = 96;
         std::int32_t min_ctx = 0;
+        std::uint32_t n_chunk = 64;
+        std::uint32_t steps_in_flight = 2;
     };
     void SetUp() override {
         GpuTest::SetUp();
@@ -73,10 +75,19 @@ protected:
     std::unique_ptr<Session> open(const Settings& s) const {
         SessionOptions options;
         options.n_ctx = s.n_ctx;
-        options.n_chunk = 64;
+        options.n_chunk = s.n_chunk;
+        options.steps_in_flight = s.steps_in_flight;
         options.kv_type = s.type;
         options.sparse = sparse(s);
         return make_session(vk::Device::open(log_.device_options()), open_model(path(s.model)), options);
+    }
+    // Ends an answer after its first token, with whatever steps are queued behind it.
+    static void answer_shortly(Session& session, std::int32_t token) {
+        SamplingOptions greedy;
+        greedy.temperature = 0;
+        session.start(std::vector<std::int32_t>{token}, greedy, {}, 200);
+        EXPECT_TRUE(session.next());
+        session.finish();
     }
     // Logits of a few teacher-forced steps, then a greedy answer.
     static std::vector<float> continued(Session& session) {
@@ -239,6 +250,57 @@ TEST_F(SessionCacheTest, RingsAreRestoredWhereTheyStillReach) {
     EXPECT_EQ(session->truncate(50), 0u);  // rings know how far they had come
     EXPECT_EQ(session->restore_cache(path("cache"), tokens_), kTokens);
     EXPECT_EQ(continued(*session), wanted);
+}
+
+// Rings of three blocks. 250 tokens end in block 3, so that block 1 is the oldest that is held; the steps queued behind
+// them in block 4, which takes the place of block 1.
+TEST_F(SessionCacheTest, WhatSurplusStepsOverwroteIsNotHeld) {
+    Settings gemma{"gemma.gguf"};
+    gemma.steps_in_flight = 32;
+    const auto session = open(gemma);
+    const std::uint32_t back = 100;
+    session->prefill(std::span(tokens_).first(250));
+    EXPECT_EQ(session->n_kept(back), back);
+    answer_shortly(*session, tokens_[250]);
+    EXPECT_EQ(session->n_cached(), 251u);
+    EXPECT_EQ(session->n_kept(back), 0u);
+    EXPECT_EQ(session->n_kept(150), 150u);
+    const std::vector<std::uint16_t> keys = session->cached_keys(0);
+    const auto is_zero = [&](std::uint32_t token) {
+        const std::size_t row = keys.size() / 251;
+        return std::all_of(keys.begin() + token * row, keys.begin() + (token + 1) * row,
+                           [](std::uint16_t key) { return key == 0; });
+    };
+    EXPECT_TRUE(is_zero(64));
+    EXPECT_FALSE(is_zero(128));
+    session->save_cache(path("cache"));
+    EXPECT_EQ(open(gemma)->restore_cache(path("cache"), std::span(tokens_).first(back)), 0u);
+    EXPECT_EQ(session->truncate(back), 0u);
+    // As far as the answer went, it can go on.
+    session->prefill(std::span(tokens_).first(250));
+    answer_shortly(*session, tokens_[250]);
+    gemma.steps_in_flight = 1;
+    const auto slow = open(gemma);
+    slow->prefill(std::span(tokens_).first(250));
+    answer_shortly(*slow, tokens_[250]);
+    EXPECT_EQ(slow->n_kept(back), back);
+    EXPECT_EQ(continued(*session), continued(*slow));
+}
+
+// Chunks of 8 make rings of two blocks: as many steps as are asked for would overwrite all of the window.
+TEST_F(SessionCacheTest, NoMoreStepsAreQueuedThanRingsHold) {
+    std::vector<std::vector<float>> answers;
+    for (const std::uint32_t n : {1u, 128u}) {
+        Settings gemma{"gemma.gguf"};
+        gemma.n_chunk = 8;
+        gemma.steps_in_flight = n;
+        const auto session = open(gemma);
+        session->prefill(std::span(tokens_).first(150));
+        answer_shortly(*session, tokens_[150]);
+        EXPECT_EQ(session->n_kept(151), 151u);
+        answers.push_back(continued(*session));
+    }
+    EXPECT_EQ(answers[0], answers[1]);
 }
 
 TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
