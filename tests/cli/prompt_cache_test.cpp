@@ -114,6 +114,14 @@ TEST_F(PromptCacheProgram, TroubleIsOneWarning) {
     EXPECT_EQ(folder_.count(), 2u);
 }
 
+TEST_F(PromptCacheProgram, LogitsOfThePromptNeedAllOfItRead) {
+    const std::string logits = folder_.path("x.npy");
+    const Outcome outcome = run_program(generate(question_, folder_.path("cache"), {"--logits-out", logits}));
+    expect_error(outcome, 2, "--logits-out needs the whole prompt read: leave out --prompt-cache");
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(folder_.count(), 0u);
+}
+
 TEST_F(PromptCacheProgram, AFullDiskIsOneWarning) {
     // A limit on the size of files, as a disk that is full: writing fails after 4 KiB.
     std::string line = "trap '' XFSZ; ulimit -f 4; exec " WINNOW_BIN "/winnow";
