@@ -40,7 +40,8 @@ std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config&
     const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
     return attend_shared_bytes(tuning.group_size / device.limits().subgroup_size, group, c.head_dim, c.n_splits) +
            4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
-           4ull * (n_rows + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;  // sums of subgroups, and single words
+           // Sums of subgroups, and single words.
+           4ull * (n_rows + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 namespace winnow {
 namespace {
 
-// As many bins as fit a workgroup's shared memory. By number alone the cut goes through a bin, lowest ids first, so that
-// there finer bins matter more.
+// As many bins as fit a workgroup's shared memory. By number alone the cut goes through a bin, lowest ids first, so
+// that there finer bins matter more.
 constexpr std::uint32_t kBinSpace = 20 * 1024 / 4, kMostBins = 4096;
 // One workgroup ranks this many rows in four tiles; more, and the two dispatches here cost less.
 constexpr std::uint32_t kLeastRows = 16384;

@@ -53,8 +53,9 @@ void WholeFile::create(unsigned mode) {
     // Left by a process of the same number that was killed: in containers numbers are few.
     if (fd_ < 0 && errno == EEXIST && unlink(temporary_.c_str()) == 0) fd_ = try_once();
     if (fd_ >= 0) return;
-    throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' cannot be made: {}", safe_path(path_),
-                                            safe_path(temporary_), std::strerror(errno)));
+    const int error = errno;
+    throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' cannot be made: {}",
+                                            safe_path(path_), safe_path(temporary_), std::strerror(error)));
 }
 
 WholeFile::~WholeFile() {
@@ -66,7 +67,8 @@ WholeFile::~WholeFile() {
 // Not where another writer of this process, or one of the same number in another container, took it for a leftover.
 bool WholeFile::owns_temporary() const {
     struct stat own = {}, named = {};
-    return fstat(fd_, &own) == 0 && stat(temporary_.c_str(), &named) == 0 && own.st_dev == named.st_dev && own.st_ino == named.st_ino;
+    return fstat(fd_, &own) == 0 && stat(temporary_.c_str(), &named) == 0 && own.st_dev == named.st_dev &&
+           own.st_ino == named.st_ino;
 }
 
 void WholeFile::fail(int error) const {
@@ -86,8 +88,8 @@ void WholeFile::write(const void* bytes, std::size_t n) {
 
 void WholeFile::commit() {
     if (!temporary_.empty() && !owns_temporary())
-        throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' was removed meanwhile", safe_path(path_),
-                                                safe_path(temporary_)));
+        throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' was removed meanwhile",
+                                                safe_path(path_), safe_path(temporary_)));
     const std::string temporary = std::exchange(temporary_, {});
     // Some file systems tell of a full disk only when a file is closed.
     int error = close(std::exchange(fd_, -1)) == 0 ? 0 : errno;

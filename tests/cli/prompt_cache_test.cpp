@@ -126,8 +126,8 @@ TEST_F(PromptCacheProgram, LogitsOfThePromptNeedAllOfItRead) {
 TEST_F(PromptCacheProgram, AChatThatOutgrowsItsRingsWarnsOnce) {
     const std::string file = folder_.path("cache");
     const auto warnings = [&](const std::string& input) {
-        const Outcome outcome = run_program({"chat", "-m", Files::shared().tiny_gemma(), "-n", "4", "--temp", "0", "-ub",
-                                             "8", "--prompt-cache", file, "--no-warmup"},
+        const Outcome outcome = run_program({"chat", "-m", Files::shared().tiny_gemma(), "-n", "4", "--temp", "0",
+                                             "-ub", "8", "--prompt-cache", file, "--no-warmup"},
                                             input);
         EXPECT_EQ(outcome.status, 0) << outcome.err;
         return own_lines(outcome.err);

@@ -77,8 +77,8 @@ TEST(Fetch, DownloadsNothingWhereThatIsForbidden) {
     EXPECT_EQ(refused.status, 1);
     EXPECT_EQ(refused.out, "");
     EXPECT_EQ(refused.err,
-              "fetch.sh: SmolLM2-135M-Instruct.Q4_1.gguf is in none of the model directories and WINNOW_NO_DOWNLOAD is 1: put "
-              "it into " + folder.path("data/winnow/models") + "\n");
+              "fetch.sh: SmolLM2-135M-Instruct.Q4_1.gguf is in none of the model directories and WINNOW_NO_DOWNLOAD is "
+              "1: put it into " + folder.path("data/winnow/models") + "\n");
     EXPECT_EQ(folder.count(), 1u);
     // What is there already is found.
     fs::create_directories(folder.path("models"));

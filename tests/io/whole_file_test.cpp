@@ -90,7 +90,8 @@ TEST_F(WholeFileTest, ALeftoverIsNoObstacle) {
     EXPECT_EQ(folder_.read("file"), "new");
     EXPECT_EQ(folder_.count(), 1u);
     fs::create_directory(leftover);  // what cannot be removed so is named
-    EXPECT_THAT(failure_of([&] { WholeFile(folder_.path("file")); }), AllOf(HasSubstr("cannot write"), HasSubstr(leftover)));
+    EXPECT_THAT(failure_of([&] { WholeFile(folder_.path("file")); }),
+                AllOf(HasSubstr("cannot write"), HasSubstr(leftover)));
     EXPECT_EQ(folder_.read("file"), "new");
 }
 
