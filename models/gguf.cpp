@@ -16,6 +16,8 @@
 #include <tuple>
 #include <utility>
 
+#include "runtime/io/safe_path.h"
+
 namespace winnow {
 namespace {
 
@@ -208,13 +210,6 @@ std::pair<const std::byte*, std::uint64_t> map_file(const std::filesystem::path&
 std::string safe_excerpt(std::string_view text) {
     std::string out;
     for (const char c : text.substr(0, 80)) out += c >= ' ' && c <= '~' ? c : '?';
-    return out;
-}
-
-std::string safe_path(const std::filesystem::path& path) {
-    std::string out = path.string();
-    for (char& c : out)
-        if (static_cast<unsigned char>(c) < ' ' || c == 0x7f) c = '?';
     return out;
 }
 

@@ -86,9 +86,6 @@ private:
 /// Text from a file, fit for a message: at most 80 characters, '?' for what is not printable ASCII.
 std::string safe_excerpt(std::string_view text);
 
-/// A path, fit for a message: '?' for control characters, which a file's name may hold.
-std::string safe_path(const std::filesystem::path& path);
-
 /// Weights per block and bytes per block of a storage type (ECOSYSTEM: ggml's block formats).
 struct BlockFormat {
     std::uint32_t weights;

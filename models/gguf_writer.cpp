@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/gguf_writer.h"
 
-#include <fmt/format.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
 
-#include "winnow/error.h"
+#include "runtime/io/whole_file.h"
 
 namespace winnow {
 namespace {
@@ -100,20 +95,9 @@ std::vector<std::byte> GgufWriter::bytes() const {
 
 void GgufWriter::write(const std::filesystem::path& path) const {
     const std::vector<std::byte> data = bytes();
-    const std::string temporary = fmt::format("{}.{}.tmp", path.string(), ::getpid());
-    std::FILE* file = std::fopen(temporary.c_str(), "wb");
-    bool ok = file != nullptr;
-    if (ok) {
-        ok = std::fwrite(data.data(), 1, data.size(), file) == data.size();
-        ok = std::fflush(file) == 0 && ok;
-        ok = std::fclose(file) == 0 && ok;
-    }
-    if (ok) ok = std::rename(temporary.c_str(), path.c_str()) == 0;
-    if (!ok) {
-        const int reason = errno;
-        std::remove(temporary.c_str());
-        throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': {}", path.string(), std::strerror(reason)));
-    }
+    WholeFile file(path.string());
+    file.write(data.data(), data.size());
+    file.commit();
 }
 
 }  // namespace winnow

@@ -27,7 +27,7 @@ public:
                     std::span<const std::byte> bytes);
 
     std::vector<std::byte> bytes() const;
-    /// Writes to a temporary file beside `path` and renames it. @throws Error(kIo); then `path` is as it was.
+    /// As a WholeFile. @throws Error(kIo); then `path` is as it was.
     void write(const std::filesystem::path& path) const;
 
 private:

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/io/safe_path.h"
+
 namespace winnow {
 
 ModelShape read_llama_shape(const GgufFile& file) {

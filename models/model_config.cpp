@@ -9,6 +9,7 @@
 
 #include "models/gemma3.h"
 #include "models/llama.h"
+#include "runtime/io/safe_path.h"
 
 namespace winnow {
 namespace {

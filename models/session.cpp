@@ -27,6 +27,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
+// When an answer ends, the steps queued beyond the token that was read last have appended too many. Beside its window
+// a ring has room for a chunk: were they more, the next token would look back to keys that they took the place of.
+std::uint32_t most_in_flight(const KvLayout& layout) { return layout.config().max_chunk + 1; }
+
 // Everything that a policy decides: rebuilt when the policy changes, while weights and cache stay.
 struct SparseEngine {
     SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
@@ -36,8 +40,8 @@ struct SparseEngine {
                     policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>()),
           plan(device, shape, weights, cache, b, attention),
           loop(device, plan, b,
-               {options.sparse.audit_every == 0 ? options.steps_in_flight : 1, !policy.is_dense(), policy.min_ctx,
-                options.sparse.audit_every, options.replay_steps}) {}
+               {options.sparse.audit_every == 0 ? std::min(options.steps_in_flight, most_in_flight(cache.layout())) : 1,
+                !policy.is_dense(), policy.min_ctx, options.sparse.audit_every, options.replay_steps}) {}
     AttentionPipeline attention;
     DecodePlan plan;
     DecodeLoop loop;
@@ -75,6 +79,9 @@ public:
         if (n < tokens_.size()) go_back(n);
         return n_cached();
     }
+    std::uint32_t n_kept(std::uint32_t n) const override {
+        return n < n_cached() ? visible_from(n, history_.n_written) : n_cached();
+    }
 
     void prefill(std::span<const std::int32_t> tokens, const Progress& progress) override {
         run_prefill(tokens, progress, {});
@@ -107,6 +114,7 @@ public:
         engine_->loop.start(make_step_state(sampling, stop_tokens), at);
         reset_report();
         started_ = true;
+        started_at_ = n_cached();
         begin_ = Clock::now();
     }
 
@@ -126,7 +134,11 @@ public:
         if (!started_) return;
         started_ = false;
         engine_->loop.finish();
-        // Surplus steps may have written summaries of tokens that never counted.
+        // Steps queued beyond the token read last have run too, but for those after a stop: each that ran has left a
+        // token. They do not count, but in rings they took the place of older keys.
+        const std::uint32_t n_ran = step_buffers_.ring.mapped_as<const volatile std::uint32_t>()[0];
+        history_.n_written = std::max(history_.n_written, started_at_ + n_ran);
+        // They may also have written summaries.
         refresh_summaries(n_cached());
     }
 
@@ -161,11 +173,16 @@ public:
         SparseOptions wanted = sparse;
         if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
         wanted = with_calibration(model_, std::move(wanted));
+        const std::vector<std::uint32_t> tables_before = role_tables();
         policy_ = resolve_policy(model_.shape, wanted, options_.kv_type);
         options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();
         build_engine();
+        if (role_tables() != tables_before) {  // what is cached came about under roles that a file would not tell of
+            history_.n_dense = 0;
+            history_.policy = 0;
+        }
         refresh_summaries(0);
     }
     const SparsePolicy& sparse_policy() const override { return policy_; }
@@ -182,6 +199,7 @@ public:
         at.capacity = resolved_.n_ctx + 1;
         at.n_limit = 1;
         engine_->loop.start(make_step_state(greedy, {}), at);
+        history_.n_written = std::max(history_.n_written, n_cached() + 1);  // should the step fail, it has written
         engine_->loop.next();
         note_step();
         push_token(token, engine_->loop.last_was_sparse());
@@ -221,7 +239,7 @@ public:
             for (std::uint32_t t = 0; t < n_cached(); ++t) {
                 std::uint32_t slot = t / block;
                 if (head.ring_blocks != 0 && slot >= head.sink_blocks) {
-                    if (slot + head.ring_blocks <= (n_cached() - 1) / block) continue;  // overwritten
+                    if (slot + head.ring_blocks <= (history_.n_written - 1) / block) continue;  // overwritten
                     slot = head.sink_blocks + (slot - head.sink_blocks) % head.ring_blocks;
                 }
                 const std::size_t from = ((head.first_block + slot) * std::size_t{block} + t % block) * dim;
@@ -296,6 +314,7 @@ public:
         SamplingOptions greedy;
         greedy.temperature = 0;
         std::vector<StageTime> times;
+        history_.n_written = std::max(history_.n_written, n_cached() + 1);
         engine_->loop.start(make_step_state(greedy, {}), at);
         for (const vk::GpuTimer::Interval& interval : engine_->loop.time_step())
             times.push_back({interval.label, interval.microseconds});
@@ -525,6 +544,7 @@ private:
     std::uint32_t policy_hash_ = 0;     // of policy_
     std::int32_t pending_ = 0;          // newest token, not yet in the cache
     bool started_ = false;
+    std::uint32_t started_at_ = 0;      // tokens cached when the answer began
     Clock::time_point begin_;
     SessionStats stats_;
 };

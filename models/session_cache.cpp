@@ -9,13 +9,11 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 
-#include "models/gguf.h"
 #include "models/hash.h"
+#include "runtime/io/safe_path.h"
+#include "runtime/io/whole_file.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/vk/timeline.h"
 #include "shaders/common/interface.h"
@@ -159,18 +157,11 @@ void copy_runs(vk::Device& device, const std::vector<Run>& runs, vk::BufferUse u
                 fmt::format("'{}' is no prompt cache of winnow: it is left as it is, give another name", safe_path(path)));
 }
 
-// What a link points to is written, not the link.
-std::string real_path(const std::string& path) {
-    std::error_code error;
-    const std::filesystem::path real = std::filesystem::canonical(path, error);
-    return error ? path : real.string();
-}
-
-// Who mistypes a name should not lose the file that has it.
-void check_replaceable(const std::string& path) {
+// Who mistypes a name should not lose the file that has it. @returns the path.
+const std::string& checked_replaceable(const std::string& path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
-        if (errno == ENOENT) return;
+        if (errno == ENOENT) return path;
         fail_io("write", path, errno);
     }
     struct stat status = {};
@@ -180,48 +171,25 @@ void check_replaceable(const std::string& path) {
                                                              std::memcmp(magic, kMagic, sizeof magic) == 0));
     close(fd);
     if (!is_cache) no_cache(path);
-    if (access(path.c_str(), W_OK) != 0) fail_io("write", path, errno);
+    return path;
 }
 
-// Appears under its name on commit() only.
-class NewFile {
+// A file that ends with the hash of what was written. A new one is its owner's alone: it holds a conversation.
+class HashedFile {
 public:
-    explicit NewFile(const std::string& path) : path_(real_path(path)), temporary_(unfinished_cache_file(path)) {
-        check_replaceable(path_);
-        fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd_ < 0) fail_io("write", path_, errno);
-    }
-    ~NewFile() {
-        if (fd_ >= 0) close(fd_);
-        if (!temporary_.empty()) unlink(temporary_.c_str());
-    }
-    NewFile(const NewFile&) = delete;
-    NewFile& operator=(const NewFile&) = delete;
-
+    explicit HashedFile(const std::string& path) : file_(checked_replaceable(path), 0600) {}
     void write(const void* bytes, std::size_t n) {
-        const char* at = static_cast<const char*>(bytes);
         hash_.add(bytes, n);
-        while (n > 0) {
-            const ssize_t done = ::write(fd_, at, n);
-            if (done < 0 && errno == EINTR) continue;
-            if (done < 0) fail_io("write", path_, errno);
-            at += done;
-            n -= static_cast<std::size_t>(done);
-        }
+        file_.write(bytes, n);
     }
     void commit() {
         const Digest digest = hash_.digest();
-        write(&digest, sizeof digest);
-        const int fd = fd_;
-        fd_ = -1;
-        if (close(fd) != 0) fail_io("write", path_, errno);
-        if (rename(temporary_.c_str(), path_.c_str()) != 0) fail_io("write", path_, errno);
-        temporary_.clear();
+        file_.write(&digest, sizeof digest);
+        file_.commit();
     }
 
 private:
-    std::string path_, temporary_;
-    int fd_ = -1;
+    WholeFile file_;
     Hash hash_;
 };
 
@@ -247,13 +215,11 @@ std::uint32_t policy_hash(const SparsePolicy& p) {
     return std::max(static_cast<std::uint32_t>(hash.digest()), 1u);
 }
 
-std::string unfinished_cache_file(const std::string& path) { return fmt::format("{}.tmp.{}", real_path(path), getpid()); }
-
 void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
                       std::span<const std::int32_t> tokens, const CacheHistory& history) {
     const auto n_tokens = static_cast<std::uint32_t>(tokens.size());
     if (n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the cache is empty: there is nothing to save");
-    NewFile file(path);
+    HashedFile file(path);
     const Header header = make_header(cache, stamp, n_tokens, history);
     file.write(&header, sizeof header);
     const std::vector<std::uint32_t> words = head_words(cache, stamp);

@@ -19,18 +19,17 @@ struct CacheStamp {
 
 /// How the tokens of a cache came into it.
 struct CacheHistory {
-    std::uint32_t n_written = 0;  ///< most tokens since it was empty: what rings hold follows from that
-    std::uint32_t n_dense = 0;    ///< first tokens that no selection touched, which serve every policy
-    std::uint32_t policy = 0;     ///< policy_hash() of the one that the others were decoded under; 0 = several
+    /// Most tokens since it was empty, those of surplus steps too: what rings hold follows from that.
+    std::uint32_t n_written = 0;
+    std::uint32_t n_dense = 0;  ///< first tokens that no selection touched, which serve every policy
+    /// policy_hash() of the one that the others were decoded under; 0 = several, or other head roles than the file's.
+    std::uint32_t policy = 0;
 };
 
 /// What decides which tokens a step selects, but for what head roles do. Never 0.
 std::uint32_t policy_hash(const SparsePolicy& policy);
 
-/// Name under which write_cache_file() writes before it renames.
-std::string unfinished_cache_file(const std::string& path);
-
-/// Writes the used blocks of a cache.
+/// Writes the used blocks of a cache. A file that is new is readable by its owner only.
 /// @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache; nothing has changed there then.
 void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
                       std::span<const std::int32_t> tokens, const CacheHistory& history);

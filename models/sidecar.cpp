@@ -13,6 +13,7 @@
 
 #include "models/gguf_writer.h"
 #include "models/hash.h"
+#include "runtime/io/safe_path.h"
 
 namespace winnow {
 namespace {

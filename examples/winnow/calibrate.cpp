@@ -15,6 +15,7 @@
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
 #include "models/sidecar.h"
+#include "runtime/io/safe_path.h"
 
 namespace winnow::program {
 namespace {

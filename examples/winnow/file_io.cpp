@@ -9,16 +9,12 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 
 #include "examples/winnow/interrupt.h"
 #include "winnow/error.h"
 
 namespace winnow::program {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::size_t kMostBytes = std::size_t{1} << 30;
 
@@ -61,64 +57,6 @@ std::string read_file(const std::string& path) {
                         fmt::format("'{}' is larger than 1 GiB: give a shorter text", path));
         }
     }
-}
-
-OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
-    struct stat status = {};
-    const bool exists = stat(path_.c_str(), &status) == 0;
-    if (exists && !S_ISREG(status.st_mode)) {
-        fd_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-        if (fd_ < 0) fail("write", errno);
-        return;
-    }
-    if (exists) {
-        // Replace what a link points to, not the link, and do not replace what could not be
-        // written.
-        std::error_code error;
-        const fs::path target = fs::canonical(path_, error);
-        if (!error) path_ = target.string();
-        if (access(path_.c_str(), W_OK) != 0) fail("write", errno);
-    }
-    temporary_ = fmt::format("{}.tmp.{}", path_, getpid());
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd_ < 0) {
-        const int error = errno;
-        temporary_.clear();
-        fail("write", error);
-    }
-    set_unfinished_file(temporary_.c_str());
-}
-
-OutputFile::~OutputFile() {
-    if (fd_ >= 0) close(fd_);
-    if (temporary_.empty()) return;
-    unlink(temporary_.c_str());
-    set_unfinished_file(nullptr);
-}
-
-void OutputFile::fail(const char* what, int error) const {
-    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, path_, std::strerror(error)));
-}
-
-void OutputFile::write(std::string_view bytes) {
-    while (!bytes.empty()) {
-        const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
-        if (n >= 0) {
-            bytes.remove_prefix(static_cast<std::size_t>(n));
-        } else if (errno != EINTR) {
-            fail("write", errno);
-        }
-    }
-}
-
-void OutputFile::commit() {
-    const int fd = fd_;
-    fd_ = -1;
-    if (close(fd) != 0) fail("write", errno);
-    if (temporary_.empty()) return;
-    if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("write", errno);
-    temporary_.clear();
-    set_unfinished_file(nullptr);
 }
 
 void check_writable(const std::string& path) {

@@ -5,32 +5,27 @@
 #include <string>
 #include <string_view>
 
+#include "examples/winnow/interrupt.h"
+#include "runtime/io/whole_file.h"
+
 namespace winnow::program {
 
 /// All bytes of a file; "-" is standard input. @throws Error(kIo), or kInvalidArgument above 1 GiB.
 std::string read_file(const std::string& path);
 
-/// A file that appears under its name only when it is complete: written beside it, renamed by
-/// commit(), removed otherwise. A destination that exists and is no regular file (a pipe,
-/// /dev/null) is written in place.
+/// A WholeFile of which a second Ctrl-C leaves nothing behind.
 class OutputFile {
 public:
     /// @throws Error(kIo) when it cannot be created.
-    explicit OutputFile(std::string path);
-    ~OutputFile();
-    OutputFile(const OutputFile&) = delete;
-    OutputFile& operator=(const OutputFile&) = delete;
+    explicit OutputFile(const std::string& path) : unfinished_(temporary_of(path)), file_(path) {}
 
     /// @throws Error(kIo), for example when the disk is full.
-    void write(std::string_view bytes);
-    void commit();
+    void write(std::string_view bytes) { file_.write(bytes.data(), bytes.size()); }
+    void commit() { file_.commit(); }
 
 private:
-    [[noreturn]] void fail(const char* what, int error) const;
-
-    std::string path_;
-    std::string temporary_;  ///< empty when written in place
-    int fd_ = -1;
+    UnfinishedFile unfinished_;
+    WholeFile file_;
 };
 
 /// Before long work: that its result can be written there. Leaves the file as it is; nothing for an empty path.

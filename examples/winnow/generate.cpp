@@ -94,6 +94,9 @@ void explain_end(const Answer& answer, const Session& session) {
 }  // namespace
 
 int run_generate(const Options& options) {
+    // The cache keeps keys and values of tokens, not their logits: these would be missing of all that it has.
+    if (!options.logits_out.empty() && !options.prompt_cache.empty())
+        throw Error(ErrorCode::kInvalidArgument, "--logits-out needs the whole prompt read: leave out --prompt-cache");
     // Before the model is loaded: a file that cannot be written should not cost a minute.
     std::unique_ptr<NpyFile> logits;
     if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
@@ -104,7 +107,6 @@ int run_generate(const Options& options) {
     check_fits(*session, prompt.tokens.size());
     const SamplingOptions sampling = resolve_sampling(options.sampling, vocabulary.file, session->n_ctx());
     warm_up(*session, options, sampling);
-    // Logits are asked of every token: nothing of the prompt may be missing then.
     PromptCache cache(options.prompt_cache);
     if (logits) write_logits(*session, prompt.tokens, *logits);
     else cache.restore(*session, prompt.tokens);

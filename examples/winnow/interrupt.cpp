@@ -61,11 +61,13 @@ void throw_if_interrupted() {
 
 int interrupt_fd() noexcept { return wake_pipe[0]; }
 
-void set_unfinished_file(const char* path) noexcept {
+UnfinishedFile::UnfinishedFile(const std::string& path) noexcept {
     has_unfinished.store(false);
-    if (path == nullptr || std::strlen(path) >= sizeof unfinished_path) return;
-    std::strcpy(unfinished_path, path);
+    if (path.size() >= sizeof unfinished_path) return;
+    std::strcpy(unfinished_path, path.c_str());
     has_unfinished.store(true);
 }
+
+UnfinishedFile::~UnfinishedFile() { has_unfinished.store(false); }
 
 }  // namespace winnow::program

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <string>
 
 namespace winnow::program {
 
@@ -17,7 +18,13 @@ void throw_if_interrupted();
 /// Becomes readable on SIGINT, for poll() beside standard input.
 int interrupt_fd() noexcept;
 
-/// The half-written file that a hard exit must remove; nullptr = none.
-void set_unfinished_file(const char* path) noexcept;
+/// While it lives, the half-written file that a hard exit must remove. A second one takes the place of the first.
+class UnfinishedFile {
+public:
+    explicit UnfinishedFile(const std::string& path) noexcept;
+    ~UnfinishedFile();
+    UnfinishedFile(const UnfinishedFile&) = delete;
+    UnfinishedFile& operator=(const UnfinishedFile&) = delete;
+};
 
 }  // namespace winnow::program

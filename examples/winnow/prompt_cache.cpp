@@ -9,7 +9,7 @@
 
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/terminal.h"
-#include "models/session_cache.h"
+#include "runtime/io/whole_file.h"
 #include "winnow/error.h"
 
 namespace winnow::program {
@@ -28,17 +28,12 @@ bool holds_nothing(const std::string& path) {
     return std::filesystem::is_regular_file(path, error) && std::filesystem::file_size(path, error) == 0 && !error;
 }
 
-// A second Ctrl-C while the file is written removes what there is of it.
-struct Unfinished {
-    explicit Unfinished(const std::string& path) { set_unfinished_file(path.c_str()); }
-    ~Unfinished() { set_unfinished_file(nullptr); }
-};
-
 }  // namespace
 
 void PromptCache::restore(Session& session, std::span<const TokenId> prompt) {
     if (path_.empty() || tried_) return;
     tried_ = true;
+    n_first_ = static_cast<std::uint32_t>(prompt.size()) - 1;  // the last one is always read, for its logits
     if (holds_nothing(path_)) return;
     try {
         const std::uint32_t n = session.restore_cache(path_, prompt);
@@ -57,13 +52,23 @@ void PromptCache::save(Session& session) {
     const std::vector<TokenId>& cached = session.tokens();
     if (cached.size() <= stored_.size() && std::equal(cached.begin(), cached.end(), stored_.begin())) return;
     try {
-        const Unfinished unfinished(unfinished_cache_file(path_));
+        const UnfinishedFile unfinished(temporary_of(path_));  // a second Ctrl-C removes what there is of it
         session.save_cache(path_);
         stored_ = cached;
+        warn_if_outgrown(session);
     } catch (const Error& error) {
         warn_or_rethrow(error, "nothing is saved");
         path_.clear();
     }
+}
+
+void PromptCache::warn_if_outgrown(const Session& session) {
+    const std::uint32_t n = std::min(n_first_, session.n_cached());
+    if (warned_ || session.n_kept(n) == n) return;
+    warned_ = true;
+    log_warning(fmt::format("--prompt-cache: the text has outgrown the sliding windows of this model: '{}' serves only "
+                            "a prompt that repeats all of it, as a chat does that goes on by /save and /load",
+                            path_));
 }
 
 }  // namespace winnow::program

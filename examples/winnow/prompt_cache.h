@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,12 +19,16 @@ public:
 
     /// Puts what the file and a prompt have in common into an empty cache; the first call only.
     void restore(Session& session, std::span<const TokenId> prompt);
-    /// Writes what is cached, unless the file begins with it already. Ends an answer.
+    /// Writes what is cached, unless the file begins with it already. Ends an answer. Warns, once, where rings no
+    /// longer reach back to the end of the first prompt: a run that begins as this one did finds nothing there then.
     void save(Session& session);
 
 private:
+    void warn_if_outgrown(const Session& session);
+
     std::string path_;
-    bool tried_ = false;
+    bool tried_ = false, warned_ = false;
+    std::uint32_t n_first_ = 0;    ///< tokens of the first prompt that a run can take from a file
     std::vector<TokenId> stored_;  ///< what the file is known to begin with
 };
 

@@ -56,7 +56,7 @@ struct SessionOptions {
     DeviceOptions device;
     std::uint32_t n_ctx = 0;            ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
     std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk, and those of the first; 0 = the device's default
-    std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead
+    std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead; no more than fit rings beside their windows
     bool replay_steps = true;           ///< record a step once; false records each anew, which benches compare
     KvType kv_type = KvType::kF16;
     SparseOptions sparse;
@@ -92,6 +92,8 @@ public:
     /// Forgets everything after the first n tokens. Windowed layers cannot look back past what their rings still hold:
     /// then less is kept. @returns tokens kept.
     virtual std::uint32_t truncate(std::uint32_t n) = 0;
+    /// What truncate(n) would return, between answers.
+    virtual std::uint32_t n_kept(std::uint32_t n) const = 0;
 
     /// Puts tokens into the cache, in chunks that measured time bounds (about 1 s on a GPU, 0.5 s on a software driver).
     /// `progress(done, total)` runs after each chunk, and also between the submissions of one (a tenth of a second); returning
@@ -120,15 +122,19 @@ public:
 
     virtual const SessionStats& stats() const = 0;
 
-    /// Writes the cached tokens with their keys and values to a file, for restore_cache(). Ends an answer. The file appears under its
-    /// name when it is complete. @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache or
-    /// the model is no file; what was at `path` is then as it was.
+    /// Writes the cached tokens with their keys and values to a file, for restore_cache(). Ends an answer. The file
+    /// appears under its name when it is complete; a new one is readable by its owner only, one that is replaced hands
+    /// on its mode. @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache
+    /// or the model is no file; what was at `path` is then as it was.
     virtual void save_cache(const std::string& path) = 0;
-    /// Puts into the cache as many of `tokens`, from the first on, as a file of save_cache() begins with, in place of what it holds.
-    /// Where rings of windowed layers no longer hold what the next token looks back to, and where no token is in common, nothing
-    /// changes. Any n_ctx serves that holds `tokens`; model, cache type, windows and rings must be the file's. Of tokens that sparse steps
-    /// decoded, and what follows them, nothing is taken under another policy. @returns tokens restored.
-    /// @throws Error(kBadFile | kIo | kInvalidArgument: no prompt cache at all), in one line and before the cache is touched.
+    /// Puts into the cache as many of `tokens`, from the first on, as a file of save_cache() begins with and n_ctx
+    /// holds, in place of what it holds. Where rings of windowed layers no longer hold what the next token looks back
+    /// to, and where no token is in common, nothing changes. Model, cache type and, of each head, window, sinks and
+    /// length of the ring must be the file's; n_ctx may differ as far as these do not follow from it. Of tokens that
+    /// sparse steps decoded, and what follows them, nothing is taken under another policy, and nothing at all where the
+    /// roles of heads changed while tokens were cached. @returns tokens restored.
+    /// @throws Error(kBadFile | kIo | kInvalidArgument: no prompt cache at all), in one line. What does not fit, or is
+    /// damaged, is refused before the cache is touched; should a copy to the device fail after that, nothing is cached.
     virtual std::uint32_t restore_cache(const std::string& path, std::span<const std::int32_t> tokens) = 0;
 
     /// Changes the sparse attention between answers; the cache stays, its summaries are made anew.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "runtime/attention/budget_bins.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
@@ -13,7 +14,6 @@
 namespace winnow {
 namespace {
 
-constexpr double kNats = 32;  // what all bins span (select.glsl)
 constexpr std::uint32_t kMinTokens = 64;
 // A workgroup ranks all rows of its kv head by itself.
 constexpr std::uint32_t kMostRows = 8448;  // blocks of 16 of 131,072 tokens, and some
@@ -37,10 +37,11 @@ std::uint32_t most_chosen(const SelectAttend::Config& c) {
 std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
-    const std::uint32_t rows_of_bins = c.level.rule == BudgetRule::kTopP ? 1 + group : 1;
+    const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
     return attend_shared_bytes(tuning.group_size / device.limits().subgroup_size, group, c.head_dim, c.n_splits) +
-           4ull * rows_of_bins * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
-           4ull * (rows_of_bins + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;  // sums of subgroups, and single words
+           4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
+           // Sums of subgroups, and single words.
+           4ull * (n_rows + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;
 }
 
 }  // namespace
@@ -52,7 +53,7 @@ bool SelectAttend::takes(const vk::Device& device, const Config& c) {
 
 bool SelectAttend::pays(const Config& c) { return c.most_rows <= kMostRowsThatPay; }
 
-double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return kNats / n_bins(rule, n_group); }
+double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
 
 SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;

@@ -3,20 +3,18 @@
 
 #include <array>
 
+#include "runtime/attention/budget_bins.h"
 #include "runtime/vk/device.h"
 #include "winnow/error.h"
 
 namespace winnow {
 namespace {
 
-// As many bins as fit a workgroup's shared memory: a row of them for tokens and, where mass counts, one for each head's mass. By number
-// alone the cut goes through a bin, lowest ids first, so that there finer bins matter more.
+// As many bins as fit a workgroup's shared memory. By number alone the cut goes through a bin, lowest ids first, so
+// that there finer bins matter more.
 constexpr std::uint32_t kBinSpace = 20 * 1024 / 4, kMostBins = 4096;
-constexpr double kNats = 32;  // what all bins span (select.glsl)
 // One workgroup ranks this many rows in four tiles; more, and the two dispatches here cost less.
 constexpr std::uint32_t kLeastRows = 16384;
-
-std::uint32_t rows_of_bins(BudgetRule rule, std::uint32_t n_group) { return rule == BudgetRule::kTopP ? 1 + n_group : 1; }
 
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
     std::uint32_t n = kMostBins;
@@ -30,7 +28,7 @@ bool SelectRows::takes(const SelectLevel& level, HeadPool pool, std::uint32_t ma
     return level.unit == 1 && pool != HeadPool::kEach && max_rows > kLeastRows;
 }
 
-double SelectRows::bin_width(BudgetRule rule, std::uint32_t n_group) { return kNats / n_bins(rule, n_group); }
+double SelectRows::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
 
 std::uint64_t SelectRows::rank_bytes(std::uint32_t n_kv_heads, std::uint32_t score_stride) {
     return std::uint64_t{n_kv_heads} * score_stride * 2;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/io/whole_file.h"
 #include "runtime/vk/device.h"
 
 namespace winnow::vk {
@@ -135,18 +136,10 @@ void PipelineCache::save() noexcept {
         data.resize(n_bytes);
         const Header header = make_header(device_, data);
 
-        std::error_code error;
-        // Renaming is atomic: another process sees the old file or the new one, never a part.
-        const std::filesystem::path temporary = path_.string() + fmt::format(".{}.tmp", getpid());
-        std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-        file.write(reinterpret_cast<const char*>(&header), sizeof(header));
-        file.write(data.data(), static_cast<std::streamsize>(data.size()));
-        file.close();
-        if (file.good()) std::filesystem::rename(temporary, path_, error);
-        if (!file.good() || error) {
-            std::filesystem::remove(temporary, error);
-            return;
-        }
+        WholeFile file(path_.string());  // another process sees the old one or the new one, never a part
+        file.write(&header, sizeof(header));
+        file.write(data.data(), data.size());
+        file.commit();
         loaded_bytes_ = n_bytes;
     } catch (...) {  // a cache that cannot be written is a miss next time, nothing more
     }

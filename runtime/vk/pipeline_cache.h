@@ -11,7 +11,7 @@ class Device;
 
 /// The driver's compiled pipelines on disk: ${XDG_CACHE_HOME:-~/.cache}/winnow/<uuid>-<driver>.bin with a
 /// header and an xxHash checksum. Every failure to read or write is a miss, never an error, and problem() tells of a
-/// folder that cannot be written; WINNOW_NO_CACHE=1 turns the file off. Written to a temporary file and renamed.
+/// folder that cannot be written; WINNOW_NO_CACHE=1 turns the file off.
 class PipelineCache {
 public:
     explicit PipelineCache(Device& device);

@@ -114,6 +114,32 @@ TEST_F(PromptCacheProgram, TroubleIsOneWarning) {
     EXPECT_EQ(folder_.count(), 2u);
 }
 
+TEST_F(PromptCacheProgram, LogitsOfThePromptNeedAllOfItRead) {
+    const std::string logits = folder_.path("x.npy");
+    const Outcome outcome = run_program(generate(question_, folder_.path("cache"), {"--logits-out", logits}));
+    expect_error(outcome, 2, "--logits-out needs the whole prompt read: leave out --prompt-cache");
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(folder_.count(), 0u);
+}
+
+// Chunks of 8 make rings of two blocks.
+TEST_F(PromptCacheProgram, AChatThatOutgrowsItsRingsWarnsOnce) {
+    const std::string file = folder_.path("cache");
+    const auto warnings = [&](const std::string& input) {
+        const Outcome outcome = run_program({"chat", "-m", Files::shared().tiny_gemma(), "-n", "4", "--temp", "0",
+                                             "-ub", "8", "--prompt-cache", file, "--no-warmup"},
+                                            input);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return own_lines(outcome.err);
+    };
+    EXPECT_TRUE(warnings("one\ntwo\n").empty());
+    EXPECT_TRUE(warnings("one\ntwo\n").empty());
+    const std::string x(70, 'x'), y(70, 'y');
+    const std::vector<std::string> lines = warnings("one\n" + x + "\n" + y + "\n");
+    ASSERT_EQ(lines.size(), 1u);
+    EXPECT_THAT(lines[0], HasSubstr("winnow: warning: --prompt-cache: the text has outgrown the sliding windows"));
+}
+
 TEST_F(PromptCacheProgram, AFullDiskIsOneWarning) {
     // A limit on the size of files, as a disk that is full: writing fails after 4 KiB.
     std::string line = "trap '' XFSZ; ulimit -f 4; exec " WINNOW_BIN "/winnow";

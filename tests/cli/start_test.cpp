@@ -60,5 +60,31 @@ TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
     EXPECT_EQ(handed_over({"chat"}), "chat\n");
 }
 
+// What would be downloaded with says so, on standard error, and fails.
+TEST(Fetch, DownloadsNothingWhereThatIsForbidden) {
+    const TemporaryFolder folder;
+    fs::create_directories(folder.path("bin"));
+    folder.write("bin/python3", "#!/bin/sh\necho python3 was run >&2\nexit 1\n");
+    fs::permissions(folder.path("bin/python3"), fs::perms::owner_all);
+    Program::Options options;
+    options.program = "/bin/bash";
+    options.environment = {{"PATH", folder.path("bin") + ":/usr/bin:/bin"},
+                           {"WINNOW_MODELS", folder.path("models")},
+                           {"XDG_DATA_HOME", folder.path("data")},
+                           {"WINNOW_NO_DOWNLOAD", "1"}};
+    const std::string script = std::string(WINNOW_TEST_DATA) + "/../models/fetch.sh";
+    const Outcome refused = run_program({script, "smollm2"}, "", options);
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_EQ(refused.out, "");
+    EXPECT_EQ(refused.err,
+              "fetch.sh: SmolLM2-135M-Instruct.Q4_1.gguf is in none of the model directories and WINNOW_NO_DOWNLOAD is "
+              "1: put it into " + folder.path("data/winnow/models") + "\n");
+    EXPECT_EQ(folder.count(), 1u);
+    // What is there already is found.
+    fs::create_directories(folder.path("models"));
+    const std::string model = folder.write("models/SmolLM2-135M-Instruct.Q4_1.gguf", "");
+    EXPECT_EQ(run_program({script, "smollm2"}, "", options).out, model + "\n");
+}
+
 }  // namespace
 }  // namespace winnow::test

@@ -21,7 +21,14 @@ protected:
     Program::Options at_terminal() const {
         Program::Options options;
         options.terminal = true;
-        options.environment = {{"TERM", "xterm"}, {"NO_COLOR", ""}, {"XDG_STATE_HOME", state_.path("state")}};
+        // The editor reads ~/.editrc; shaders stay where they are, or each run would compile them.
+        const auto variable = [](const char* name) { return std::string(std::getenv(name) ? std::getenv(name) : ""); };
+        const std::string cache = variable("XDG_CACHE_HOME");
+        options.environment = {{"TERM", "xterm"},
+                               {"NO_COLOR", ""},
+                               {"XDG_STATE_HOME", state_.path("state")},
+                               {"HOME", state_.path("")},
+                               {"XDG_CACHE_HOME", cache.empty() ? variable("HOME") + "/.cache" : cache}};
         return options;
     }
     // A chat that is typed at, one message after the other; what was asked, as /save tells it.

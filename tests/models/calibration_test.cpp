@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <Eigen/Dense>
 #include <cmath>
@@ -23,6 +21,7 @@
 #include "models/model_config.h"
 #include "models/tiny.h"
 #include "tests/support/gpu_fixture.h"
+#include "tests/support/temporary_folder.h"
 
 namespace winnow::test {
 namespace {
@@ -346,16 +345,15 @@ TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
 }
 
 TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
-    const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("winnow-settings-{}.gguf", getpid());
+    const TemporaryFolder folder;
     TinyOptions tiny;
     tiny.n_layers = 3;  // the first two are dense in both presets
     const std::vector<std::byte> bytes = make_tiny_gguf(tiny);
-    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+    const std::string path = folder.write("tiny.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     const ValidationLog log;
     SessionOptions options;
     options.device = log.device_options();
-    std::unique_ptr<Session> session = Session::open(path.string(), options);
-    std::filesystem::remove(path);
+    std::unique_ptr<Session> session = Session::open(path, options);
     std::vector<std::int32_t> text;
     for (std::int32_t i = 0; i < 240; ++i) text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
     session->prefill(std::span(text).first(236));
@@ -378,21 +376,17 @@ TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
 class SidecarTest : public ::testing::Test {
 protected:
     void SetUp() override {
-        std::string pattern = (std::filesystem::temp_directory_path() / "winnow-sidecar-XXXXXX").string();
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
         write("model.gguf", make_tiny_gguf());
-        const GgufFile file = GgufFile::open(folder_ / "model.gguf");
+        const GgufFile file = GgufFile::open(folder_.path("model.gguf"));
         hash_ = model_hash(file);
         shape_ = read_model_shape(file);
         c_ = assume_calibration(shape_);
         c_.preset = "rtpurbo";
         c_.mass = 0.9f;
-        path_ = sidecar_beside(folder_ / "model.gguf");
+        path_ = sidecar_beside(folder_.path("model.gguf"));
     }
-    void TearDown() override { std::filesystem::remove_all(folder_); }
     void write(const std::string& name, const std::vector<std::byte>& bytes) const {
-        std::ofstream(folder_ / name, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+        folder_.write(name, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     }
     std::vector<std::byte> sidecar_bytes() const {
         write_sidecar(path_, c_, hash_);
@@ -421,7 +415,8 @@ protected:
         expect_refused(part);
     }
 
-    std::filesystem::path folder_, path_;
+    TemporaryFolder folder_;
+    std::filesystem::path path_;
     std::string hash_;
     ModelShape shape_;
     Calibration c_;
@@ -466,10 +461,10 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.pair_mass, c_.pair_mass);
     EXPECT_TRUE(read.pair_recall.empty());  // not measured
     EXPECT_EQ(read.captured_mass, c_.captured_mass);
-    const GgufFile file = GgufFile::open(folder_ / "model.gguf");
+    const GgufFile file = GgufFile::open(folder_.path("model.gguf"));
     EXPECT_NE(find_calibration(file, shape_), nullptr);
     std::filesystem::remove(path_);
-    setenv("XDG_CACHE_HOME", folder_.c_str(), 1);
+    setenv("XDG_CACHE_HOME", folder_.path("").c_str(), 1);
     EXPECT_EQ(find_calibration(file, shape_), nullptr);
     const std::filesystem::path cached = sidecar_in_cache(hash_);
     std::filesystem::create_directories(cached.parent_path());
@@ -482,9 +477,9 @@ TEST_F(SidecarTest, HashTellsModelsApart) {
     TinyOptions other;
     other.seed = 2;
     write("other.gguf", make_tiny_gguf(other));
-    EXPECT_NE(model_hash(GgufFile::open(folder_ / "other.gguf")), hash_);
+    EXPECT_NE(model_hash(GgufFile::open(folder_.path("other.gguf"))), hash_);
     write("same.gguf", make_tiny_gguf());
-    EXPECT_EQ(model_hash(GgufFile::open(folder_ / "same.gguf")), hash_);
+    EXPECT_EQ(model_hash(GgufFile::open(folder_.path("same.gguf"))), hash_);
     write_sidecar(path_, c_, "0123456789abcdef");
     expect_refused("another model");
 }

@@ -16,6 +16,7 @@
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
 #include "models/tiny.h"
+#include "runtime/io/safe_path.h"
 
 namespace winnow::test {
 namespace {

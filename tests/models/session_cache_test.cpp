@@ -4,12 +4,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
+#include <memory>
 
 #include "models/model.h"
+#include "models/sidecar.h"
 #include "models/tiny.h"
 #include "runtime/vk/device.h"
 #include "tests/support/gpu_fixture.h"
@@ -32,6 +36,8 @@ protected:
         std::uint32_t n_ctx = kContext;
         std::uint32_t budget = 96;
         std::int32_t min_ctx = 0;
+        std::uint32_t n_chunk = 64;
+        std::uint32_t steps_in_flight = 2;
     };
     void SetUp() override {
         GpuTest::SetUp();
@@ -69,10 +75,19 @@ protected:
     std::unique_ptr<Session> open(const Settings& s) const {
         SessionOptions options;
         options.n_ctx = s.n_ctx;
-        options.n_chunk = 64;
+        options.n_chunk = s.n_chunk;
+        options.steps_in_flight = s.steps_in_flight;
         options.kv_type = s.type;
         options.sparse = sparse(s);
         return make_session(vk::Device::open(log_.device_options()), open_model(path(s.model)), options);
+    }
+    // Ends an answer after its first token, with whatever steps are queued behind it.
+    static void answer_shortly(Session& session, std::int32_t token) {
+        SamplingOptions greedy;
+        greedy.temperature = 0;
+        session.start(std::vector<std::int32_t>{token}, greedy, {}, 200);
+        EXPECT_TRUE(session.next());
+        session.finish();
     }
     // Logits of a few teacher-forced steps, then a greedy answer.
     static std::vector<float> continued(Session& session) {
@@ -197,6 +212,28 @@ TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
     EXPECT_EQ(session->restore_cache(path("cache"), all), 210u);
 }
 
+// The file's block tables are those of the end: what was computed under others serves nobody.
+TEST_F(SessionCacheTest, TokensOfOtherRolesServeNobody) {
+    const auto session = open({});
+    SparseOptions off, duo;  // some heads see a window only, without rings where the session began without it
+    duo.preset = "duo";
+    duo.overrides.window = 32;
+    duo.calibration = std::make_shared<Calibration>(assume_calibration(session->shape()));
+    session->prefill(tokens_);
+    session->use_sparse(duo);
+    session->save_cache(path("then duo"));
+    session->truncate(0);
+    session->prefill(tokens_);
+    session->save_cache(path("duo"));
+    session->use_sparse(off);
+    session->save_cache(path("then off"));
+    EXPECT_EQ(session->restore_cache(path("then off"), tokens_), 0u);
+    EXPECT_EQ(open({})->restore_cache(path("then off"), tokens_), 0u);
+    session->use_sparse(duo);
+    EXPECT_EQ(session->restore_cache(path("then duo"), tokens_), 0u);
+    EXPECT_EQ(session->restore_cache(path("duo"), tokens_), kTokens);
+}
+
 // Windows of 16 in rings.
 TEST_F(SessionCacheTest, RingsAreRestoredWhereTheyStillReach) {
     std::vector<float> wanted;
@@ -213,6 +250,57 @@ TEST_F(SessionCacheTest, RingsAreRestoredWhereTheyStillReach) {
     EXPECT_EQ(session->truncate(50), 0u);  // rings know how far they had come
     EXPECT_EQ(session->restore_cache(path("cache"), tokens_), kTokens);
     EXPECT_EQ(continued(*session), wanted);
+}
+
+// Rings of three blocks. 250 tokens end in block 3, so that block 1 is the oldest that is held; the steps queued behind
+// them in block 4, which takes the place of block 1.
+TEST_F(SessionCacheTest, WhatSurplusStepsOverwroteIsNotHeld) {
+    Settings gemma{"gemma.gguf"};
+    gemma.steps_in_flight = 32;
+    const auto session = open(gemma);
+    const std::uint32_t back = 100;
+    session->prefill(std::span(tokens_).first(250));
+    EXPECT_EQ(session->n_kept(back), back);
+    answer_shortly(*session, tokens_[250]);
+    EXPECT_EQ(session->n_cached(), 251u);
+    EXPECT_EQ(session->n_kept(back), 0u);
+    EXPECT_EQ(session->n_kept(150), 150u);
+    const std::vector<std::uint16_t> keys = session->cached_keys(0);
+    const auto is_zero = [&](std::uint32_t token) {
+        const std::size_t row = keys.size() / 251;
+        return std::all_of(keys.begin() + token * row, keys.begin() + (token + 1) * row,
+                           [](std::uint16_t key) { return key == 0; });
+    };
+    EXPECT_TRUE(is_zero(64));
+    EXPECT_FALSE(is_zero(128));
+    session->save_cache(path("cache"));
+    EXPECT_EQ(open(gemma)->restore_cache(path("cache"), std::span(tokens_).first(back)), 0u);
+    EXPECT_EQ(session->truncate(back), 0u);
+    // As far as the answer went, it can go on.
+    session->prefill(std::span(tokens_).first(250));
+    answer_shortly(*session, tokens_[250]);
+    gemma.steps_in_flight = 1;
+    const auto slow = open(gemma);
+    slow->prefill(std::span(tokens_).first(250));
+    answer_shortly(*slow, tokens_[250]);
+    EXPECT_EQ(slow->n_kept(back), back);
+    EXPECT_EQ(continued(*session), continued(*slow));
+}
+
+// Chunks of 8 make rings of two blocks: as many steps as are asked for would overwrite all of the window.
+TEST_F(SessionCacheTest, NoMoreStepsAreQueuedThanRingsHold) {
+    std::vector<std::vector<float>> answers;
+    for (const std::uint32_t n : {1u, 128u}) {
+        Settings gemma{"gemma.gguf"};
+        gemma.n_chunk = 8;
+        gemma.steps_in_flight = n;
+        const auto session = open(gemma);
+        session->prefill(std::span(tokens_).first(150));
+        answer_shortly(*session, tokens_[150]);
+        EXPECT_EQ(session->n_kept(151), 151u);
+        answers.push_back(continued(*session));
+    }
+    EXPECT_EQ(answers[0], answers[1]);
 }
 
 TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
@@ -260,6 +348,19 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         EXPECT_THAT(damaged(bytes), HasSubstr("damaged")) << sizes[0];
     }
     EXPECT_EQ(continued(*session), wanted);  // no attempt left a trace
+}
+
+TEST_F(SessionCacheTest, ANewFileIsItsOwnersAlone) {
+    const auto session = open({});
+    session->prefill(std::span(tokens_).first(10));
+    const mode_t before = umask(022);
+    const auto mode = [&] { return std::filesystem::status(path("cache")).permissions(); };
+    session->save_cache(path("cache"));
+    EXPECT_EQ(mode(), std::filesystem::perms{0600});
+    std::filesystem::permissions(path("cache"), std::filesystem::perms{0664});
+    session->save_cache(path("cache"));
+    EXPECT_EQ(mode(), std::filesystem::perms{0664});
+    umask(before);
 }
 
 TEST_F(SessionCacheTest, SavingReplacesPromptCachesOnly) {

@@ -7,6 +7,7 @@
 
 #include "runtime/vk/pipeline.h"
 #include "tests/support/gpu_fixture.h"
+#include "tests/support/temporary_folder.h"
 
 namespace winnow::vk {
 namespace {
@@ -15,18 +16,6 @@ namespace fs = std::filesystem;
 
 class PipelineCacheTest : public test::GpuTest {
 protected:
-    void SetUp() override {
-        test::GpuTest::SetUp();
-        std::string pattern = (fs::temp_directory_path() / "winnow-cache-XXXXXX").string();
-        ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-        folder_ = pattern;
-    }
-    void TearDown() override {
-        std::error_code ignored;
-        fs::remove_all(folder_, ignored);
-        test::GpuTest::TearDown();
-    }
-
     struct Outcome {
         bool hit;
         fs::path path;
@@ -45,7 +34,8 @@ protected:
         return outcome;
     }
 
-    fs::path folder_;
+    test::TemporaryFolder temporary_;
+    const fs::path folder_ = temporary_.path("");
 };
 
 TEST_F(PipelineCacheTest, HitsTheSecondTime) {
