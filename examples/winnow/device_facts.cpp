@@ -46,8 +46,9 @@ std::string matrix_refusal(const vk::Device& device, std::string_view name) {
     return {};
 }
 
-VariantChoice choose(const vk::Device& device, std::string stage, const std::string& plain, const std::string& matrix,
-                     const std::string& unfit) {
+VariantChoice choose(const vk::Device& device, std::string stage, const std::string& texel, const std::string& gpu,
+                     const std::string& matrix, const std::string& unfit) {
+    const std::string& plain = device.features().has(Feature::kTexelLoads) ? texel : gpu;
     std::array<std::string_view, 2> names{plain, matrix};
     std::string refusal = unfit.empty() ? matrix_refusal(device, matrix) : unfit;
     if (refusal.empty()) std::swap(names[0], names[1]);
@@ -67,8 +68,9 @@ std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_t
         unfit = "it reads a cache of f16 only";
     else if (head_dim > 256 || head_dim % columns != 0)
         unfit = fmt::format("it has no shape for heads of {}", head_dim);
-    return {choose(device, "matmul", "matmul", "matmul_coopmat", ""),
-            choose(device, "attend_prefill", kv_shader("attend_prefill", kv_type), "attend_prefill_coopmat", unfit)};
+    return {choose(device, "matmul", "matmul_texel", "matmul", "matmul_coopmat", ""),
+            choose(device, "attend_prefill", kv_shader("attend_prefill_texel", kv_type), kv_shader("attend_prefill", kv_type),
+                   "attend_prefill_coopmat", unfit)};
 }
 
 std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }

@@ -15,7 +15,7 @@ AuditMass::AuditMass(vk::Device& device, const Config& config) : config_(config)
     const std::array<std::uint32_t, 6> spec{group_size, c.head_dim, c.n_heads / c.n_kv_heads, group_size / subgroup,
                                             c.n_splits, c.block_size};
     const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("audit_mass", c.kv_type), device.features());
+        vk::find_shader(kv_shader("audit_mass", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(AuditPush), spec, subgroup);
 }
 

@@ -84,7 +84,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              n_bins(c.level.rule, group),
                                              held,
                                              most_chosen(c)};
-    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("select_attend", c.kv_type), device.features());
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("select_attend", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 17, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
 }
 

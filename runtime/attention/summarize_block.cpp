@@ -16,7 +16,7 @@ SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : confi
     const std::array<std::uint32_t, 7> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
                                             c.index_dim, c.index_unit, static_cast<std::uint32_t>(c.index_type)};
     const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("summarize_block", c.kv_type), device.features());
+        vk::find_shader(kv_shader("summarize_block", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(SummarizePush), spec);
 }
 
