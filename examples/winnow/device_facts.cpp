@@ -48,7 +48,8 @@ std::string matrix_refusal(const vk::Device& device, std::string_view name) {
 
 VariantChoice choose(const vk::Device& device, std::string stage, const std::string& texel, const std::string& gpu,
                      const std::string& matrix, const std::string& unfit) {
-    const std::string& plain = device.features().has(Feature::kTexelLoads) ? texel : gpu;
+    const std::array<std::string_view, 2> without_matrices{texel, gpu};
+    const std::string plain(vk::best_shader(without_matrices, device.features()).name);
     std::array<std::string_view, 2> names{plain, matrix};
     std::string refusal = unfit.empty() ? matrix_refusal(device, matrix) : unfit;
     if (refusal.empty()) std::swap(names[0], names[1]);
@@ -78,7 +79,8 @@ std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr
 std::vector<std::string> feature_names(const vk::Device& device, bool present) {
     std::vector<std::string> names;
     for (const Feature feature : kFeatures)
-        if (device.features().has(feature) == present) names.push_back(name_of(feature));
+        // A GPU lacks nothing where it has no use for texels.
+        if (device.features().has(feature) == present && (present || feature != Feature::kTexelLoads)) names.push_back(name_of(feature));
     return names;
 }
 

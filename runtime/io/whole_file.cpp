@@ -87,16 +87,18 @@ void WholeFile::write(const void* bytes, std::size_t n) {
 }
 
 void WholeFile::commit() {
+    // Some file systems tell of a full disk only when a file is closed; a second descriptor, so that the first still tells whose the name is.
+    const int second = dup(fd_);
+    int error = second >= 0 && close(second) == 0 ? 0 : errno;
     if (!temporary_.empty() && !owns_temporary())
         throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' was removed meanwhile",
                                                 safe_path(path_), safe_path(temporary_)));
     const std::string temporary = std::exchange(temporary_, {});
-    // Some file systems tell of a full disk only when a file is closed.
-    int error = close(std::exchange(fd_, -1)) == 0 ? 0 : errno;
     if (!temporary.empty()) {
         if (error == 0 && rename(temporary.c_str(), path_.c_str()) != 0) error = errno;
         if (error != 0) unlink(temporary.c_str());
     }
+    if (close(std::exchange(fd_, -1)) != 0 && error == 0) error = errno;
     if (error != 0) fail(error);
 }
 

@@ -22,7 +22,7 @@ RopeAppend::RopeAppend(vk::Device& device, const Config& config) : config_(confi
                                             c.bias ? 1u : 0u,
                                             c.block_size,
                                             tokens_per_group_};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("rope_append", c.kv_type), device.features()), 7, sizeof(RopeAppendPush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("rope_append", c.kv_type)), 7, sizeof(RopeAppendPush), spec, device.limits().subgroup_size);
 }
 
 void RopeAppend::record(vk::Recorder& recorder, const Buffers& b, const RopeAppendPush& push) const {

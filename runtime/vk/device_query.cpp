@@ -248,8 +248,9 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     }
     // Where a driver's vectors are the CPU's, see shaders/common/words.glsl. Texels stand in for whatever a storage buffer may be.
     const VkPhysicalDeviceLimits& core = properties.core.properties.limits;
-    if (info.type == DeviceType::kCpu && core.maxTexelBufferElements >= core.maxStorageBufferRange / kTexelBytes &&
-        core.minTexelBufferOffsetAlignment <= core.minStorageBufferOffsetAlignment) {
+    if (info.type == DeviceType::kCpu && core.maxTexelBufferElements > core.maxStorageBufferRange / kTexelBytes &&
+        core.minStorageBufferOffsetAlignment % core.minTexelBufferOffsetAlignment == 0 &&
+        core.minStorageBufferOffsetAlignment % kTexelBytes == 0) {
         features.add(Feature::kTexelLoads);
     }
     report.limits.matrix = find_cooperative_matrix(instance, physical);

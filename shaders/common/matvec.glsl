@@ -44,7 +44,7 @@ MatvecRow matvec_row_of(MatrixRef m, uint nb, uint row) { return MatvecRow(m.bas
 #ifdef WINNOW_TEXELS
 // Software drivers: a lane takes kRowsPerPass rows of its own and the activations are the same in all lanes, since whatever crosses
 // lanes there is a loop over them, and floats, since a packed dot product is taken apart into bytes. The products of codes are
-// whole numbers that a float holds, so the sums are those of the integers.
+// whole numbers that a float holds, so the sums are those of the integers (but for Q8_0, whose long sums round as floats do).
 float dot_lane(uint type, RawBlock raw, vec4 x[8], vec4 meta) {
     float low = 0.0, high = 0.0;
     if (!is_quantized(type)) {

@@ -39,6 +39,16 @@ TEST_F(DeviceTest, HasPlausibleLimits) {
     EXPECT_EQ(device().features().has(Feature::kTimestamps), limits.timestamp_valid_bits > 0);
 }
 
+TEST_F(DeviceTest, SoftwareDriversReadTexels) {
+    if (device().info().name.find("llvmpipe") == std::string::npos) GTEST_SKIP() << "a GPU";
+    const test::ScopedEnv without("WINNOW_NO_TEXELS", "1");
+    DeviceOptions options;
+    options.select = std::to_string(device().info().index);
+    EXPECT_FALSE(Device::open(options)->features().has(Feature::kTexelLoads));
+    const test::ScopedEnv with("WINNOW_NO_TEXELS", nullptr);
+    EXPECT_TRUE(Device::open(options)->features().has(Feature::kTexelLoads));
+}
+
 TEST_F(DeviceTest, TwoMayBeOpen) {
     DeviceOptions options;
     options.select = std::to_string(device().info().index);
