@@ -30,9 +30,22 @@ struct IndexQuality {
     double retrieval_mass = 0, retrieval_recall = 0;  ///< of the 15 % of the query heads that find the needle best
 };
 
+/// What the block filter of hisa costs its own index on that text. Budgets are the same shares of what each position
+/// sees as the preset's are of kFilterContext tokens: a context below the coarse budget is not filtered at all.
+struct FilterReport {
+    double overlap = 0;      ///< tokens that both choose over those that either does; mean over kv heads and positions
+    double least = 0;        ///< of the worst kv head
+    double ceiling = 0;      ///< what whole blocks could reach at best
+    double mass = 0;         ///< attention that the filtered choice holds over what the unfiltered one does
+    double bytes_share = 0;  ///< index bytes over those without a filter, at kFilterContext tokens, f16 index keys
+    std::uint32_t n_heads = 0;  ///< kv heads measured; 0 = nothing was held out
+};
+constexpr std::uint32_t kFilterContext = 32768;
+
 struct CalibrationReport {
     std::uint32_t n_text = 0, n_random = 0, n_held_out = 0;  ///< tokens
     std::vector<IndexQuality> indexes;
+    FilterReport filter;
     double captured = 0;        ///< true mass at an estimated 0.9, after the temperatures; mean over heads
     double dense_repeat = 0;    ///< perplexity of repeated random tokens, median of the seeds; 0 = not checked
     double roles_repeat = 0;    ///< the same with the roles

@@ -70,7 +70,9 @@ TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens,
       few_rows_(every(rows_, kFewer)),
       sample_(shape, with_needle(rows_, static_cast<std::uint32_t>(tokens_.size()), n_needle_)),
       similarity_(shape, few_rows_, candidates_, kTopTokens),
-      captured_(std::size_t{shape.n_layers} * shape.n_kv_heads, -1.0f) {
+      captured_(std::size_t{shape.n_layers} * shape.n_kv_heads, -1.0f),
+      hisa_(make_preset("hisa", {false})),
+      filters_(captured_.size()) {
     std::copy_n(needle.begin(), n_needle_, tokens_.begin() + needle_at_);
     std::copy_n(needle.begin(), n_needle_, tokens_.end() - n_needle_);
 }
@@ -100,7 +102,7 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
     const std::uint32_t n_group = shape_.n_group();
     const std::size_t at = layer * shape_.n_kv_heads + kv_head;
     const auto n_rows = static_cast<Eigen::Index>(rows_.size()), few = static_cast<Eigen::Index>(kFewer);
-    std::vector<Rows> few_attention, few_scores;
+    std::vector<Rows> few_attention, few_scores, few_queries;
     Rows pooled;
     for (std::uint32_t g = 0; g < n_group; ++g) {
         const std::size_t head = layer * shape_.n_heads + kv_head * n_group + g;
@@ -128,11 +130,59 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
         const Rows few_p = every_row(p, n_rows, few);
         if (g == 0) pooled = few_p / static_cast<float>(n_group);
         else pooled += few_p / static_cast<float>(n_group);
-        few_scores.push_back(index_scores(every_row(queries, n_rows, few), keys, fit));
+        few_queries.push_back(every_row(queries, n_rows, few));
+        few_scores.push_back(index_scores(few_queries.back(), keys, fit));
         few_attention.push_back(few_p);
     }
     similarity_.add(layer, kv_head, pooled);
     c.temperatures[at] = fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
+    if (!variants_.empty()) filters_[at] = filter_of(fit, c.temperatures[at], keys, few_queries, few_attention);
+}
+
+// Of the index as the preset has it: halves, the temperature folded into the query's side.
+FilterQuality TextAnalysis::filter_of(const IndexFit& fit, float temperature, const Rows& keys,
+                                      const std::vector<Rows>& queries, const std::vector<Rows>& attention) const {
+    const Rows codes = (keys * fit.b.transpose()).cast<Eigen::half>().cast<float>();
+    const auto n_group = static_cast<Eigen::Index>(queries.size());
+    FilterQuality mean;
+    for (std::size_t r = 0; r < few_rows_.size(); ++r) {
+        Rows index_queries(n_group, codes.cols()), p(n_group, keys.rows());
+        for (Eigen::Index g = 0; g < n_group; ++g) {
+            const auto at = static_cast<std::size_t>(g);
+            index_queries.row(g) = temperature * (queries[at].row(static_cast<Eigen::Index>(r)) * fit.a.transpose());
+            p.row(g) = attention[at].row(static_cast<Eigen::Index>(r));
+        }
+        const SparsePolicy scaled = scaled_budgets(hisa_, few_rows_[r] + 1, kFilterContext);
+        const FilterQuality one = measure_filter(scaled, index_queries, codes, p, few_rows_[r]);
+        mean.overlap += one.overlap;
+        mean.ceiling += one.ceiling;
+        mean.mass += one.mass;
+        ++mean.n_positions;
+    }
+    const auto n = static_cast<double>(std::max<std::uint32_t>(mean.n_positions, 1));
+    return {mean.overlap / n, mean.ceiling / n, mean.mass / n, mean.n_positions};
+}
+
+void TextAnalysis::report_filter(std::uint32_t index_dim, CalibrationReport& report) const {
+    FilterReport f;
+    f.least = 1;
+    for (const FilterQuality& q : filters_) {
+        if (q.n_positions == 0) continue;
+        f.overlap += q.overlap;
+        f.ceiling += q.ceiling;
+        f.mass += q.mass;
+        f.least = std::min(f.least, q.overlap);
+        ++f.n_heads;
+    }
+    if (f.n_heads == 0) return;
+    f.overlap /= f.n_heads;
+    f.ceiling /= f.n_heads;
+    f.mass /= f.n_heads;
+    SparsePolicy hisa = hisa_;
+    hisa.index_dim = index_dim;
+    f.bytes_share = static_cast<double>(index_bytes(hisa, kFilterContext)) /
+                    static_cast<double>(index_bytes(without_filter(hisa), kFilterContext));
+    report.filter = f;
 }
 
 // The 15 % of the query heads that find the needle best.
@@ -150,6 +200,7 @@ void TextAnalysis::finish(Calibration& c, std::uint32_t n_anchors, CalibrationRe
     similarity_.choose_refreshes(c, kLeastOverlap);
     report.captured = mean_of(captured_, all_of(captured_));
     if (!variants_.empty()) c.captured_mass = captured_;
+    report_filter(c.index_dim, report);
     const std::vector<std::size_t> retrieving = retrieval_heads(c);
     for (Variant& v : variants_) {
         const std::vector<std::size_t> all = all_of(v.masses);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "models/calibration/attention_rows.h"
+#include "models/calibration/block_filter.h"
 #include "models/calibration/calibrate.h"
 #include "models/calibration/index_fit.h"
 #include "models/calibration/layer_similarity.h"
@@ -47,6 +48,10 @@ private:
     std::vector<std::size_t> retrieval_heads(const Calibration& c) const;
     void add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c);
 
+    FilterQuality filter_of(const IndexFit& fit, float temperature, const Rows& keys,
+                            const std::vector<Rows>& queries, const std::vector<Rows>& attention) const;
+    void report_filter(std::uint32_t index_dim, CalibrationReport& report) const;
+
     const ModelShape& shape_;
     std::vector<TokenId> tokens_;
     std::uint32_t n_needle_, needle_at_;
@@ -56,6 +61,8 @@ private:
     LayerSimilarity similarity_;
     std::vector<Variant> variants_;
     std::vector<float> captured_;                 ///< [n_layers, n_kv_heads]; negative where nothing was measured
+    SparsePolicy hisa_;                           ///< the preset, untuned
+    std::vector<FilterQuality> filters_;          ///< [n_layers, n_kv_heads], means over few_rows_
 };
 
 }  // namespace winnow

@@ -179,6 +179,11 @@ TEST_F(RolesOnDevice, AModelWithoutStructureGetsExactScores) {
     EXPECT_NEAR(report.indexes[0].mass,
                 std::accumulate(c.index_mass.begin(), c.index_mass.end(), 0.0) / static_cast<double>(c.index_mass.size()), 1e-5);
     EXPECT_GT(report.indexes[0].retrieval_mass, 0);
+    EXPECT_EQ(report.filter.n_heads, c.captured_mass.size());
+    EXPECT_GT(report.filter.overlap, 0);
+    EXPECT_LE(report.filter.overlap, report.filter.ceiling + 1e-9);
+    EXPECT_LE(report.filter.least, report.filter.overlap);
+    EXPECT_LE(report.filter.bytes_share, 1.0 / 3);
 }
 
 }  // namespace
