@@ -32,6 +32,13 @@ std::uint64_t widest(const ModelShape& s) { return std::max({s.n_embd, s.q_dim()
 constexpr std::uint32_t kLogitTokens = 32;  // most rows of logits computed and read back at a time
 constexpr double kSubmissionSeconds = 0.1;  // longer ones make a display stutter
 
+// Tokens for which a weight is loaded and unpacked once: fewer in a piece take almost as long as all of them. On a software driver a piece
+// that the time allows less than that would never grow again.
+std::uint32_t tile_tokens(const vk::Device& device) {
+    if (device.features().has(vk::Feature::kTexelLoads)) return 32;
+    return device.is_cpu() ? 8 : 128;
+}
+
 // Waits for what is queued before its recordings go, however the block is left.
 struct Drain {
     const vk::Timeline& timeline;
@@ -82,8 +89,8 @@ Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights
       buffers_(buffers),
       max_chunk_(n_chunk),
       // After so long the user sees progress.
-      chunk_pace_(device.is_cpu() ? 0.5 : 1.0, n_first != 0 ? n_first : device.is_cpu() ? 16 : n_chunk, 8, n_chunk),
-      logit_pace_(kSubmissionSeconds, 8, 1, kLogitTokens),
+      chunk_pace_(device.is_cpu() ? 0.5 : 1.0, n_first != 0 ? n_first : device.is_cpu() ? 32 : n_chunk, 8, n_chunk),
+      logit_pace_(kSubmissionSeconds, 8, device.is_cpu() ? kLogitTokens : 1, kLogitTokens),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
       norm_(device, {shape.n_embd, false}),
       add_norm_(device, {shape.n_embd, true}),
@@ -118,10 +125,10 @@ std::uint32_t Prefill::run(std::span<const std::int32_t> tokens, std::uint32_t p
     const Drain drain{timeline_};
     std::size_t turn = 0;
     n_written_ = 0;
-    // A tile of a kernel costs the same with few tokens in it: a chunk shorter than that would only be slower.
-    const std::uint32_t least = std::min(device_.is_cpu() ? 8u : 128u, max_chunk_);
+    const std::uint32_t least = std::min(tile_tokens(device_), max_chunk_);
+    const std::uint32_t whole = device_.is_cpu() ? least : 8;
     while (done < total) {
-        std::uint32_t n = static_cast<std::uint32_t>(chunk_pace_.fitting()) / 8 * 8;
+        std::uint32_t n = static_cast<std::uint32_t>(chunk_pace_.fitting()) / whole * whole;
         n = std::min({std::max(n, least), max_chunk_, total - done});
         std::memcpy(buffers_.tokens.mapped(), tokens.data() + done, n * sizeof(std::int32_t));
         const auto begin = std::chrono::steady_clock::now();
