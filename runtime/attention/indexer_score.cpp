@@ -42,7 +42,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              static_cast<std::uint32_t>(c.index_type),
                                              static_cast<std::uint32_t>(c.ending)};
     const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("indexer_score", c.kv_type), device.features());
+        vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);
 }
 
