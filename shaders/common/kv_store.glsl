@@ -4,7 +4,8 @@
 // block's rows, then their scales f16 [row][kScales], one for 32 dimensions (the last one may have fewer):
 //   q8_0  value = scale * code, code a signed byte
 //   q4_0  value = scale * (code - 8); word u of a row: low nibbles of its bytes = dimensions 8u .. 8u+3, high = 8u+4 .. 8u+7
-// The includer defines kHeadDim and kBlockSize, declares pools with KV_POOL and reads rows in units of 8 dimensions with KV_LOAD.
+// The includer defines kHeadDim and kBlockSize, declares pools that it writes with KV_POOL and those that it reads with READ_WORDS
+// (words.glsl), and reads rows in units of 8 dimensions with KV_LOAD.
 #ifndef WINNOW_KV_STORE_GLSL
 #define WINNOW_KV_STORE_GLSL
 
@@ -40,9 +41,8 @@ float round_half(float x) {
     return (h & 0x8000u) != 0 ? -y : y;
 }
 
-// Several views of one pool; only those that the type reads are touched.
+// Several views of one pool; only those that the type writes are touched.
 #define KV_POOL(name, place, access)                                                              \
-    layout(set = 0, binding = place, scalar) access buffer name##Quads { uvec4 name##_quads[]; };  \
     layout(set = 0, binding = place, scalar) access buffer name##Pairs { uvec2 name##_pairs[]; };  \
     layout(set = 0, binding = place, scalar) access buffer name##Words { uint name##_words[]; };   \
     layout(set = 0, binding = place, scalar) access buffer name##Floats { float name##_floats[]; }; \
