@@ -19,8 +19,9 @@ std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_r
 IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const SelectTuning tuning = select_tuning(device, is_indexed(c.level.scorer) ? c.index_dim : c.head_dim, c.tuning);
-    const std::array<std::uint32_t, 21> spec{tuning.group_size,
+    const SelectTuning tuning = select_tuning(device, is_indexed(c.level.scorer) ? c.index_dim : c.head_dim,
+                                              c.level.scorer == Scorer::kBox, c.tuning);
+    const std::array<std::uint32_t, 22> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads / c.n_kv_heads,
                                              c.n_kv_heads,
@@ -40,7 +41,8 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              c.append_only ? 1u : 0u,
                                              c.index_unit,
                                              static_cast<std::uint32_t>(c.index_type),
-                                             static_cast<std::uint32_t>(c.ending)};
+                                             static_cast<std::uint32_t>(c.ending),
+                                             tuning.rows_in_flight};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);

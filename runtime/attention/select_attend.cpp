@@ -17,10 +17,6 @@ namespace {
 constexpr std::uint32_t kMinTokens = 64;
 // A workgroup ranks all rows of its kv head by itself.
 constexpr std::uint32_t kMostRows = 8448;  // blocks of 16 of 131,072 tokens, and some
-// On an H200 (8B, quest) a step was 12 % shorter this way than with a list made by one workgroup where there are 2,049 rows, 3 % where there
-// are 4,097, and 1 % where there are 8,193.
-constexpr std::uint32_t kMostRowsThatPay = 4608;
-
 // By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row of bins.
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
     if (rule != BudgetRule::kTopP) return 2048;
@@ -34,14 +30,23 @@ std::uint32_t most_chosen(const SelectAttend::Config& c) {
     return static_cast<std::uint32_t>(most / c.level.unit) + 3;
 }
 
-std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
+// Shared memory of the choice, at most.
+std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
     const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
-    return attend_shared_bytes(tuning.group_size / device.limits().subgroup_size, group, c.head_dim, c.n_splits) +
-           4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
-           // Sums of subgroups, and single words.
-           4ull * (n_rows + 2 + group) * (tuning.group_size / device.limits().subgroup_size) + 256;
+    const std::uint32_t n_subgroups = 512 / device.limits().subgroup_size;
+    // Bins, units, sums of subgroups, and single words.
+    return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) + 4ull * (n_rows + 2 + group) * n_subgroups + 256;
+}
+
+AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) {
+    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, own_shared_bytes(device, c));
+}
+
+std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
+    return attend_shared_bytes(tuning_of(device, c).group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads, c.head_dim,
+                               c.n_splits) +
+           own_shared_bytes(device, c);
 }
 
 }  // namespace
@@ -51,15 +56,13 @@ bool SelectAttend::takes(const vk::Device& device, const Config& c) {
            shared_bytes(device, c) <= device.limits().max_shared_memory_bytes;
 }
 
-bool SelectAttend::pays(const Config& c) { return c.most_rows <= kMostRowsThatPay; }
-
 double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
 
 SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     if (!takes(device, c)) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits);
+    const AttendTuning tuning = tuning_of(device, c);
     // What ranking holds, attending cannot: with 12 rows in place of 4 the stage took 45 us where it takes 40 (H200, 2,049 rows, 6,547 tokens).
     const std::uint32_t most_held = device.is_cpu() || c.level.rule != BudgetRule::kTopP ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);

@@ -46,7 +46,7 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
     if (c.level.unit != 1 || c.pool == HeadPool::kEach)
         throw Error(ErrorCode::kInvalidArgument, "select_rows chooses tokens, once for all heads of a group");
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const std::uint32_t group_size = select_tuning(device, 1, c.tuning).group_size;
+    const std::uint32_t group_size = select_tuning(device, 1, false, c.tuning).group_size;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     std::array<std::uint32_t, 12> spec{group_size,
                                        group,

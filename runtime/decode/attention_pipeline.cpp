@@ -259,7 +259,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                     .most_rows = last_rows(policy_, kv.capacity),
                     .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
                     .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits};
-        const bool wanted = choose_in_attend.value_or(!device.is_cpu() && SelectAttend::pays(c));
+        const bool wanted = choose_in_attend.value_or(!device.is_cpu());
         if (wanted && SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
     }
     IndexerScore::Config base;

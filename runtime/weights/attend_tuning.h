@@ -8,7 +8,7 @@ namespace vk {
 class Device;
 }
 
-/// Group shape of the decode attention stages; all use the same one, so that their sums run in the same order.
+/// Group shape of the decode attention stages.
 struct AttendTuning {
     std::uint32_t group_size = 0;        ///< invocations
     std::uint32_t lanes = 8;             ///< per token
@@ -18,6 +18,11 @@ struct AttendTuning {
 /// @param n_group query heads per kv head. @param asked taken as it is where it is not empty (bench/tune.cpp).
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                            std::uint32_t n_splits, const AttendTuning& asked = {});
+
+/// The same for the stages that attend to a part of the cache, select_attend and attend_sparse. @param own_shared_bytes what the stage has
+/// besides attend.glsl.
+AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
+                                  std::uint32_t n_splits, std::uint64_t own_shared_bytes = 0);
 
 /// Shared memory that shaders/common/attend.glsl declares, at most.
 std::uint64_t attend_shared_bytes(std::uint32_t n_subgroups, std::uint32_t n_group, std::uint32_t head_dim,

@@ -27,6 +27,7 @@ layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;    // also write the quantised form
 layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split worth its merge
 
+
 const bool kSkipValues = false;
 
 #define STATE_BINDING 0
@@ -50,29 +51,32 @@ layout(push_constant, scalar) uniform Push { AttendPush push; };
 float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
 
+uint position;
+HeadTable table;
+VisibleBlocks blocks;
+
+void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        const uint item = min(i + t * kSlots + attend_slot(), end - 1);
+        const uint block = visible_block(blocks, item / kBlockSize);
+        const uint token = block * kBlockSize + item % kBlockSize;
+        visible[t] = i + t * kSlots + attend_slot() < end && is_visible(table, position, token);
+        rows[t] = physical_block(table, block) * kBlockSize + item % kBlockSize;
+    }
+}
+
 void main() {
     const uint split = gl_WorkGroupID.x;
     const uint kv_head = gl_WorkGroupID.y;
-    const uint position = state.position;
-    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    position = state.position;
+    table = head_table(push.table_offset, push.table_stride, kv_head);
     attend_init(kv_head);  // beside the state and the table, not after them
-    const VisibleBlocks blocks = visible_blocks(table, position);
+    blocks = visible_blocks(table, position);
     const uint n_active = clamp(blocks.n / kMinBlocks, 1, kMaxSplits);
     if (state.stopped != 0 || split >= n_active) return;
     const uint begin = split * blocks.n / n_active * kBlockSize;
     const uint end = (split + 1) * blocks.n / n_active * kBlockSize;
-    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
-        uint rows[kTokensInFlight];
-        bool visible[kTokensInFlight];
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
-            const uint block = visible_block(blocks, item / kBlockSize);
-            const uint token = block * kBlockSize + item % kBlockSize;
-            visible[t] = i + t * kSlots + attend_slot() < end && is_visible(table, position, token);
-            rows[t] = physical_block(table, block) * kBlockSize + item % kBlockSize;
-        }
-        attend_tokens(rows, visible, 0.0);
-    }
+    attend_range(begin, end, 0.0);
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
 

@@ -57,18 +57,40 @@ layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint at
 float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
 
+// What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from `recent` on.
+uint position, list_at, n_first, n_list, recent;
+HeadTable table;
+
+void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        const uint place = i + t * kSlots + attend_slot();
+        const uint item = min(place, end - 1);
+        visible[t] = place < end;
+        uint token;
+        if (item < n_first) {
+            token = item;
+        } else if (item < n_first + n_list) {
+            token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
+            visible[t] = visible[t] && token >= n_first && token < recent;
+            token = min(token, position);
+        } else {
+            token = recent + item - n_first - n_list;
+        }
+        rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+    }
+}
+
 void main() {
     const uint split = gl_WorkGroupID.x;
     const uint kv_head = gl_WorkGroupID.y;
-    const uint position = state.position;
-    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    position = state.position;
+    table = head_table(push.table_offset, push.table_stride, kv_head);
     const uint list_head = head_maps[push.head_map + kv_head];
-    const uint list_at = push.list_offset + list_head * push.list_stride;
+    list_at = push.list_offset + list_head * push.list_stride;
 
     attend_init(kv_head);  // beside the state and the table, not after them
 
-    // What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from `recent` on.
-    uint n_first, n_list, recent, n_middle = 0;
+    uint n_middle = 0;
     if (table.window != 0) {
         recent = position + 1 > table.window ? position + 1 - table.window : 0;
         n_first = min(table.sink_tokens, recent);
@@ -90,26 +112,7 @@ void main() {
     if (state.stopped != 0 || split >= n_active) return;
     const uint begin = split * n_items / n_active;
     const uint end = (split + 1) * n_items / n_active;
-    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
-        uint rows[kTokensInFlight];
-        bool visible[kTokensInFlight];
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
-            visible[t] = i + t * kSlots + attend_slot() < end;
-            uint token;
-            if (item < n_first) {
-                token = item;
-            } else if (item < n_first + n_list) {
-                token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
-                visible[t] = visible[t] && token >= n_first && token < recent;
-                token = min(token, position);
-            } else {
-                token = recent + item - n_first - n_list;
-            }
-            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-        }
-        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
-    }
+    attend_range(begin, end, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
 

@@ -44,6 +44,7 @@ layout(constant_id = 17) const uint kAppendOnly = 0;  // and does nothing else (
 layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the index sums; 0 = there are none
 layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
 layout(constant_id = 20) const uint kEnding = WINNOW_SCORE_LIST;
+layout(constant_id = 21) const uint kRowsInFlight = 2; // rows that a slot loads at once
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -57,6 +58,7 @@ layout(push_constant, scalar) uniform Push { SelectPush push; };
 layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[]; };
 layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 rows_max[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
+layout(set = 0, binding = 4, scalar) restrict readonly buffer QueryQuads { vec4 query_quads[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 READ_WORDS(key_pool, 6, readonly)
 INDEX_PLANE(7)
@@ -81,11 +83,11 @@ const uint kUnits = kDim / 8;
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kKeyUnits = kHeadDim / 8;
 const uint kSlots = kGroupSize / kLanes;
-const uint kInFlight = kGroup * kUnitsPerLane > 8 ? 1 : 2;  // rows of a slot, bounded by registers
+const uint kInFlight = kGroup * kUnitsPerLane > 8 ? 1 : kRowsInFlight;  // bounded by registers
 const float kEmpty = -3.0e38;
 #include "shaders/common/softmax_state.glsl"
 
-shared float shared_query[kGroup * kDim];
+shared float shared_query[kIndexed ? kGroup * kDim : 1];
 shared vec2 shared_states[kSubgroups * kGroup];
 shared uint arrived;
 shared float shared_index_key[kIndexDim];
@@ -110,13 +112,8 @@ void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
 #endif
 }
 
-// Index query of this kv head's query heads, or the queries themselves, in shared memory.
+// Index query of this kv head's query heads, in shared memory.
 void stage_query() {
-    if (!kIndexed) {
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kDim; i += kGroupSize)
-            shared_query[i] = query[kv_head * kGroup * kHeadDim + i];
-        return;
-    }
     for (uint i = gl_SubgroupID; i < kGroup * kDim; i += kSubgroups) {
         const uint head_at = (kv_head * kGroup + i / kDim) * kHeadDim;
         const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
@@ -127,16 +124,22 @@ void stage_query() {
     }
 }
 
-// From there into registers.
+// From there, or the queries themselves, into registers.
 void load_query() {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = slot_lane() + u * kLanes;
             vec4 a = vec4(0.0), b = vec4(0.0);
             if (unit < kUnits) {
-                for (uint e = 0; e < 4; ++e) {
-                    a[e] = shared_query[g * kDim + unit * 8 + e];
-                    b[e] = shared_query[g * kDim + unit * 8 + 4 + e];
+                if (kIndexed) {
+                    for (uint e = 0; e < 4; ++e) {
+                        a[e] = shared_query[g * kDim + unit * 8 + e];
+                        b[e] = shared_query[g * kDim + unit * 8 + 4 + e];
+                    }
+                } else {
+                    const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
+                    a = query_quads[at];
+                    b = query_quads[at + 1];
                 }
             }
             q[(g * kUnitsPerLane + u) * 2] = a;
@@ -216,7 +219,7 @@ void score_rows(bool tokens) {
                 const vec4 x = q[(g * kUnitsPerLane + u) * 2];
                 const vec4 y = q[(g * kUnitsPerLane + u) * 2 + 1];
                 if (kScorer == WINNOW_SCORE_BOX && !tokens)
-                    slot_scores[t * kGroup + g] += dot(max(x * a[t], x * c[t]), vec4(1.0)) + dot(max(y * b[t], y * d[t]), vec4(1.0));
+                    slot_scores[t * kGroup + g] += dot(x, mix(a[t], c[t], greaterThan(x, vec4(0.0)))) + dot(y, mix(b[t], d[t], greaterThan(y, vec4(0.0))));
                 else
                     slot_scores[t * kGroup + g] += dot(x, a[t]) + dot(y, b[t]);
             }
@@ -371,8 +374,12 @@ void main() {
     position = state.position;
     const uint stopped = state.stopped;
     table = head_table(push.table_offset, push.table_stride, kv_head);
-    if (kAppendOnly == 0) stage_query();  // beside the state and the table, not after them
-    barrier();
+    // Beside the state and the table, not after them.
+    if (kAppendOnly == 0 && kIndexed) {
+        stage_query();
+        barrier();
+    }
+    if (kAppendOnly == 0) load_query();
     if (stopped != 0 || table.window != 0) return;  // a windowed head selects nothing
     const bool always = gl_WorkGroupID.x == kSplits;
     if (kAppendIndex != 0 && always) append_index_key();
@@ -387,7 +394,6 @@ void main() {
             partials[(kv_head * (kSplits + 1) + gl_WorkGroupID.x) * kGroup + gl_LocalInvocationIndex] = vec2(kEmpty, 0.0);
         return;
     }
-    load_query();
     const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
     if (always) score_range(0, min(sinks, position + 1) + n_recent, true, kSplits);
     else score_range(gl_WorkGroupID.x * n_rows / n_active, (gl_WorkGroupID.x + 1) * n_rows / n_active, false,

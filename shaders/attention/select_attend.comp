@@ -78,6 +78,7 @@ shared uvec2 chosen[kMostChosen];
 shared uint first_missing;  // tokens that the row lacks which the sinks reach into, where it is at the cut
 shared uint first_kept;     // the same where it is kept
 
+HeadTable table;
 vec4 fetched[kFetched];
 uint fetched_first = 0xffffffffu;
 
@@ -120,8 +121,11 @@ void merge_ranges() {
     }
 }
 
-// The cut, and the units of this workgroup into `chosen`. Returns what is attended, n_tokens of the list exactly.
-Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
+Attended a;
+uint entry_begin;  // place in the list of the first chosen unit
+
+// The cut, and the units of this workgroup into `chosen`. Returns how many tokens of the list are attended, exactly.
+uint choose(uint split, uint n_rows) {
     const HeadPolicy rule = rule_of_head();
     if (gl_LocalInvocationIndex == 0) {
         select_before_count[0] = 0;
@@ -138,8 +142,8 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
     const uint room = rule.budget_max - min(rule.budget_max, select_before_count[0]);
     const uint n_at = bin < kBins ? min(select_count[bin], min(room, 0x7fffffffu - kUnit) + kUnit - 1) : 0;
     const uint recent = min(middle_end, position + 1);
-    const Attended a = attended_range(min(sinks, recent), recent, ((select_before_count[0] + n_at) / kUnit + 2) * kUnit);
-    const uint entry_begin = first_entry(a, split);
+    a = attended_range(min(sinks, recent), recent, ((select_before_count[0] + n_at) / kUnit + 2) * kUnit);
+    entry_begin = first_entry(a, split);
     const uint entry_end = entry_begin + kMostChosen;
     const uint list_at = push.list_offset + kv_head * push.list_stride;
     const bool own_entries = split < a.n_active;
@@ -187,14 +191,30 @@ Attended choose(HeadTable table, uint split, uint n_rows, out uint n_tokens) {
         if (chosen[i].x != kNoUnit) chosen[i].y = physical_block(table, chosen[i].x / kBlockSize) * kBlockSize + chosen[i].x % kBlockSize;
     barrier();
     const uint n_list = before_cut + min(most_at, at_cut);
-    n_tokens = n_list * kUnit - first_kept;
     if (split == 0 && gl_LocalInvocationIndex == 0)
-        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), min(n_tokens, push.list_stride * kUnit), middle_end, position + 1);
-    return a;
+        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), min(n_list * kUnit - first_kept, push.list_stride * kUnit), middle_end, position + 1);
+    return n_list * kUnit - first_kept;
 }
 
 float act_value(uint e) { return merge_output[e]; }
 float act_square(uint e) { return 0.0; }
+
+void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        const uint place = i + t * kSlots + attend_slot();
+        const uint item = min(place, end - 1);
+        visible[t] = place < end;
+        if (item >= a.n_first && item < a.n_first + a.n_list) {
+            const uvec2 unit = chosen[(item - a.n_first) / kUnit - entry_begin];
+            const uint token = unit.x + (item - a.n_first) % kUnit;
+            visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != kNoUnit;
+            rows[t] = unit.y + (item - a.n_first) % kUnit;
+        } else {
+            const uint token = item < a.n_first ? item : a.recent + item - a.n_first - a.n_list;
+            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+        }
+    }
+}
 
 void main() {
     const uint split = gl_WorkGroupID.x;
@@ -202,13 +222,12 @@ void main() {
     // All these loads are under way together.
     position = state.position;
     const uint stopped = state.stopped;
-    const HeadTable table = head_table(push.table_offset, push.table_stride, kv_head);
+    table = head_table(push.table_offset, push.table_stride, kv_head);
     fetch_rows(gl_LocalInvocationIndex * kHeld);
     attend_init(kv_head);
     merge_ranges();
     if (stopped != 0) return;
 
-    Attended a;
     uint n_tokens = 0;
     if (table.window != 0) {
         const uint recent = position + 1 > table.window ? position + 1 - table.window : 0;
@@ -216,31 +235,13 @@ void main() {
     } else {
         find_candidates();
         const uint n_rows = n_level_rows();
-        a = choose(table, split, n_rows, n_tokens);
+        n_tokens = choose(split, n_rows);
     }
     if (split >= a.n_active) return;
     const uint n = a.n_first + n_tokens + position + 1 - a.recent;
     const uint begin = split_begin(a, split);
     const uint end = split_begin(a, split + 1);
-    const uint entry_begin = first_entry(a, split);
-    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
-        uint rows[kTokensInFlight];
-        bool visible[kTokensInFlight];
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            const uint item = min(i + t * kSlots + attend_slot(), end - 1);
-            visible[t] = i + t * kSlots + attend_slot() < end;
-            if (item >= a.n_first && item < a.n_first + a.n_list) {
-                const uvec2 unit = chosen[(item - a.n_first) / kUnit - entry_begin];
-                const uint token = unit.x + (item - a.n_first) % kUnit;
-                visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != kNoUnit;
-                rows[t] = unit.y + (item - a.n_first) % kUnit;
-            } else {
-                const uint token = item < a.n_first ? item : a.recent + item - a.n_first - a.n_list;
-                rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-            }
-        }
-        attend_tokens(rows, visible, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
-    }
+    attend_range(begin, end, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, a.n_active, push.counter + kv_head)) return;
 

@@ -3,7 +3,7 @@
 // token (8 dimensions at a time); every lane group keeps an online softmax state (o, m, d) of its own for
 // the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
 // memory, across workgroups by the last one to arrive (fixed order: same bits each time).
-// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
+// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool, and attend_places().
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
@@ -42,10 +42,26 @@ uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
 uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
 const uint kSlots = kGroupSize / kLanes;
 
+// The scores of the tokens in flight, kValues in all (token by token, head by head), are summed over the lanes so that each lane is left
+// with kOwned of them, in half the shuffles and with one exp for each and not one in every lane. Step by step lanes that differ in
+// one bit share out what they have in halves, tokens first, as long as it is even.
+const uint kValues = kTokensInFlight * kGroup;
+const uint kOwned1 = kValues / (1 + (kLanes > 1 ? 1 - kValues % 2 : 0));
+const uint kOwned2 = kOwned1 / (1 + (kLanes > 2 ? 1 - kOwned1 % 2 : 0));
+const uint kOwned3 = kOwned2 / (1 + (kLanes > 4 ? 1 - kOwned2 % 2 : 0));
+const uint kOwned4 = kOwned3 / (1 + (kLanes > 8 ? 1 - kOwned3 % 2 : 0));
+const uint kOwned = kOwned4 / (1 + (kLanes > 16 ? 1 - kOwned4 % 2 : 0));
+
+// Running maximum and sum of the heads whose scores this lane owns; the sum is of its own token only.
+float own_m[kOwned];
+float own_d[kOwned];
+
 void attend_init(uint kv_head) {
+    [[unroll]] for (uint j = 0; j < kOwned; ++j) {
+        own_m[j] = kEmpty;
+        own_d[j] = 0.0;
+    }
     for (uint g = 0; g < kGroup; ++g) {
-        attend_m[g] = kEmpty;
-        attend_d[g] = 0.0;
         for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = attend_lane() + u * kLanes;
             const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
@@ -58,66 +74,146 @@ void attend_init(uint kv_head) {
     }
 }
 
-// Takes kTokensInFlight tokens at once: their loads overlap and the running maximum is raised once.
-// Every lane of a lane group passes the same rows. An invisible token's row is read all the same, since a load without a branch around
-// it can start early; it must lie inside the pool, what it holds does not matter.
-// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
-void attend_tokens(uint rows[kTokensInFlight], bool visible[kTokensInFlight], float skip) {
-    vec4 k[kTokensInFlight * kQuadsPerLane];
+// Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of them. The includer
+// defines it. Every lane of a lane group is told the same. An invisible token's row is read all the same, since a load without a
+// branch around it can start early; it must lie inside the pool, what it holds does not matter.
+void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]);
+
+// Of the tokens in flight, as they lie in memory.
+KvUnit attend_k[kTokensInFlight * kUnitsPerLane];
+KvUnit attend_v[kTokensInFlight * kUnitsPerLane];
+float attend_p[kTokensInFlight * kGroup];
+
+void attend_fetch_keys(uint rows[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
-            vec4 a, b;
-            KV_LOAD(key_pool, rows[t], unit, a, b)
-            k[t * kQuadsPerLane + 2 * u] = a;
-            k[t * kQuadsPerLane + 2 * u + 1] = b;
+            KV_FETCH(key_pool, rows[t], unit, attend_k[t * kUnitsPerLane + u])
         }
     }
-    float p[kTokensInFlight * kGroup];
-    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-        float largest = attend_m[g];
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-            float score = 0.0;
-            [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i)
-                score += dot(attend_q[g * kQuadsPerLane + i], k[t * kQuadsPerLane + i]);
-            [[unroll]] for (uint d = 1; d < kLanes; d <<= 1) score += subgroupShuffleXor(score, d);
-            p[t * kGroup + g] = score;
-            if (visible[t]) largest = max(largest, score);
-        }
-        const float correction = exp(attend_m[g] - largest);
-        attend_m[g] = largest;
-        attend_d[g] *= correction;
-        [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) attend_o[g * kQuadsPerLane + i] *= correction;
-        [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t)
-            p[t * kGroup + g] = visible[t] ? exp(p[t * kGroup + g] - largest) : 0.0;
-    }
-    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-        float heaviest = 0.0;
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, p[t * kGroup + g]);
-        if (kSkipValues) visible[t] = visible[t] && heaviest >= skip;
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-            if (!visible[t]) p[t * kGroup + g] = 0.0;
-            attend_d[g] += p[t * kGroup + g];
-        }
-    }
+}
+
+void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
             const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);
-            vec4 a = vec4(0.0), b = vec4(0.0);
-            if (!kSkipValues || visible[t]) KV_LOAD(value_pool, rows[t], unit, a, b)
+            if (!kSkipValues || visible[t]) KV_FETCH(value_pool, rows[t], unit, attend_v[t * kUnitsPerLane + u])
+        }
+    }
+}
+
+// The lane of a group that owns value x, and its place there.
+uvec2 owner_of(uint x) {
+    uint lane = 0;
+    if (kOwned1 < kValues && x >= kOwned1) { lane |= 1; x -= kOwned1; }
+    if (kOwned2 < kOwned1 && x >= kOwned2) { lane |= 2; x -= kOwned2; }
+    if (kOwned3 < kOwned2 && x >= kOwned3) { lane |= 4; x -= kOwned3; }
+    if (kOwned4 < kOwned3 && x >= kOwned4) { lane |= 8; x -= kOwned4; }
+    if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
+    return uvec2(lane, x);
+}
+// Lane bit 0 stands for the upper half of the tokens, bit 1 for the upper half of those, and so on.
+uint own_token() {
+    uint t = 0;
+    [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) t = 2 * t + ((attend_lane() & d) != 0 ? 1 : 0);
+    return t;
+}
+float own_by_head(float own[kOwned], uint g) {
+    const uvec2 owner = owner_of(g);
+    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
+}
+
+#define SHARE_OUT(bit, before, after)                                                                          \
+    if (kLanes > bit) {                                                                                        \
+        const bool upper = (attend_lane() & bit) != 0;                                                         \
+        [[unroll]] for (uint i = 0; i < after; ++i) {                                                          \
+            const float given = after < before && !upper ? v[min(i + after, before - 1)] : v[i];               \
+            if (after < before && upper) v[i] = v[min(i + after, before - 1)];                                 \
+            v[i] += subgroupShuffleXor(given, bit);                                                            \
+        }                                                                                                      \
+    }
+
+// Weights of the tokens whose keys are there; the running maximum is raised once for all of them.
+// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
+void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
+    float v[kValues];
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        vec4 k[kQuadsPerLane];
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) kv_unpack(attend_k[t * kUnitsPerLane + u], k[2 * u], k[2 * u + 1]);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+            float score = 0.0;
+            [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) score += dot(attend_q[g * kQuadsPerLane + i], k[i]);
+            v[t * kGroup + g] = score;
+        }
+    }
+    SHARE_OUT(1, kValues, kOwned1)
+    SHARE_OUT(2, kOwned1, kOwned2)
+    SHARE_OUT(4, kOwned2, kOwned3)
+    SHARE_OUT(8, kOwned3, kOwned4)
+    SHARE_OUT(16, kOwned4, kOwned)
+    bool own_visible = false;
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t)
+        if (own_token() == t) own_visible = visible[t];
+    float correction[kOwned];
+    float p[kOwned];
+    [[unroll]] for (uint j = 0; j < kOwned; ++j) {
+        float largest = own_visible ? v[j] : kEmpty;
+        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) largest = max(largest, subgroupShuffleXor(largest, d));
+        largest = max(largest, own_m[j]);
+        correction[j] = exp(own_m[j] - largest);
+        p[j] = own_visible ? exp(v[j] - largest) : 0.0;
+        own_m[j] = largest;
+    }
+    [[unroll]] for (uint x = 0; x < kValues; ++x) attend_p[x] = own_by_head(p, x);
+    [[unroll]] for (uint t = 0; kSkipValues && t < kTokensInFlight; ++t) {
+        float heaviest = 0.0;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, attend_p[t * kGroup + g]);
+        visible[t] = visible[t] && heaviest >= skip;
+        if (own_token() == t) own_visible = visible[t];
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
+    }
+    [[unroll]] for (uint j = 0; j < kOwned; ++j) own_d[j] = own_d[j] * correction[j] + (own_visible ? p[j] : 0.0);
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        const float c = own_by_head(correction, g);
+        [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) attend_o[g * kQuadsPerLane + i] *= c;
+    }
+}
+
+void attend_add_values(bool visible[kTokensInFlight]) {
+    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
+            vec4 a, b;
+            kv_unpack(attend_v[t * kUnitsPerLane + u], a, b);
             if (!visible[t]) a = b = vec4(0.0);  // zero times what stands there might be no number
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-                attend_o[g * kQuadsPerLane + 2 * u] += p[t * kGroup + g] * a;
-                attend_o[g * kQuadsPerLane + 2 * u + 1] += p[t * kGroup + g] * b;
+                attend_o[g * kQuadsPerLane + 2 * u] += attend_p[t * kGroup + g] * a;
+                attend_o[g * kQuadsPerLane + 2 * u + 1] += attend_p[t * kGroup + g] * b;
             }
         }
+    }
+}
+
+// Attends to the places [begin, end), kTokensInFlight of each slot at once so that their loads overlap.
+void attend_range(uint begin, uint end, float skip) {
+    for (uint i = begin; i < end; i += kSlots * kTokensInFlight) {
+        uint rows[kTokensInFlight];
+        bool visible[kTokensInFlight];
+        attend_places(i, end, rows, visible);
+        attend_fetch_keys(rows);
+        attend_weigh(visible, skip);
+        attend_fetch_values(rows, visible);
+        attend_add_values(visible);
     }
 }
 
 // Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g also into
 // attend_m[0] and attend_d[0] of invocation g.
 void attend_merge_workgroup() {
+    [[unroll]] for (uint j = 0; j < kOwned; ++j)
+        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) own_d[j] += subgroupShuffleXor(own_d[j], d);
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        attend_m[g] = own_by_head(own_m, g);
+        attend_d[g] = own_by_head(own_d, g);
         for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) {
             const float m = subgroupShuffleXor(attend_m[g], d);
             const float largest = max(m, attend_m[g]);
@@ -194,14 +290,26 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         if (merge_arrived != n_active - 1) return false;
         memoryBarrierBuffer();
+        // Invocations that would idle take every kParts-th split; each holds eight loads under way, the first of them beside the weights'.
+        vec4 part[8];
+        const uint first_split = gl_LocalInvocationIndex / kMergeQuads;
+        [[unroll]] for (uint k = 0; k < 8; ++k)
+            part[k] = partial_quads[(states_at + min(first_split + k * kParts, n_active - 1) * kSplitSize) / 4 + gl_LocalInvocationIndex % kMergeQuads];
         // One subgroup per head turns the splits' maxima into weights.
         for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
-            float largest = kEmpty;
-            for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize)
+            // The first split of a lane stays in registers: mostly it is the only one.
+            const bool first_inside = gl_SubgroupInvocationID < n_active;
+            const uint first_at = states_at + gl_SubgroupInvocationID * kSplitSize + kGroup * kHeadDim + 2 * g;
+            const float first_m = first_inside ? partials[first_at] : kEmpty;
+            const float first_d = first_inside ? partials[first_at + 1] : 0.0;
+            float largest = first_m;
+            for (uint s = gl_SubgroupInvocationID + gl_SubgroupSize; s < n_active; s += gl_SubgroupSize)
                 largest = max(largest, partials[states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g]);
             largest = subgroupMax(largest);
-            float total = 0.0;
-            for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize) {
+            const float first_weight = exp(first_m - largest);
+            if (first_inside) merge_weights[g * kMaxSplits + gl_SubgroupInvocationID] = first_weight;
+            float total = first_weight * first_d;
+            for (uint s = gl_SubgroupInvocationID + gl_SubgroupSize; s < n_active; s += gl_SubgroupSize) {
                 const uint at = states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g;
                 const float weight = exp(partials[at] - largest);
                 merge_weights[g * kMaxSplits + s] = weight;
@@ -214,15 +322,14 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
             }
         }
         barrier();
-        // Invocations that would idle take every kParts-th split; each holds eight loads under way.
         for (uint item = gl_LocalInvocationIndex; item < kMergeQuads * kParts; item += kGroupSize) {
             const uint i = item % kMergeQuads;
             const uint g = i / (kHeadDim / 4);
             vec4 sum = vec4(0.0);
             for (uint s0 = item / kMergeQuads; s0 < n_active; s0 += 8 * kParts) {
-                vec4 part[8];
-                [[unroll]] for (uint k = 0; k < 8; ++k)
-                    part[k] = partial_quads[(states_at + min(s0 + k * kParts, n_active - 1) * kSplitSize) / 4 + i];
+                if (item >= kGroupSize || s0 >= kParts)
+                    [[unroll]] for (uint k = 0; k < 8; ++k)
+                        part[k] = partial_quads[(states_at + min(s0 + k * kParts, n_active - 1) * kSplitSize) / 4 + i];
                 [[unroll]] for (uint k = 0; k < 8; ++k)
                     if (s0 + k * kParts < n_active) sum += merge_weights[g * kMaxSplits + s0 + k * kParts] * part[k];
             }

@@ -48,48 +48,61 @@ float round_half(float x) {
     layout(set = 0, binding = place, scalar) access buffer name##Floats { float name##_floats[]; }; \
     layout(set = 0, binding = place, scalar) access buffer name##Halves { uint16_t name##_halves[]; };
 
-// Dimensions 8 * unit .. of `row` (physical block * kBlockSize + place in it) into two vec4. A macro: 16-bit types may be loaded and
-// converted here, but not passed to functions.
+// A unit of a row, dimensions 8 * unit .. (row: physical block * kBlockSize + place in it), as it lies in memory: KV_FETCH sends for it,
+// kv_unpack makes two vec4 of it, KV_LOAD does both. Macros, because buffers cannot be passed to functions.
 #if KV_TYPE == WINNOW_KV_F16
-#define KV_LOAD(name, row, unit, a, b)                                     \
-    {                                                                      \
-        const uvec4 kv_w = name##_quad((row) * kRowUnits + (unit));       \
-        a = vec4(unpackHalf2x16(kv_w.x), unpackHalf2x16(kv_w.y));          \
-        b = vec4(unpackHalf2x16(kv_w.z), unpackHalf2x16(kv_w.w));          \
-    }
+struct KvUnit { uvec4 w; };
+#define KV_FETCH(name, row, unit, x) x.w = name##_quad((row) * kRowUnits + (unit));
+void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
+    a = vec4(unpackHalf2x16(x.w.x), unpackHalf2x16(x.w.y));
+    b = vec4(unpackHalf2x16(x.w.z), unpackHalf2x16(x.w.w));
+}
 #define KV_VALUE(name, row, dim) unpackHalf2x16(name##_half((row) * kHeadDim + (dim))).x
 #define KV_STORE(name, row, dim, x) name##_halves[(row) * kHeadDim + (dim)] = uint16_t(packHalf2x16(vec2(x, 0.0)))
 #elif KV_TYPE == WINNOW_KV_F32
-#define KV_LOAD(name, row, unit, a, b)                                             \
-    {                                                                              \
-        a = uintBitsToFloat(name##_quad(((row) * kRowUnits + (unit)) * 2));       \
-        b = uintBitsToFloat(name##_quad(((row) * kRowUnits + (unit)) * 2 + 1));   \
-    }
+struct KvUnit { uvec4 w, v; };
+#define KV_FETCH(name, row, unit, x)                        \
+    x.w = name##_quad(((row) * kRowUnits + (unit)) * 2);     \
+    x.v = name##_quad(((row) * kRowUnits + (unit)) * 2 + 1);
+void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
+    a = uintBitsToFloat(x.w);
+    b = uintBitsToFloat(x.v);
+}
 #define KV_VALUE(name, row, dim) uintBitsToFloat(name##_word((row) * kHeadDim + (dim)))
 #define KV_STORE(name, row, dim, x) name##_floats[(row) * kHeadDim + (dim)] = x
 #elif KV_TYPE == WINNOW_KV_Q8_0
-#define KV_LOAD(name, row, unit, a, b)                                                         \
-    {                                                                                          \
-        const uvec2 kv_w = name##_pair(code_unit(row, unit));                                 \
-        const float kv_d = unpackHalf2x16(name##_half(scale_half(row, unit))).x;       \
-        a = kv_d * code_bytes(kv_w.x);                                                         \
-        b = kv_d * code_bytes(kv_w.y);                                                         \
-    }
+struct KvUnit { uvec2 w; uint scale; };
+#define KV_FETCH(name, row, unit, x)             \
+    x.w = name##_pair(code_unit(row, unit));      \
+    x.scale = name##_half(scale_half(row, unit));
+void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
+    const float d = unpackHalf2x16(x.scale).x;
+    a = d * code_bytes(x.w.x);
+    b = d * code_bytes(x.w.y);
+}
 #define KV_VALUE(name, row, dim)                                                        \
     (unpackHalf2x16(name##_half(scale_half(row, (dim) / 8))).x *                \
      code_bytes(name##_word(code_unit(row, 0) * 2 + (dim) / 4))[(dim) % 4])
 #else
-#define KV_LOAD(name, row, unit, a, b)                                                         \
-    {                                                                                          \
-        const uint kv_w = name##_word(code_unit(row, unit));                                  \
-        const float kv_d = unpackHalf2x16(name##_half(scale_half(row, unit))).x;       \
-        a = kv_d * code_nibbles(kv_w);                                                         \
-        b = kv_d * code_nibbles(kv_w >> 4);                                                    \
-    }
+struct KvUnit { uint w, scale; };
+#define KV_FETCH(name, row, unit, x)             \
+    x.w = name##_word(code_unit(row, unit));      \
+    x.scale = name##_half(scale_half(row, unit));
+void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
+    const float d = unpackHalf2x16(x.scale).x;
+    a = d * code_nibbles(x.w);
+    b = d * code_nibbles(x.w >> 4);
+}
 #define KV_VALUE(name, row, dim)                                                        \
     (unpackHalf2x16(name##_half(scale_half(row, (dim) / 8))).x *                \
      code_nibbles(name##_word(code_unit(row, (dim) / 8)) >> ((dim) % 8 / 4 * 4))[(dim) % 4])
 #endif
+#define KV_LOAD(name, row, unit, a, b)     \
+    {                                      \
+        KvUnit kv_x;                       \
+        KV_FETCH(name, row, unit, kv_x)    \
+        kv_unpack(kv_x, a, b);             \
+    }
 
 // Block summaries are floats of their own: f32 beside an f32 cache, else halves.
 #if KV_TYPE == WINNOW_KV_F32

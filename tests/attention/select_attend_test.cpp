@@ -201,7 +201,9 @@ TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
 TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     SelectAttend::Config c{.n_heads = 6, .n_kv_heads = 2, .head_dim = 64, .n_splits = 8, .level = boxes(16, 256), .most_rows = 8192, .score_stride = 8192};
     EXPECT_TRUE(SelectAttend::takes(device(), c));
-    EXPECT_FALSE(SelectAttend::pays(c));
+    c.most_rows = 16384;
+    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    c.most_rows = 8192;
     c.level.unit = 1024;
     EXPECT_THROW(SelectAttend(device(), c), Error);
     c.level.unit = 16;

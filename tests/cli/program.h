@@ -203,7 +203,7 @@ inline bool has_device() {
     return found;
 }
 
-/// Whether the device is lavapipe: slow enough for every progress bar, and one that `select_attend` never pays on.
+/// Whether the device is lavapipe: slow enough for every progress bar, and one that makes lists where a GPU has `select_attend`.
 inline bool on_software_driver() {
     static const bool found = run_program({"--list-devices"}).out.find("llvmpipe") != std::string::npos;
     return found;
