@@ -66,6 +66,7 @@ public:
     const ModelShape& shape() const override { return model_.shape; }
     const DeviceInfo& device() const override { return device_->info(); }
     std::uint32_t n_ctx() const override { return resolved_.n_ctx; }
+    std::uint32_t n_chunk() const override { return resolved_.n_chunk; }
     const MemoryPlan& memory() const override { return resolved_.memory; }
     std::uint32_t n_dependent_dispatches() const override { 
         return engine_->plan.n_dependent_dispatches(!policy_.is_dense());

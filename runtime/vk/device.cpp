@@ -133,7 +133,11 @@ Device::~Device() {
     instance_.reset();  // before the messages that its messenger writes to
 }
 
-std::uint64_t Device::free_memory_bytes() const { return vk::free_memory_bytes(physical_); }
+std::uint64_t Device::free_memory_bytes() const {
+    // Some drivers, software ones among them, know of no use at all.
+    const std::uint64_t own = std::min(allocated_bytes_.load(), info_.memory_bytes);
+    return std::min(vk::free_memory_bytes(physical_), info_.memory_bytes - own);
+}
 
 bool Device::debug_utils() const { return instance_->debug_utils(); }
 
