@@ -10,6 +10,8 @@
 #include <string_view>
 #include <utility>
 
+#include "winnow/session.h"
+
 namespace winnow::program {
 namespace {
 
@@ -213,8 +215,9 @@ void add_sampling(Table& table, SamplingFlags& s) {
         ->check(between(0.01, 100.0));
     table
         .value("--repeat-last-n", s.repeat_last_n, "N",
-               "tokens that count as repeated; -1 = context (default 64)")
-        ->check(between(-1, kMostCount));
+               fmt::format("tokens that count as repeated, at most {0}; -1 = the whole context, but no more than {0} (default 64)",
+                           kMostRepeatTokens).c_str())
+        ->check(between(-1, kMostRepeatTokens));
     for (auto [name, target] : {std::pair("--presence-penalty", &s.presence_penalty),
                                 std::pair("--frequency-penalty", &s.frequency_penalty)})
         table.value(name, *target, "R", "accepted as 0; there is --repeat-penalty in its place")

@@ -65,6 +65,9 @@ struct SessionOptions {
     std::function<void(std::uint64_t, std::uint64_t)> on_load;
 };
 
+/// The most tokens that SamplingOptions::repeat_last_n can ask for.
+constexpr std::uint32_t kMostRepeatTokens = 1024;
+
 /// Counts and times of the last answer.
 struct SessionStats {
     std::uint32_t n_prompt = 0;  ///< tokens prefilled (without those already in the cache)
@@ -112,7 +115,8 @@ public:
                           const Progress& progress = {}) = 0;
 
     /// Begins an answer after the cached tokens and `prompt` (at least one token, may follow a truncate). Only the last
-    /// token of the prompt is left to the first decode step.
+    /// token of the prompt is left to the first decode step. @throws Error(kInvalidArgument) for an empty prompt, one that does not fit,
+    /// and a repeat_last_n above kMostRepeatTokens.
     virtual void start(std::span<const std::int32_t> prompt, const SamplingOptions& sampling,
                        const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
                        const Progress& progress = {}) = 0;
