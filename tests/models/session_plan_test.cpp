@@ -82,6 +82,16 @@ TEST_F(SessionPlanTest, AChunkFitsOneBuffer) {
     EXPECT_EQ(plan_session(device(), model, options).n_chunk, most);
 }
 
+TEST_F(SessionPlanTest, MoreQueryHeadsThanSharedMemoryHoldsAreRefused) {
+    TinyOptions many;
+    many.n_layers = 1;
+    many.n_heads = 512;
+    many.n_kv_heads = 1;
+    many.head_dim = 128;
+    if (device().limits().max_shared_memory_bytes >= 512 * 128 * 4) GTEST_SKIP() << "this device holds them";
+    EXPECT_THAT(refusal(open_tiny(many), {}, ErrorCode::kUnsupported), HasSubstr("512 query heads of 128 on one kv head"));
+}
+
 TEST_F(SessionPlanTest, TooLongContextsNameTheMost) {
     SessionOptions options;
     options.n_ctx = 257;
