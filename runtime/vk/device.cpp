@@ -75,7 +75,8 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     const DeviceReport& report = reports[choose_device(infos, select).index];
     if (!report.info.unusable_reason.empty()) {
         throw Error(ErrorCode::kUnsupported,
-                    fmt::format("device '{}' {}", report.info.name, report.info.unusable_reason));
+                    fmt::format("device '{}' {}: update its driver, or choose another with --device (--list-devices names them)", report.info.name,
+                                report.info.unusable_reason));
     }
     device->physical_ = report.physical;
     device->info_ = report.info;
