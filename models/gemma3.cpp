@@ -43,7 +43,6 @@ ModelShape read_gemma3_shape(const GgufFile& file) {
 ModelTensors read_gemma3_tensors(const GgufFile& file, const ModelShape& s) {
     ModelTensors tensors = read_common_tensors(file, s);
     const TensorFinder find(file);
-    find.refuse("rope_freqs.weight");
     for (std::uint32_t i = 0; i < s.n_layers; ++i) {
         LayerTensors& l = tensors.layers[i];
         const std::string blk = fmt::format("blk.{}.", i);
@@ -51,7 +50,6 @@ ModelTensors read_gemma3_tensors(const GgufFile& file, const ModelShape& s) {
         l.attn_k_norm = find.vector(blk + "attn_k_norm.weight", s.head_dim);
         l.post_attention_norm = find.vector(blk + "post_attention_norm.weight", s.n_embd);
         l.post_ffw_norm = find.vector(blk + "post_ffw_norm.weight", s.n_embd);
-        for (const char* name : {"attn_q.bias", "attn_k.bias", "attn_v.bias"}) find.refuse(blk + name);
     }
     return tensors;
 }

@@ -38,19 +38,14 @@ ModelShape read_llama_shape(const GgufFile& file) {
 
 ModelTensors read_llama_tensors(const GgufFile& file, const ModelShape& s) {
     ModelTensors tensors = read_common_tensors(file, s);
+    if (!s.qkv_bias) return tensors;
     const TensorFinder find(file);
     for (std::uint32_t i = 0; i < s.n_layers; ++i) {
         LayerTensors& l = tensors.layers[i];
         const std::string blk = fmt::format("blk.{}.", i);
-        if (s.qkv_bias) {
-            l.attn_q_bias = find.vector(blk + "attn_q.bias", s.q_dim());
-            l.attn_k_bias = find.vector(blk + "attn_k.bias", s.kv_dim());
-            l.attn_v_bias = find.vector(blk + "attn_v.bias", s.kv_dim());
-        } else {
-            for (const char* name : {"attn_q.bias", "attn_k.bias", "attn_v.bias"}) find.refuse(blk + name);
-        }
-        for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight", "post_attention_norm.weight"})
-            find.refuse(blk + name);
+        l.attn_q_bias = find.vector(blk + "attn_q.bias", s.q_dim());
+        l.attn_k_bias = find.vector(blk + "attn_k.bias", s.kv_dim());
+        l.attn_v_bias = find.vector(blk + "attn_v.bias", s.kv_dim());
     }
     return tensors;
 }

@@ -5,7 +5,11 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <charconv>
 #include <cmath>
+#include <optional>
+#include <set>
+#include <utility>
 
 #include "models/gemma3.h"
 #include "models/llama.h"
@@ -75,6 +79,51 @@ std::uint32_t read_vocabulary_size(const ConfigReader& c) {
     return static_cast<std::uint32_t>(n);
 }
 
+// Keys that change what a model computes, for recipes that do not read them: each must be absent or say nothing. llama.cpp takes 0 of
+// a scale for "none".
+void refuse_foreign_recipe(const ConfigReader& c, const ModelShape& s) {
+    if (const auto causal = c.file().find_bool(c.key("attention.causal")); causal && !*causal)
+        bad(c.file(), fmt::format("'{}' is false, which winnow does not support", c.key("attention.causal")));
+    for (const char* name : {"attention.temperature_scale", "attention.clamp_kqv", "attention.max_alibi_bias"})
+        c.refuse_unless_zero(name);
+    const std::pair<const char*, float> scales[] = {{"attention.scale", s.attention_scale}, {"embedding_scale", s.embedding_scale},
+                                                    {"logit_scale", 1.0f},                  {"residual_scale", 1.0f},
+                                                    {"rope.scaling.attn_factor", 1.0f}};
+    for (const auto& [name, neutral] : scales)
+        if (const double value = c.file().find_float(c.key(name)).value_or(0);
+            value != 0 && !(std::fabs(value - neutral) <= 1e-5 * neutral))
+            bad(c.file(), fmt::format("'{}' is {}, which winnow does not support", c.key(name), value));
+}
+
+// Frequencies of RoPE as very old files hold them, which follow from the base.
+bool is_legacy(std::string_view name) { return name.find(".attn_rot_embd") != std::string_view::npos; }
+
+// The layer of "blk.N.", if there is one.
+std::optional<std::uint64_t> layer_of(std::string_view name) {
+    if (!name.starts_with("blk.")) return std::nullopt;
+    std::uint64_t layer = 0;
+    const auto [end, error] = std::from_chars(name.data() + 4, name.data() + name.size(), layer);
+    return error == std::errc() ? std::optional(layer) : std::nullopt;
+}
+
+// A tensor that the recipe leaves out would have changed the result; a damaged count of layers leaves out whole ones.
+void refuse_unused(const GgufFile& file, const ModelShape& s, const ModelTensors& tensors) {
+    std::set<const GgufTensor*> used{tensors.token_embd, tensors.output_norm, tensors.output};
+    for (const LayerTensors& l : tensors.layers)
+        used.insert({l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_q_bias, l.attn_k_bias, l.attn_v_bias, l.attn_q_norm,
+                     l.attn_k_norm, l.attn_output, l.post_attention_norm, l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down,
+                     l.post_ffw_norm});
+    if (!s.rope_freq_divisors.empty()) used.insert(file.find("rope_freqs.weight"));
+    for (const GgufTensor& t : file.tensors()) {
+        const std::optional<std::uint64_t> layer = layer_of(t.name);
+        if (layer && *layer >= s.n_layers)
+            bad(file, fmt::format("tensor '{}' lies beyond the {} layers of '{}.block_count'", safe_excerpt(t.name), s.n_layers,
+                                  s.architecture));
+        if (!used.contains(&t) && !is_legacy(t.name))
+            bad(file, fmt::format("tensor '{}' belongs to a variant that winnow does not support", safe_excerpt(t.name)));
+    }
+}
+
 }  // namespace
 
 std::vector<std::string_view> known_architectures() {
@@ -83,10 +132,17 @@ std::vector<std::string_view> known_architectures() {
     return names;
 }
 
-ModelShape read_model_shape(const GgufFile& file) { return architecture_of(file).read_shape(file); }
+ModelShape read_model_shape(const GgufFile& file) {
+    const Architecture& architecture = architecture_of(file);
+    ModelShape shape = architecture.read_shape(file);
+    refuse_foreign_recipe(ConfigReader(file, architecture.name), shape);
+    return shape;
+}
 
 ModelTensors read_model_tensors(const GgufFile& file, const ModelShape& shape) {
-    return architecture_of(file).read_tensors(file, shape);
+    ModelTensors tensors = architecture_of(file).read_tensors(file, shape);
+    refuse_unused(file, shape, tensors);
+    return tensors;
 }
 
 std::uint32_t ConfigReader::count(std::string_view name, std::uint64_t least, std::uint64_t most) const {
@@ -173,10 +229,6 @@ const GgufTensor* TensorFinder::vector(const std::string& name, std::uint64_t n)
     return &t;
 }
 
-void TensorFinder::refuse(const std::string& name) const {
-    if (has(name)) bad(file_, fmt::format("tensor '{}' belongs to a variant that winnow does not support", name));
-}
-
 ModelTensors read_common_tensors(const GgufFile& file, const ModelShape& s) {
     const TensorFinder find(file);
     ModelTensors tensors;
@@ -195,9 +247,6 @@ ModelTensors read_common_tensors(const GgufFile& file, const ModelShape& s) {
         l.ffn_gate = find.matrix(blk + "ffn_gate.weight", s.n_embd, s.n_ff);
         l.ffn_up = find.matrix(blk + "ffn_up.weight", s.n_embd, s.n_ff);
         l.ffn_down = find.matrix(blk + "ffn_down.weight", s.n_ff, s.n_embd);
-        for (const char* name : {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", "attn_norm.bias",
-                                 "ffn_norm.bias", "ffn_gate_inp.weight", "attn_sinks.weight"})
-            find.refuse(blk + name);
         tensors.layers.push_back(l);
     }
     return tensors;

@@ -37,10 +37,10 @@ struct ModelTensors {
 };
 
 /// What general.architecture names. @throws Error(kBadFile) for an unknown architecture, RoPE scaling or value,
-/// naming it and what is known.
+/// naming it and what is known, and for a key that the architecture's recipe does not read but that changes results.
 ModelShape read_model_shape(const GgufFile& file);
 
-/// The tensors of the file's architecture, every shape and type checked against `shape`.
+/// The tensors of the file's architecture, every shape and type checked against `shape`. One that the recipe leaves out is refused.
 /// @throws Error(kBadFile) naming the tensor, what was expected and what was found.
 ModelTensors read_model_tensors(const GgufFile& file, const ModelShape& shape);
 
@@ -88,8 +88,6 @@ public:
     const GgufTensor* matrix(const std::string& name, std::uint64_t n_in, std::uint64_t n_out) const;
     const GgufTensor* vector(const std::string& name, std::uint64_t n) const;
     bool has(const std::string& name) const { return file_.find(name) != nullptr; }
-    /// Refuses a tensor that this architecture's recipe would ignore.
-    void refuse(const std::string& name) const;
 
 private:
     const GgufFile& file_;

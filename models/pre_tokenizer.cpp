@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "models/gguf.h"
 #include "winnow/error.h"
 
 namespace winnow {
@@ -103,7 +104,7 @@ const Known& known(std::string_view name) {
     const auto found =
         std::find_if(std::begin(kKnown), std::end(kKnown), [&](const Known& k) { return k.name == name; });
     if (found != std::end(kKnown)) return *found;
-    throw Error(ErrorCode::kBadFile, fmt::format("tokenizer.ggml.pre '{}' is unknown; known are {}", name,
+    throw Error(ErrorCode::kBadFile, fmt::format("tokenizer.ggml.pre '{}' is unknown; known are {}", safe_excerpt(name),
                                                  fmt::join(PreTokenizer::names(), ", ")));
 }
 

@@ -25,6 +25,7 @@ namespace winnow {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+static_assert(kMostRepeatTokens == WINNOW_MAX_RECENT);
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 // When an answer ends, the steps queued beyond the token that was read last have appended too many. Beside its window
@@ -66,6 +67,7 @@ public:
     const ModelShape& shape() const override { return model_.shape; }
     const DeviceInfo& device() const override { return device_->info(); }
     std::uint32_t n_ctx() const override { return resolved_.n_ctx; }
+    std::uint32_t n_chunk() const override { return resolved_.n_chunk; }
     const MemoryPlan& memory() const override { return resolved_.memory; }
     std::uint32_t n_dependent_dispatches() const override { 
         return engine_->plan.n_dependent_dispatches(!policy_.is_dense());
@@ -97,6 +99,8 @@ public:
         finish();
         if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give at least one token");
         check_room(prompt.size());
+        if (sampling.repeat_last_n > kMostRepeatTokens)
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("repeat_last_n is {}: give {} or less", sampling.repeat_last_n, kMostRepeatTokens));
         stats_ = {};
         const std::size_t wanted = n_cached() + prompt.size() - 1;
         run_prefill(prompt.first(prompt.size() - 1), progress, {});
@@ -376,10 +380,15 @@ private:
         engine_->attention.reset();
         from = from / 1024 * 1024;
         if (n_cached() <= from) return;
-        vk::run_once(*device_, [&](vk::Recorder& recorder) {
-            for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer)
-                engine_->attention.record_prefill(recorder, layer, n_cached() - from, from);
-        });
+        // All layers of a deep cache at once would make a display stutter, or a driver give the device up.
+        constexpr std::uint32_t kMostKeys = 1u << 16;  // of a submission, unless one layer has more
+        const std::uint32_t n_tokens = n_cached() - from, n_layers = model_.shape.n_layers;
+        const std::uint32_t n_at_once = std::max(kMostKeys / n_tokens, 1u);
+        for (std::uint32_t first = 0; first < n_layers; first += n_at_once)
+            vk::run_once(*device_, [&](vk::Recorder& recorder) {
+                for (std::uint32_t layer = first; layer < std::min(n_layers, first + n_at_once); ++layer)
+                    engine_->attention.record_prefill(recorder, layer, n_tokens, from);
+            });
     }
 
     void reset_report() {
@@ -407,8 +416,8 @@ private:
         if (options_.sparse.audit_every == 0) return;
         const std::span<const AttentionPipeline::Mass> records = engine_->attention.audit_records();
         const std::uint32_t n_heads = model_.shape.n_heads;
-        for (std::uint32_t layer = engine_->loop.last_audit_phase(); layer < model_.shape.n_layers;
-             layer += options_.sparse.audit_every) {
+        for (std::uint64_t at = engine_->loop.last_audit_phase(); at < model_.shape.n_layers; at += options_.sparse.audit_every) {
+            const auto layer = static_cast<std::uint32_t>(at);
             const LayerKind kind = policy_.layers[layer].kind;
             if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) continue;
             if (controller_ && controller_->steers(layer)) steer(layer, records, counts, n_tokens);

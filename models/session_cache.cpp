@@ -150,7 +150,8 @@ void copy_runs(vk::Device& device, const std::vector<Run>& runs, vk::BufferUse u
 }
 
 [[noreturn]] void fail_io(const char* what, const std::string& path, int error) {
-    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}", what, safe_path(path), std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}; check its path and mode, or give another name", what, safe_path(path),
+                                             std::strerror(error)));
 }
 [[noreturn]] void no_cache(const std::string& path) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -14,6 +14,7 @@
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/quirks.h"
+#include "runtime/weights/attend_tuning.h"
 
 namespace winnow {
 namespace {
@@ -148,6 +149,9 @@ std::uint64_t binding_bytes(const vk::Device& device) {
     return std::min(device.limits().max_storage_buffer_range, device.limits().max_allocation_bytes);
 }
 
+// What sets the context: -c, but bench has none.
+constexpr const char* kContextFlags = "-c; for bench -p, -n and -d";
+
 // Displays, drivers and pipelines need some of the memory too.
 std::uint64_t without_reserve(std::uint64_t bytes) { return bytes / 20 * 19; }
 
@@ -159,10 +163,18 @@ public:
           target_(std::move(target)),
           policy_(resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type)) {}
 
+    /// @throws Error(kInvalidArgument) where a chunk that was asked for would not fit one buffer.
     ResolvedOptions plan(std::uint32_t n_ctx) const {
-        const ResolvedOptions usual = plan(n_ctx, chunk_tokens(options_.n_chunk, target_.is_cpu, target_.memory_bytes, n_ctx));
+        const std::uint32_t most = PrefillBuffers::most_tokens(model_.shape, target_.binding_bytes);
+        const std::uint32_t n_chunk = chunk_tokens(options_.n_chunk, target_.is_cpu, target_.memory_bytes, n_ctx);
+        if (options_.n_chunk != 0 && n_chunk > most)
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("-ub {} is more than {} can do in one piece with this model: use -ub {} or less", options_.n_chunk,
+                                    target_.name, most));
+        const ResolvedOptions usual = plan(n_ctx, std::min(n_chunk, most));
         if (usual.fits || options_.n_chunk != 0) return usual;
-        return plan(n_ctx, chunk_tokens(0, target_.is_cpu, 0, n_ctx));  // shorter chunks rather than less context
+        // Shorter chunks rather than less context.
+        return plan(n_ctx, std::min(chunk_tokens(0, target_.is_cpu, 0, n_ctx), most));
     }
     ResolvedOptions plan(std::uint32_t n_ctx, std::uint32_t n_chunk) const {
         const ModelShape& shape = model_.shape;
@@ -197,6 +209,10 @@ public:
     }
 
     const Target& target() const { return target_; }
+    /// The most bytes that a layer's keys take in one piece.
+    std::uint64_t pool_bytes(const ResolvedOptions& r) const {
+        return KvLayout(kv_config(model_.shape, options_.kv_type, r.n_ctx, r.n_chunk, policy_)).largest_pool_bytes();
+    }
 
 private:
     // kv heads of layers without a window that keep every token, of all such heads.
@@ -226,31 +242,35 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
                              bool must_fit) {
     const ModelShape& shape = model.shape;
     const Planner planner(model, options,
-                          {device.info().name, device.is_cpu(), device.info().memory_bytes, without_reserve(device.info().memory_bytes),
-                           binding_bytes(device),
-                           device.limits().max_matrix_bytes});
+                          {device.info().name, device.is_cpu(), device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
+                           binding_bytes(device), device.limits().max_matrix_bytes});
     if (options.n_ctx > shape.n_ctx_train)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is more than this model was trained for: use -c {} or less", options.n_ctx,
-                                shape.n_ctx_train));
+                    fmt::format("a context of {} is more than this model was trained for: at most {} ({})", options.n_ctx,
+                                shape.n_ctx_train, kContextFlags));
     if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is more than a software Vulkan driver can do: use -c {} or less, or a GPU", options.n_ctx,
-                                vk::kSoftwareMaxContext));
+                    fmt::format("a context of {} is more than a software Vulkan driver can do: at most {} ({}), or use a GPU",
+                                options.n_ctx, vk::kSoftwareMaxContext, kContextFlags));
     std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
     if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
     ResolvedOptions resolved = planner.plan(wanted);
+    attend_tuning(device, shape.n_group(), shape.head_dim, resolved.n_splits);  // refused before the weights are read
     if (resolved.fits) return resolved;
     const std::uint32_t most = planner.largest(shape.n_ctx_train);
     if (options.n_ctx == 0 && most > 0) return planner.plan(most);
     if (!must_fit) return resolved;
     const MemoryPlan& memory = resolved.memory;
+    const Target& target = planner.target();
+    const std::string remedy = most > 0 ? fmt::format("at most {} fit ({})", most, kContextFlags) : "use a smaller model";
+    if (memory.total_bytes() <= target.budget_bytes)
+        throw Error(ErrorCode::kOutOfMemory,
+                    fmt::format("{} tokens need {} MiB for the keys of one layer but '{}' gives {} MiB in one piece: {}", wanted,
+                                planner.pool_bytes(resolved) >> 20, target.name, target.binding_bytes >> 20, remedy));
     throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' offers {} MiB: {}", wanted,
+                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' has {} MiB free: {}", wanted,
                             memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, device.info().name,
-                            planner.target().budget_bytes >> 20,
-                            most > 0 ? fmt::format("use -c {} or less", most) : "use a smaller model"));
+                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, target.name, target.budget_bytes >> 20, remedy));
 }
 
 ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,

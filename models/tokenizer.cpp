@@ -15,6 +15,7 @@
 
 #include "models/tokenizer_bpe.h"
 #include "models/tokenizer_spm.h"
+#include "runtime/io/safe_path.h"
 
 namespace winnow {
 namespace {
@@ -32,7 +33,8 @@ enum class TokenType : std::uint8_t {  // GGUF's values
 };
 
 [[noreturn]] void fail(const GgufFile& file, const std::string& what) {
-    throw Error(ErrorCode::kBadFile, fmt::format("{}: {}", file.path().string(), what));
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("'{}': {}; download it again or choose another model", safe_path(file.path()), what));
 }
 
 // Tokens that end an answer. The first list holds spellings that no plain text has: such a token is
@@ -101,7 +103,7 @@ TokenId read_id(const GgufFile& file, std::string_view name, std::size_t n_vocab
 
 BpeEncoder make_bpe(const GgufFile& file, const Vocabulary& v) {
     const auto pre = file.find_string("tokenizer.ggml.pre");
-    if (!pre) fail(file, "tokenizer.ggml.pre is missing; convert the model anew");
+    if (!pre) fail(file, "tokenizer.ggml.pre is missing");
     const GgufArray* merges = file.find_array("tokenizer.ggml.merges");
     if (!merges) fail(file, "tokenizer.ggml.merges is missing");
     if (merges->strings.size() != merges->size()) {
@@ -146,7 +148,7 @@ SpmEncoder make_spm(const GgufFile& file, Vocabulary& v, TokenId unknown) {
     std::vector<SpmEncoder::Token> tokens;
     for (std::size_t i = 0; i < v.tokens.size(); ++i) {
         if (v.types[i] == TokenType::kByte && byte_of(v.tokens[i]) < 0) {
-            fail(file, fmt::format("tokenizer.ggml.tokens[{}] '{}' is no byte", i, v.tokens[i]));
+            fail(file, fmt::format("tokenizer.ggml.tokens[{}] '{}' is no byte", i, safe_excerpt(v.tokens[i])));
         }
         if (std::isnan(scores->floats[i])) {
             fail(file, fmt::format("tokenizer.ggml.scores[{}] is not a number", i));
@@ -213,7 +215,7 @@ public:
         const std::string_view model = file.get_string("tokenizer.ggml.model");
         const bool is_spm = model == "llama";
         if (!is_spm && model != "gpt2") {
-            fail(file, fmt::format("tokenizer.ggml.model '{}' is unknown; known are gpt2, llama", model));
+            fail(file, fmt::format("tokenizer.ggml.model '{}' is unknown; known are gpt2, llama", safe_excerpt(model)));
         }
         read_special_ids(file, is_spm);
         if (is_spm) {
@@ -223,6 +225,9 @@ public:
         } else {
             adds_bos_ = encoder_.emplace<BpeEncoder>(make_bpe(file, vocabulary_)).adds_bos();
         }
+        // A prompt that ends in EOS is one that nothing follows.
+        if (file.find_bool("tokenizer.ggml.add_eos_token").value_or(false))
+            fail(file, "tokenizer.ggml.add_eos_token is true, which winnow does not support");
         adds_bos_ = bos_ != kNone && file.find_bool("tokenizer.ggml.add_bos_token").value_or(adds_bos_);
         for (TokenId id = 0; static_cast<std::size_t>(id) < n_vocab(); ++id) {
             if (is_hidden(id) || type(id) == TokenType::kUserDefined) {

@@ -27,6 +27,12 @@ if [[ $offline == 1 ]]; then export WINNOW_NO_DOWNLOAD=1; fi
 install_packages_for tests
 build "$preset" -DWINNOW_BUILD_TESTS=ON -DWINNOW_BUILD_BENCH=ON
 
+# ctest runs them from other directories than this one.
+if [[ -n ${WINNOW_TEST_MODELS:-} ]]; then
+    WINNOW_TEST_MODELS=$(cd "$WINNOW_TEST_MODELS" && pwd) || fail "WINNOW_TEST_MODELS is no directory: give one with the models"
+    export WINNOW_TEST_MODELS
+fi
+
 # The tests see one directory with both models in it, under the files' own names.
 if [[ -z ${WINNOW_TEST_MODELS:-} ]]; then
     export WINNOW_TEST_MODELS=$root/build/$preset/test_models

@@ -25,6 +25,16 @@ std::uint32_t reuse_prefix(Session& session, std::span<const TokenId> prompt) {
     return session.truncate(static_cast<std::uint32_t>(n));
 }
 
+// Reads tokens, and says what that alone took: a session counts from the start of the last answer on.
+SessionStats prefill(Session& session, std::span<const TokenId> tokens, const Session::Progress& progress) {
+    const SessionStats before = session.stats();
+    session.prefill(tokens, progress);
+    SessionStats read;
+    read.n_prompt = session.stats().n_prompt - before.n_prompt;
+    read.prompt_seconds = session.stats().prompt_seconds - before.prompt_seconds;
+    return read;
+}
+
 bool is_among(const std::vector<TokenId>& ids, TokenId id) {
     return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -99,9 +109,8 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
         return !interrupted();
     };
     if (n_limit == 0) {
-        session.prefill(rest, on_progress);
+        result.stats = prefill(session, rest, on_progress);
         result.finish_reason = interrupted() ? FinishReason::kInterrupted : FinishReason::kLength;
-        result.stats = session.stats();
         progress.clear();
         if (request.on_prompt_read && !interrupted()) request.on_prompt_read();
         return result;
@@ -109,10 +118,7 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     SessionStats before = {};  // of what is read here already
     try {
         if (request.on_prompt_read) {
-            before = session.stats();
-            session.prefill(rest.first(rest.size() - 1), on_progress);
-            before.n_prompt = session.stats().n_prompt - before.n_prompt;
-            before.prompt_seconds = session.stats().prompt_seconds - before.prompt_seconds;
+            before = prefill(session, rest.first(rest.size() - 1), on_progress);
             progress.clear();
             if (interrupted()) {
                 result.finish_reason = FinishReason::kInterrupted;

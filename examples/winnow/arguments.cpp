@@ -5,6 +5,7 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -55,6 +56,12 @@ bool is_optional_value(const std::string& name, const std::string& text) {
 
 const char* value_left_out(const std::string& name) { return name == "--fit" ? "device" : "on"; }
 
+std::optional<Command> command_named(const std::string& word) {
+    for (const Command command : kCommands)
+        if (word == command_name(command)) return command;
+    return std::nullopt;
+}
+
 struct Found {
     Command command = Command::kChat;
     std::size_t position = std::string::npos;
@@ -71,9 +78,7 @@ Found find_command(const std::vector<std::string>& arguments) {
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         const std::string& argument = arguments[i];
         if (argument.empty() || argument[0] != '-' || argument == "-") {
-            for (const Command command : kCommands) {
-                if (argument == command_name(command)) return {command, i};
-            }
+            if (const auto command = command_named(argument)) return {*command, i};
             fail(fmt::format("'{}' is no command and no flag: see winnow --help", argument));
         }
         bool skip = false;
@@ -84,6 +89,13 @@ Found find_command(const std::vector<std::string>& arguments) {
                 break;
             }
             if (takes_next(name, *parser)) skip = true;
+        }
+        // --json takes a file in eval and nothing elsewhere: before the name of such a command it is that command's.
+        const auto next = i + 1 < arguments.size() ? command_named(arguments[i + 1]) : std::nullopt;
+        if (skip && next) {
+            const auto at = static_cast<std::size_t>(std::find(kCommands.begin(), kCommands.end(), *next) - kCommands.begin());
+            const std::string name = normal_name(argument, *parsers[at]);
+            if (parsers[at]->get_option_no_throw(name) != nullptr && !takes_next(name, *parsers[at])) skip = false;
         }
         if (skip) ++i;
     }

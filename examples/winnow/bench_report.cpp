@@ -209,7 +209,7 @@ std::string table_head(const std::vector<Column>& columns) {
 std::vector<std::pair<Column, std::string>> changed_settings(const BenchSubject& subject) {
     std::vector<std::pair<Column, std::string>> changed;
     if (subject.n_batch != 0) changed.push_back({{"n_batch", 7}, std::to_string(subject.n_batch)});
-    if (subject.n_chunk != 0) changed.push_back({{"n_ubatch", 8}, std::to_string(subject.n_chunk)});
+    if (subject.chunk_given) changed.push_back({{"n_ubatch", 8}, std::to_string(subject.n_chunk)});
     if (subject.type_k != "f16") changed.push_back({{"<type_k", 6}, subject.type_k});
     if (subject.type_v != "f16") changed.push_back({{"<type_v", 6}, subject.type_v});
     return changed;

@@ -36,7 +36,8 @@ struct BenchSubject {
     ModelFacts facts;
     DeviceInfo device;
     std::uint32_t n_batch = 0;  ///< as given; 0 = not
-    std::uint32_t n_chunk = 0;  ///< as given; 0 = the device's default
+    std::uint32_t n_chunk = 0;  ///< of the session
+    bool chunk_given = false;   ///< by -ub
     std::string type_k;
     std::string type_v;
     SparsePolicy policy;  ///< what --sparse became

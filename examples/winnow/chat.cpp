@@ -132,11 +132,11 @@ public:
           input_({kPrompt, kContinuation}, [this](const std::string& prompt) { show(prompt); }, editor(options)) {}
 
     /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
-    std::optional<std::string> next() {
+    std::optional<LineInput::Message> next() {
         clear_interrupt();
         show(input_prompt(""));
         try {
-            std::optional<std::string> message = input_.read_message(multiline_);
+            std::optional<LineInput::Message> message = input_.read_message(multiline_);
             show(message ? input_end() : input_end() + "\n");
             return message;
         } catch (const Interrupted&) {
@@ -165,17 +165,20 @@ private:
 
 int converse(Chat& chat, const Options& options) {
     Questions questions(options);
-    while (const std::optional<std::string> message = questions.next()) {
+    while (const std::optional<LineInput::Message> message = questions.next()) {
         try {
-            if (message->starts_with("/")) {
-                if (!chat.run_command(*message)) return 0;
+            if (message->is_command) {
+                if (!chat.run_command(message->text)) return 0;
                 continue;
             }
-            if (trimmed(*message).empty()) continue;
-            chat.ask(*message);
+            if (trimmed(message->text).empty()) continue;
+            chat.ask(message->text);
+        } catch (const OutputError&) {
+            throw;
         } catch (const Error& error) {
             // The user can do something about these; a lost device or a bug ends the chat.
             if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
+            if (options.single_turn && !message->is_command) throw;
             log_error(error.what());
             continue;
         }

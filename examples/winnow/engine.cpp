@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
 #include <chrono>
 #include <limits>
@@ -25,10 +24,7 @@
 namespace winnow::program {
 namespace {
 
-constexpr WeightType kWeightTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
-                                       WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0,
-                                       WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ4_K,
-                                       WeightType::kQ5_K, WeightType::kQ6_K};
+constexpr std::uint32_t kMostAuditEvery = 1000000;
 
 // winnow runs a model on one device as a whole; a smaller number would silently do something else
 // than what was asked.
@@ -93,9 +89,9 @@ SparseOptions sparse_options(const Options& options) {
     if (options.audit == "full")
         sparse.audit_every = 1;
     else if (error != std::errc{} || end != options.audit.data() + options.audit.size() ||
-             sparse.audit_every == 0)
+             sparse.audit_every == 0 || sparse.audit_every > kMostAuditEvery)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("--audit {}: give full or a number of at least 1", options.audit));
+                    fmt::format("--audit {}: give full or a number from 1 to {}", options.audit, kMostAuditEvery));
     return sparse;
 }
 
@@ -183,13 +179,8 @@ void assume_share(const Options& options, const ModelShape& shape, SessionOption
 ModelSource open_shape(const Options& options, bool with_values) {
     if (!options.model.empty())
         throw Error(ErrorCode::kInvalidArgument, "give -m or --shape, not both");
-    for (const WeightType type : kWeightTypes) {
-        std::string name = type_name(type);
-        for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-        if (name != options.weight_type) continue;
-        return with_values ? random_model(options.shape, type)
-                           : random_model_outline(options.shape, type);
-    }
+    if (const auto type = weight_type_from_name(options.weight_type))
+        return with_values ? random_model(options.shape, *type) : random_model_outline(options.shape, *type);
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--type {}: give q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, f16, "
                             "bf16 or f32",

@@ -95,7 +95,7 @@ public:
           n_ctx_(n_ctx),
           sparse_(options.sparse),
           kv_type_(options.kv_type),
-          n_chunk_(chunk_tokens(options.n_chunk, session.device().type == DeviceType::kCpu, session.device().memory_bytes, session.n_ctx())) {}
+          n_chunk_(session.n_chunk()) {}
 
     /// `n_probes`: tokens of the recall probes of each preset. Presets that always attend to much need longer ones, and each is
     /// compared with dense attention at its own length: a row does not depend on which other presets are there.

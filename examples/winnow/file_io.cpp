@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -33,7 +34,7 @@ private:
 };
 
 [[noreturn]] void cannot_read(const std::string& path, int error) {
-    throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}; check the path", path, std::strerror(error)));
 }
 
 }  // namespace
@@ -44,8 +45,12 @@ std::string read_file(const std::string& path) {
     std::string bytes;
     char block[1 << 16];
     while (true) {
-        const ssize_t n = read(file.get(), block, sizeof block);
+        // Somebody may be asked to type it: reading alone would go on waiting after Ctrl-C.
+        pollfd sources[2] = {{file.get(), POLLIN, 0}, {interrupt_fd(), POLLIN, 0}};
+        poll(sources, 2, -1);
         throw_if_interrupted();
+        if (sources[0].revents == 0) continue;
+        const ssize_t n = read(file.get(), block, sizeof block);
         if (n == 0) return bytes;
         if (n < 0) {
             if (errno == EINTR) continue;

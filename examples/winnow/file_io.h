@@ -5,7 +5,6 @@
 #include <string>
 #include <string_view>
 
-#include "examples/winnow/interrupt.h"
 #include "runtime/io/whole_file.h"
 
 namespace winnow::program {
@@ -13,18 +12,17 @@ namespace winnow::program {
 /// All bytes of a file; "-" is standard input. @throws Error(kIo), or kInvalidArgument above 1 GiB.
 std::string read_file(const std::string& path);
 
-/// A WholeFile of which a second Ctrl-C leaves nothing behind.
+/// A WholeFile for text.
 class OutputFile {
 public:
     /// @throws Error(kIo) when it cannot be created.
-    explicit OutputFile(const std::string& path) : unfinished_(temporary_of(path)), file_(path) {}
+    explicit OutputFile(const std::string& path) : file_(path) {}
 
     /// @throws Error(kIo), for example when the disk is full.
     void write(std::string_view bytes) { file_.write(bytes.data(), bytes.size()); }
     void commit() { file_.commit(); }
 
 private:
-    UnfinishedFile unfinished_;
     WholeFile file_;
 };
 

@@ -6,9 +6,9 @@
 
 #include <atomic>
 #include <cerrno>
-#include <climits>
 #include <csignal>
-#include <cstring>
+
+#include "runtime/io/whole_file.h"
 
 namespace winnow::program {
 namespace {
@@ -17,21 +17,34 @@ constexpr int kInterruptedStatus = 130;
 
 std::atomic<bool> pending{false};
 int wake_pipe[2] = {-1, -1};
-// A copy, because the owner's string may be changing when the signal comes.
-char unfinished_path[PATH_MAX];
-std::atomic<bool> has_unfinished{false};
 
 static_assert(std::atomic<bool>::is_always_lock_free, "the handler may use only lock-free atomics");
 
 void on_interrupt(int) {
     const int saved = errno;
     if (pending.exchange(true)) {
-        if (has_unfinished.load()) unlink(unfinished_path);
+        remove_unfinished_files();
         _exit(kInterruptedStatus);
     }
     const char byte = 0;
     [[maybe_unused]] const ssize_t written = write(wake_pipe[1], &byte, 1);
     errno = saved;
+}
+
+void on_end(int number) {
+    remove_unfinished_files();
+    std::signal(number, SIG_DFL);
+    raise(number);  // once the handler returns
+}
+
+// nohup has SIGHUP ignored, and that stays.
+void end_on(int number) {
+    struct sigaction action = {};
+    if (sigaction(number, nullptr, &action) != 0 || action.sa_handler == SIG_IGN) return;
+    action = {};
+    action.sa_handler = on_end;
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, nullptr);
 }
 
 }  // namespace
@@ -43,6 +56,8 @@ void install_signal_handlers() {
     sigemptyset(&action.sa_mask);
     action.sa_flags = SA_RESTART;  // waiting for input polls the pipe; drivers need no EINTR
     sigaction(SIGINT, &action, nullptr);
+    end_on(SIGTERM);
+    end_on(SIGHUP);
     std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -60,14 +75,5 @@ void throw_if_interrupted() {
 }
 
 int interrupt_fd() noexcept { return wake_pipe[0]; }
-
-UnfinishedFile::UnfinishedFile(const std::string& path) noexcept {
-    has_unfinished.store(false);
-    if (path.size() >= sizeof unfinished_path) return;
-    std::strcpy(unfinished_path, path.c_str());
-    has_unfinished.store(true);
-}
-
-UnfinishedFile::~UnfinishedFile() { has_unfinished.store(false); }
 
 }  // namespace winnow::program

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <string>
-
 namespace winnow::program {
 
 /// Thrown when the user pressed Ctrl-C; main() exits with 130.
 struct Interrupted {};
 
 /// SIGINT sets a flag that work polls; a second one before the flag is cleared ends the process at
-/// once with 130, for the waits that cannot poll. SIGPIPE is ignored: writing reports it instead.
+/// once with 130, for the waits that cannot poll. SIGTERM and SIGHUP end it as they always do. All of these leave no half-written
+/// file behind. SIGPIPE is ignored: writing reports it instead.
 void install_signal_handlers();
 
 bool interrupted() noexcept;
@@ -17,14 +16,5 @@ void clear_interrupt() noexcept;
 void throw_if_interrupted();
 /// Becomes readable on SIGINT, for poll() beside standard input.
 int interrupt_fd() noexcept;
-
-/// While it lives, the half-written file that a hard exit must remove. A second one takes the place of the first.
-class UnfinishedFile {
-public:
-    explicit UnfinishedFile(const std::string& path) noexcept;
-    ~UnfinishedFile();
-    UnfinishedFile(const UnfinishedFile&) = delete;
-    UnfinishedFile& operator=(const UnfinishedFile&) = delete;
-};
 
 }  // namespace winnow::program

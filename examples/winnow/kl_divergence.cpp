@@ -2,6 +2,7 @@
 #include "examples/winnow/kl_divergence.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,8 +35,15 @@ BaseLogits::BaseLogits(const std::string& path) : path_(path), file_(std::fopen(
     n_rows_ = rows;
     n_columns_ = columns;
     require(n_columns_ > 0 && n_columns_ < (1u << 30));
+    // Before anything is allocated by what the header claims.
+    struct stat status = {};
+    if (fstat(fileno(file_.get()), &status) != 0) throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+    const std::uint64_t n_bytes = static_cast<std::uint64_t>(status.st_size);
+    if (n_bytes < first_byte_ || (n_bytes - first_byte_) / sizeof(float) / n_columns_ < n_rows_) too_short();
     row_.resize(n_columns_);
 }
+
+void BaseLogits::too_short() const { throw Error(ErrorCode::kIo, fmt::format("'{}' ends too early: write it again", path_)); }
 
 void BaseLogits::check(std::uint64_t n_rows, std::uint64_t n_columns) const {
     if (n_rows == n_rows_ && n_columns == n_columns_) return;
@@ -49,7 +57,7 @@ std::span<const float> BaseLogits::row(std::uint64_t i) {
     const std::uint64_t at = first_byte_ + i * n_columns_ * sizeof(float);
     if (fseeko(file_.get(), static_cast<off_t>(at), SEEK_SET) != 0 ||
         std::fread(row_.data(), sizeof(float), row_.size(), file_.get()) != row_.size())
-        throw Error(ErrorCode::kIo, fmt::format("'{}' ends too early: write it again", path_));
+        too_short();
     return row_;
 }
 

@@ -25,6 +25,7 @@ public:
     std::span<const float> row(std::uint64_t i);
 
 private:
+    [[noreturn]] void too_short() const;
     struct Close {
         void operator()(std::FILE* file) const { std::fclose(file); }
     };

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "examples/winnow/interrupt.h"
 
@@ -51,6 +52,7 @@ std::optional<std::string> LineInput::read_plain_line() {
 
 std::string LineInput::read_block(std::string text) {
     text.erase(0, kFence.size());
+    bool begins = text.empty();  // with the line after the fence
     while (true) {
         if (const std::size_t end = text.rfind(kFence);
             end != std::string::npos && end + kFence.size() == text.size()) {
@@ -59,30 +61,31 @@ std::string LineInput::read_block(std::string text) {
         }
         const std::optional<std::string> line = read_line(prompts_.continuation);
         if (!line) return text;
-        if (!text.empty()) text += '\n';
+        if (!std::exchange(begins, false)) text += '\n';
         text += *line;
     }
 }
 
-std::optional<std::string> LineInput::read_message(bool multiline) {
-    std::optional<std::string> message = read_lines(multiline);
-    if (message && editor_) editor_->remember(*message);
+std::optional<LineInput::Message> LineInput::read_message(bool multiline) {
+    std::optional<Message> message = read_lines(multiline);
+    if (message && editor_) editor_->remember(message->text);
     return message;
 }
 
-std::optional<std::string> LineInput::read_lines(bool multiline) {
-    std::optional<std::string> message = read_line(prompts_.first);
-    if (!message) return std::nullopt;
-    if (message->starts_with(kFence)) return read_block(std::move(*message));
-    if (message->starts_with("/")) return message;
-    while (ends_with_backslash(*message) != multiline) {
-        if (!multiline) message->pop_back();
+std::optional<LineInput::Message> LineInput::read_lines(bool multiline) {
+    const std::optional<std::string> first = read_line(prompts_.first);
+    if (!first) return std::nullopt;
+    if (first->starts_with(kFence)) return Message{read_block(*first)};
+    if (first->starts_with("/")) return Message{*first, true};
+    std::string text = *first;
+    while (ends_with_backslash(text) != multiline) {
+        if (!multiline) text.pop_back();
         const std::optional<std::string> line = read_line(prompts_.continuation);
-        if (!line) return message;
-        *message += '\n' + *line;
+        if (!line) return Message{text};
+        text += '\n' + *line;
     }
-    if (multiline) message->pop_back();
-    return message;
+    if (multiline) text.pop_back();
+    return Message{text};
 }
 
 }  // namespace winnow::program

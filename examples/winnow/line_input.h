@@ -21,16 +21,21 @@ public:
     LineInput(Prompts prompts, std::function<void(const std::string&)> show, std::unique_ptr<LineEditor> editor)
         : prompts_(std::move(prompts)), show_(std::move(show)), editor_(std::move(editor)) {}
 
+    struct Message {
+        std::string text;
+        bool is_command = false;  ///< a line that begins with `/`
+    };
+
     /// One message: a line; with a `\` at its end the next line too; between lines of `"""`
     /// everything. In `multiline` mode it is the other way round: lines until one that ends in `\`.
     /// Pasted text is one line whatever its line ends, where an editor sees it come. A line that
-    /// begins with `/` stands alone. @returns nullopt at the end of input. @throws Interrupted.
-    std::optional<std::string> read_message(bool multiline);
+    /// begins with `/` stands alone and is a command; in a block it is text. @returns nullopt at the end of input. @throws Interrupted.
+    std::optional<Message> read_message(bool multiline);
 
 private:
     std::optional<std::string> read_line(const std::string& prompt);
     std::optional<std::string> read_plain_line();
-    std::optional<std::string> read_lines(bool multiline);
+    std::optional<Message> read_lines(bool multiline);
     std::string read_block(std::string text);
 
     Prompts prompts_;

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <utility>
 
+#include "winnow/session.h"
+
 namespace winnow::program {
 namespace {
 
@@ -60,7 +62,7 @@ CLI::Validator between(double least, double most, Least end_of_range = Least::kI
     return CLI::Validator(check, "", "between");
 }
 
-// Each flag has a twin in the environment, named after its first proper long name.
+// Each flag with a long name has a twin in the environment, named after the first one.
 void add_environment_twin(CLI::Option& option) {
     for (const std::string& name : option.get_lnames()) {
         if (std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end()) continue;
@@ -213,8 +215,9 @@ void add_sampling(Table& table, SamplingFlags& s) {
         ->check(between(0.01, 100.0));
     table
         .value("--repeat-last-n", s.repeat_last_n, "N",
-               "tokens that count as repeated; -1 = context (default 64)")
-        ->check(between(-1, kMostCount));
+               fmt::format("tokens that count as repeated, at most {0}; -1 = the whole context, but no more than {0} (default 64)",
+                           kMostRepeatTokens).c_str())
+        ->check(between(-1, kMostRepeatTokens));
     for (auto [name, target] : {std::pair("--presence-penalty", &s.presence_penalty),
                                 std::pair("--frequency-penalty", &s.frequency_penalty)})
         table.value(name, *target, "R", "accepted as 0; there is --repeat-penalty in its place")
@@ -339,9 +342,8 @@ constexpr const char* kCommandsHelp =
     "  bench       tokens per second\n"
     "  eval        sparse attention presets against dense, on a text\n"
     "  calibrate   learn which heads retrieve and a small index, for better presets\n"
-    "`winnow COMMAND --help` lists the flags of a command. Each flag has an environment twin, "
-    "WINNOW_CTX_SIZE "
-    "for\n--ctx-size; the command line wins.";
+    "`winnow COMMAND --help` lists the flags of a command. Each flag with a long name has an "
+    "environment twin,\nWINNOW_CTX_SIZE for --ctx-size; the command line wins.";
 
 const char* description(Command command) {
     switch (command) {

@@ -52,7 +52,6 @@ void PromptCache::save(Session& session) {
     const std::vector<TokenId>& cached = session.tokens();
     if (cached.size() <= stored_.size() && std::equal(cached.begin(), cached.end(), stored_.begin())) return;
     try {
-        const UnfinishedFile unfinished(temporary_of(path_));  // a second Ctrl-C removes what there is of it
         session.save_cache(path_);
         stored_ = cached;
         warn_if_outgrown(session);

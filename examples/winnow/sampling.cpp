@@ -12,6 +12,7 @@
 
 #include "examples/winnow/terminal.h"
 #include "winnow/error.h"
+#include "winnow/session.h"
 
 namespace winnow::program {
 namespace {
@@ -42,8 +43,10 @@ constexpr std::array<Setting, 7> kSettings = {{
      [](SamplingOptions& s, double v, std::uint32_t) { s.min_p = static_cast<float>(v); }},
     {"repeat_penalty", "general.sampling.penalty_repeat", 0.01, 100, false,
      [](SamplingOptions& s, double v, std::uint32_t) { s.repeat_penalty = static_cast<float>(v); }},
-    {"repeat_last_n", "general.sampling.penalty_last_n", -1, kMostCount, true,
-     [](SamplingOptions& s, double v, std::uint32_t n_ctx) { s.repeat_last_n = v < 0 ? n_ctx : count_or_off(v); }},
+    {"repeat_last_n", "general.sampling.penalty_last_n", -1, kMostRepeatTokens, true,
+     [](SamplingOptions& s, double v, std::uint32_t n_ctx) {
+         s.repeat_last_n = v < 0 ? std::min(n_ctx, kMostRepeatTokens) : count_or_off(v);
+     }},
     {"seed", "", -1, kMostSeed, true,
      [](SamplingOptions& s, double v, std::uint32_t) {
          s.seed = v < 0 ? random_seed() : static_cast<std::uint64_t>(v);
@@ -79,7 +82,8 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
         if (fits(setting, *value)) {
             setting.assign(sampling, *value, n_ctx);
         } else {
-            log_warning(fmt::format("the model's {} = {} makes no sense: not used", setting.model_key, *value));
+            log_warning(fmt::format("the model's {} = {} is not {} to {}: not used", setting.model_key, *value, setting.least,
+                                    setting.most));
         }
     }
     apply_flag(sampling, "temp", flags.temperature, n_ctx);

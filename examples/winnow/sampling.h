@@ -9,7 +9,7 @@
 namespace winnow::program {
 
 /// Defaults, then the model's general.sampling.*, then the flags. A negative seed is replaced by a
-/// random one of 32 bits. Values of the model that make no sense are left out with a warning.
+/// random one of 32 bits. Values of the model out of range are left out with a warning.
 SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& file, std::uint32_t n_ctx);
 
 /// `/set key=value`: temp, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed.

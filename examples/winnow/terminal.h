@@ -3,10 +3,17 @@
 #include <string>
 #include <string_view>
 
+#include "winnow/error.h"
+
 namespace winnow::program {
 
 /// Thrown when nobody reads standard output any more; main() exits with 1 and says nothing.
 struct ClosedOutput {};
+
+/// Standard output takes no more, as on a full disk: nothing that a chat could go on after.
+struct OutputError : Error {
+    using Error::Error;
+};
 
 /// Makes file descriptors 0, 1 and 2 safe to use: a closed one must not become the model file.
 void secure_standard_streams();
@@ -28,7 +35,7 @@ bool stdin_is_terminal();
 bool stdout_is_terminal();
 bool stderr_is_terminal();
 
-/// Writes results; unbuffered, so that an answer streams. @throws ClosedOutput or Error(kIo).
+/// Writes results; unbuffered, so that an answer streams. @throws ClosedOutput or OutputError(kIo).
 void write_out(std::string_view text);
 /// Writes text for people; never fails.
 void write_err(std::string_view text) noexcept;

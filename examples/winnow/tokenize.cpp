@@ -38,7 +38,7 @@ int run_tokenize(const Options& options) {
         if (options.ids) {
             out += fmt::format("{}{}", i == 0 ? "" : " ", ids[i]);
         } else if (options.pieces) {
-            out += fmt::format("{}\n", tokenizer.raw_token(ids[i]));
+            out += printable(tokenizer.raw_token(ids[i])) + "\n";
         } else {
             out += fmt::format("{:6} -> '{}'\n", ids[i], printable(tokenizer.piece(ids[i], true)));
         }

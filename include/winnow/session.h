@@ -15,7 +15,8 @@
 
 namespace winnow {
 
-/// Memory that a session needs, by kind; what `winnow info` prints and what the allocator takes agree to the byte.
+/// Memory that a session takes when it is opened, by kind: the sizes of its buffers. What the device makes of them is a little more, as
+/// each is rounded up to its alignment.
 struct MemoryPlan {
     std::uint64_t weight_bytes = 0;
     std::uint64_t kv_bytes = 0;       ///< K and V pools and block tables
@@ -64,6 +65,9 @@ struct SessionOptions {
     std::function<void(std::uint64_t, std::uint64_t)> on_load;
 };
 
+/// The most tokens that SamplingOptions::repeat_last_n can ask for.
+constexpr std::uint32_t kMostRepeatTokens = 1024;
+
 /// Counts and times of the last answer.
 struct SessionStats {
     std::uint32_t n_prompt = 0;  ///< tokens prefilled (without those already in the cache)
@@ -73,7 +77,8 @@ struct SessionStats {
 };
 
 /// A model on a device with one sequence: the ordinary user's class. Not thread-safe.
-/// All memory is taken by open(); prefill and decode allocate nothing on the device.
+/// open() takes all memory that prefill and decode need; evaluate() takes 32 rows of logits more when it is first called, capture() the
+/// queries for the time of the call.
 class Session {
 public:
     /// @throws Error(kBadFile | kNoDevice | kUnsupported | kOutOfMemory | kInvalidArgument).
@@ -83,6 +88,7 @@ public:
     virtual const ModelShape& shape() const = 0;
     virtual const DeviceInfo& device() const = 0;
     virtual std::uint32_t n_ctx() const = 0;
+    virtual std::uint32_t n_chunk() const = 0;  ///< most tokens of a prefill chunk
     virtual const MemoryPlan& memory() const = 0;
     virtual std::uint32_t n_dependent_dispatches() const = 0;  ///< of one decode step
 
@@ -109,7 +115,8 @@ public:
                           const Progress& progress = {}) = 0;
 
     /// Begins an answer after the cached tokens and `prompt` (at least one token, may follow a truncate). Only the last
-    /// token of the prompt is left to the first decode step.
+    /// token of the prompt is left to the first decode step. @throws Error(kInvalidArgument) for an empty prompt, one that does not fit,
+    /// and a repeat_last_n above kMostRepeatTokens.
     virtual void start(std::span<const std::int32_t> prompt, const SamplingOptions& sampling,
                        const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
                        const Progress& progress = {}) = 0;

@@ -21,9 +21,10 @@ DecodeLoop::DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& 
     dense_step_.begin();
     plan.record(dense_step_, {});
     dense_step_.end();
-    const std::uint32_t n_phases = options.sparse ? std::max(options.audit_every, 1u) : 0;
-    sparse_steps_.reserve(n_phases);
-    for (std::uint32_t phase = 0; phase < n_phases; ++phase) {
+    n_phases_ = options.sparse ? std::max(options.audit_every, 1u) : 0;
+    const std::uint32_t n_recorded = std::min(n_phases_, plan.n_layers() + 1);  // phases beyond the layers audit nothing
+    sparse_steps_.reserve(n_recorded);
+    for (std::uint32_t phase = 0; phase < n_recorded; ++phase) {
         sparse_steps_.emplace_back(device, "sparse_step", vk::Recorder::Reuse::kReplay);
         sparse_steps_.back().begin();
         plan.record(sparse_steps_.back(), {true, options.audit_every, phase});
@@ -74,9 +75,9 @@ bool DecodeLoop::runs_sparse(std::uint32_t position) const {
 void DecodeLoop::submit() {
     InFlight step;
     step.sparse = runs_sparse(position_);
-    if (step.sparse) step.phase = n_phase_++ % static_cast<std::uint32_t>(sparse_steps_.size());
+    if (step.sparse) step.phase = n_phase_++ % n_phases_;
     if (options_.replay) {
-        step.ticket = timeline_.submit(step.sparse ? sparse_steps_[step.phase] : dense_step_);
+        step.ticket = timeline_.submit(step.sparse ? sparse_steps_[std::min<std::size_t>(step.phase, sparse_steps_.size() - 1)] : dense_step_);
     } else {
         step.own = std::make_unique<vk::Recorder>(device_, "decode_step");
         step.own->begin();

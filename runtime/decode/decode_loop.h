@@ -61,7 +61,8 @@ private:
     vk::Timeline timeline_;
     Options options_;
     vk::Recorder dense_step_;
-    std::vector<vk::Recorder> sparse_steps_;  ///< one per audit phase
+    std::vector<vk::Recorder> sparse_steps_;  ///< one per audit phase; those that audit nothing share the last
+    std::uint32_t n_phases_ = 0;
     vk::Recorder begin_;
     std::uint32_t position_ = 0;  ///< of the next step to submit
     std::uint32_t n_phase_ = 0;   ///< rotates the audit phases, across answers

@@ -49,6 +49,7 @@ public:
     /// Records one step: reads the token of the state, samples the next one, advances the state.
     void record(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer = nullptr) const;
 
+    std::uint32_t n_layers() const { return shape_.n_layers; }
     /// Dispatches of the step that wait for an earlier one.
     std::uint32_t n_dependent_dispatches(bool sparse) const;
 

@@ -80,6 +80,12 @@ std::uint64_t PrefillBuffers::bytes_needed(const ModelShape& s, std::uint32_t n)
            (s.post_norms ? 0 : 16) + 4ull * s.n_embd;
 }
 
+std::uint32_t PrefillBuffers::most_tokens(const ModelShape& s, std::uint64_t max_buffer_bytes) {
+    const std::uint64_t row = std::max<std::uint64_t>({4ull * s.n_embd, 2 * widest(s), 4ull * (s.q_dim() + 2 * s.kv_dim()), 8ull * s.n_ff});
+    const std::uint64_t n = (max_buffer_bytes - std::min<std::uint64_t>(max_buffer_bytes, vk::kTexelBytes)) / row;
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(n, 1, 0xffffffffu));
+}
+
 Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
                  PrefillBuffers& buffers, std::uint32_t n_chunk, std::uint32_t n_first)
     : device_(device),

@@ -30,6 +30,8 @@ struct PrefillBuffers {
     vk::Buffer last;         ///< f32 [n_embd], host visible: the last token's x after all layers
     std::uint64_t bytes() const;
     static std::uint64_t bytes_needed(const ModelShape& shape, std::uint32_t n_chunk);
+    /// The longest chunk whose buffers all stay within what a device binds at once.
+    static std::uint32_t most_tokens(const ModelShape& shape, std::uint64_t max_buffer_bytes);
 };
 
 /// Puts a prompt into the cache in chunks, each in as many submissions of whole layers as keep a submission below a tenth of a

@@ -6,8 +6,8 @@
 namespace winnow {
 
 /// A file that appears under its name only when it is complete: written beside it, renamed by commit(), removed
-/// otherwise. What a link points to is replaced, not the link, and hands on its mode. A destination that exists and is
-/// no regular file (a pipe, /dev/null) is written in place.
+/// otherwise. What a link points to is replaced, not the link, and hands on its mode; a link to nothing is replaced itself. A
+/// destination that exists and is no regular file (a pipe, /dev/null) is written in place.
 class WholeFile {
 public:
     /// @param mode of a file that is new, less what the umask takes.
@@ -29,8 +29,12 @@ private:
 
     std::string path_;
     std::string temporary_;  ///< empty when written in place, and after commit()
+    int slot_ = -1;          ///< of the table that remove_unfinished_files() reads
     int fd_ = -1;
 };
+
+/// Removes what all WholeFiles of this process have written so far: for a signal handler, before it ends the process.
+void remove_unfinished_files() noexcept;
 
 /// The name that a WholeFile of this process is written under.
 std::string temporary_of(const std::string& path);

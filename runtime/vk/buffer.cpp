@@ -26,7 +26,7 @@ Buffer::Buffer(Device& device, std::string name, std::uint64_t bytes, BufferUse 
     if (bytes > limit - std::min(limit, kRounding)) {
         throw Error(ErrorCode::kOutOfMemory,
                     fmt::format("buffer '{}' needs {:.1f} MB; device '{}' allocates at most {:.1f} MB "
-                                "in one piece",
+                                "in one piece: use a smaller -c or -ub, or another device",
                                 name_, megabytes(bytes), device.info().name, megabytes(limit)));
     }
     try {
@@ -61,7 +61,7 @@ void Buffer::create(BufferUse use) {
         throw Error(
             ErrorCode::kOutOfMemory,
             fmt::format("buffer '{}' needs {:.1f} MB, which device '{}' does not have beside the "
-                        "{:.1f} MB already in use",
+                        "{:.1f} MB already in use: use a smaller -c, or close what else uses it",
                         name_, megabytes(needs.size), device_->info().name, megabytes(device_->allocated_bytes())));
     }
     WINNOW_VK_CHECK(result);

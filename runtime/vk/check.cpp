@@ -39,15 +39,18 @@ const char* result_name(VkResult result) {
 void check(VkResult result, const char* call, const char* file, int line) {
     if (result >= VK_SUCCESS) return;  // VK_INCOMPLETE and the like are no failures
     ErrorCode code = ErrorCode::kInternal;
+    const char* remedy = "update the driver, or try another --device";
     if (result == VK_ERROR_OUT_OF_HOST_MEMORY || result == VK_ERROR_OUT_OF_DEVICE_MEMORY ||
         result == VK_ERROR_TOO_MANY_OBJECTS) {
         code = ErrorCode::kOutOfMemory;
+        remedy = "use a smaller -c, or close what else uses memory";
     } else if (result == VK_ERROR_DEVICE_LOST) {
         code = ErrorCode::kDeviceLost;
+        remedy = "start again; should it last, use a smaller -ub or another --device";
     }
     const std::string_view path(file);
     const std::string_view name = path.substr(path.find_last_of('/') + 1);
-    throw Error(code, fmt::format("{} from {} ({}:{})", result_name(result), call, name, line));
+    throw Error(code, fmt::format("{} from {} ({}:{}): {}", result_name(result), call, name, line, remedy));
 }
 
 }  // namespace winnow::vk

@@ -75,7 +75,8 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     const DeviceReport& report = reports[choose_device(infos, select).index];
     if (!report.info.unusable_reason.empty()) {
         throw Error(ErrorCode::kUnsupported,
-                    fmt::format("device '{}' {}", report.info.name, report.info.unusable_reason));
+                    fmt::format("device '{}' {}: update its driver, or choose another with --device (--list-devices names them)", report.info.name,
+                                report.info.unusable_reason));
     }
     device->physical_ = report.physical;
     device->info_ = report.info;
@@ -133,7 +134,11 @@ Device::~Device() {
     instance_.reset();  // before the messages that its messenger writes to
 }
 
-std::uint64_t Device::free_memory_bytes() const { return vk::free_memory_bytes(physical_); }
+std::uint64_t Device::free_memory_bytes() const {
+    // Some drivers, software ones among them, know of no use at all.
+    const std::uint64_t own = std::min(allocated_bytes_.load(), info_.memory_bytes);
+    return std::min(vk::free_memory_bytes(physical_), info_.memory_bytes - own);
+}
 
 bool Device::debug_utils() const { return instance_->debug_utils(); }
 

@@ -76,7 +76,7 @@ public:
                limits_.subgroup_size == 32;
     }
 
-    /// What other programs leave of the largest device-local heap; all of it where the driver does not say.
+    /// What other programs, where the driver says that, and the buffers of this device leave of the largest device-local heap.
     std::uint64_t free_memory_bytes() const;
 
     /// Names an object for validation messages and captures; no-op without debug utils.

@@ -79,7 +79,7 @@ const DeviceInfo& choose_device(const std::vector<DeviceInfo>& devices, const st
     // An unusable device is returned only when it was asked for: then opening it says what it
     // lacks.
     if (best == nullptr || (select.empty() && !best->unusable_reason.empty())) {
-        throw refuse("no usable Vulkan device");
+        throw refuse("no usable Vulkan device: install a Vulkan 1.3 driver (mesa-vulkan-drivers has one for CPUs)");
     }
     return *best;
 }

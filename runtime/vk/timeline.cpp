@@ -30,7 +30,7 @@ void Timeline::check(VkResult result, const char* call) const {
     if (result == VK_ERROR_DEVICE_LOST) {
         throw Error(ErrorCode::kDeviceLost,
                     fmt::format("device '{}' was lost during '{}': the driver stopped it, perhaps because "
-                                "one submission ran too long",
+                                "one submission ran too long: start again, and with a smaller -ub should it last",
                                 device_.info().name, last_name_));
     }
     vk::check(result, call, __FILE__, __LINE__);

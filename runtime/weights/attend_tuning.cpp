@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/weights/attend_tuning.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "runtime/vk/device.h"
+#include "winnow/error.h"
 
 namespace winnow {
 
@@ -9,6 +14,19 @@ std::uint64_t attend_shared_bytes(std::uint32_t n_subgroups, std::uint32_t n_gro
                                   std::uint32_t n_splits) {
     return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 5 + 64);
 }
+
+namespace {
+
+// To the word what shaders/common/attend.glsl declares.
+std::uint64_t declared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
+                             std::uint32_t n_splits) {
+    const std::uint64_t quads = n_group * head_dim / 4;
+    const std::uint64_t parts = group_size >= 4 * quads ? 4 : group_size >= 2 * quads ? 2 : 1;
+    return 4 * (n_subgroups * n_group * (head_dim + 2) + std::max(n_splits, n_subgroups) * n_group + n_group +
+                (1 + parts) * n_group * head_dim + 1);
+}
+
+}  // namespace
 
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                            std::uint32_t n_splits, const AttendTuning& asked) {
@@ -20,6 +38,13 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
     while (t.group_size > subgroup &&
            attend_shared_bytes(t.group_size / subgroup, n_group, head_dim, n_splits) > device.limits().max_shared_memory_bytes)
         t.group_size /= 2;
+    const std::uint64_t bytes = declared_bytes(t.group_size, t.group_size / subgroup, n_group, head_dim, n_splits);
+    if (bytes > device.limits().max_shared_memory_bytes)
+        throw Error(ErrorCode::kUnsupported,
+                    fmt::format("{} query heads of {} on one kv head need {} KiB of shared memory, and '{}' has {}: choose another model, "
+                                "or another --device",
+                                n_group, head_dim, (bytes + 1023) >> 10, device.info().name,
+                                device.limits().max_shared_memory_bytes >> 10));
     if (device.is_cpu()) {
         // Registers bound how many tokens are worth holding at once.
         t.tokens_in_flight = n_group * head_dim >= 1024 ? 1 : 2;

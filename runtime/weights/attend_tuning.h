@@ -16,6 +16,7 @@ struct AttendTuning {
 };
 
 /// @param n_group query heads per kv head. @param asked taken as it is where it is not empty (bench/tune.cpp).
+/// @throws Error(kUnsupported) where not even one subgroup fits the device's shared memory.
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                            std::uint32_t n_splits, const AttendTuning& asked = {});
 

@@ -35,6 +35,7 @@ TEST_F(BenchOutput, JsonAndTable) {
     EXPECT_GT(rows[1]["gbps"], 0);
     EXPECT_EQ(rows[1]["samples_ns"].size(), 2u);
     EXPECT_EQ(rows[0]["n_batch"], 1024);
+    EXPECT_GT(rows[0]["n_ubatch"], 0);  // what was automatic too
     EXPECT_THAT(rows[0]["build_commit"].get<std::string>(), MatchesRegex("unknown|[0-9a-f]{7,40}"));
     const std::string table = bench({"-o", "md"}).out;
     EXPECT_THAT(table, HasSubstr(" pp16 |"));

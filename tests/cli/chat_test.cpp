@@ -127,6 +127,36 @@ TEST_F(ChatProgram, AFullContextSaysSoAndTheChatGoesOn) {
     EXPECT_EQ(count_of(outcome.err, "[ prompt "), 1u) << outcome.err;
 }
 
+TEST_F(ChatProgram, FailuresHaveTheirStatus) {
+    expect_error(run_program(arguments({"-c", "64", "-st"}), std::string(100, 'x') + "\n"), 2, "the context holds 64");
+    Program::Options shell;
+    shell.program = "/bin/sh";
+    const std::string call = std::string(WINNOW_BIN) + "/winnow chat -m '" + Files::shared().tiny() + "' -n 6 --temp 0 >/dev/full";
+    expect_error(run_program({"-c", call}, "the end\nand more\n", shell), 1, "writing to standard output failed");
+}
+
+TEST_F(ChatProgram, BlocksKeepTheirLinesAndAreNoCommands) {
+    const Files& files = Files::shared();
+    const std::string saved = files.path("blocks.json");
+    const Outcome outcome = run_program(
+        arguments(), "\"\"\"\n\n\nthe end\n\n\"\"\"\n\"\"\"/clear\nis a word\"\"\"\n\"\"\"one\n\ntwo\"\"\"\n/save " + saved + "\n");
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const json root = json::parse(files.read("blocks.json"), nullptr, false);
+    ASSERT_TRUE(root.is_object()) << outcome.err;
+    std::vector<std::string> questions;
+    for (const json& message : root["messages"])
+        if (message["role"] == "user") questions.push_back(message["content"]);
+    EXPECT_EQ(questions, (std::vector<std::string>{"\n\nthe end\n\n", "/clear\nis a word", "one\n\ntwo"}));
+}
+
+TEST_F(ChatProgram, StatisticsOfNoTokensAreThoseOfTheQuestion) {
+    const Outcome outcome = run_program(arguments(), "the river\n/set n=0\nand the other one\nand more\n/stats\n");
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_EQ(count_of(outcome.err, "| gen 6 tok"), 1u) << outcome.err;
+    EXPECT_EQ(count_of(outcome.err, "| gen 0 tok"), 2u) << outcome.err;
+    EXPECT_EQ(count_of(outcome.err, "generated  6 tokens"), 1u) << outcome.err;
+}
+
 TEST_F(ChatProgram, CtrlCAtThePromptExitsWith130) {
     Program program(arguments({"--simple-io"}));
     ASSERT_TRUE(program.wait_for_output("> "));

@@ -23,6 +23,12 @@ TEST(Flags, PenaltiesThatTheSamplerLacksAreRefusedByName) {
     expect_error(run_program({"-m", "x", "--presence-penalty", "much"}), 2, "--presence-penalty");
 }
 
+TEST(Flags, MoreRepeatedTokensThanTheSamplerKeepsAreRefused) {
+    const std::string& model = Files::shared().tiny();
+    expect_error(run_program({"generate", "-m", model, "-p", "a", "--repeat-last-n", "1025"}), 2, "1024");
+    EXPECT_THAT(run_program({"generate", "--help"}).out, HasSubstr("tokens that count as repeated, at most 1024"));
+}
+
 TEST(Flags, LogFilesThatCannotBeWrittenAreOneLine) {
     expect_error(
         run_program({"tokenize", "-m", Files::shared().vocabulary(), "-p", "a", "--log-file", "/nonexistent/log"}), 1,

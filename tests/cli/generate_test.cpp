@@ -77,6 +77,19 @@ TEST(Tokenize, Forms) {
     EXPECT_EQ(tokenize({"-p", "", "--ids"}).status, 0);
 }
 
+TEST(Tokenize, PiecesAreSafeAtATerminal) {
+    const Files& files = Files::shared();
+    std::string bytes = files.read("vocabulary.gguf");
+    const std::string token = "<|extra_300|>", wild = "\x1b[2Jtra_300";
+    ASSERT_NE(bytes.find(token), std::string::npos);
+    bytes.replace(bytes.find(token), token.size(), wild + "|>");
+    const std::vector<std::string> call{"tokenize", "-m", files.write("wild.gguf", bytes), "-p", wild + "|>", "--pieces"};
+    EXPECT_EQ(run_program(call).out, wild + "|>\n");
+    Program::Options terminal;
+    terminal.terminal = true;
+    EXPECT_EQ(run_program(call, "", terminal).out, "[2Jtra_300|>\r\n");
+}
+
 TEST(Tokenize, NoBosDropsIt) {
     const std::string& model = Files::shared().tiny_gemma();
     const Outcome with = run_program({"tokenize", "-m", model, "-p", "the", "--ids"});

@@ -2,6 +2,8 @@
 // Ctrl-C in the middle of work: 130, soon, and nothing half-written.
 #include <gmock/gmock.h>
 
+#include <chrono>
+#include <thread>
 
 #include "tests/cli/program.h"
 
@@ -61,6 +63,37 @@ TEST_F(Interrupt, Perplexity) {
     ASSERT_TRUE(program.wait_for_output("[1]"));
     EXPECT_EQ(interrupt(program).out.find("Final estimate"), std::string::npos);
     EXPECT_EQ(files.count(), n_files);
+}
+
+TEST_F(Interrupt, BeingEndedLeavesNoFileEither) {
+    const Files& files = Files::shared();
+    const std::size_t n_files = (Files::shared().slow(), files.count());
+    for (const int number : {SIGTERM, SIGHUP}) {
+        Program program({"perplexity", "-m", Files::shared().slow(), "-p", text(60000), "-c", "64", "--logits-out",
+                         files.path("ended.npy")});
+        ASSERT_TRUE(program.wait_for_output("[1]"));
+        EXPECT_EQ(files.count(), n_files + 1);
+        program.send(number);
+        EXPECT_EQ(program.finish().status, 128 + number);
+        EXPECT_EQ(files.count(), n_files);
+    }
+}
+
+// Reading goes on after a signal, so that nobody would notice the first Ctrl-C.
+TEST(InterruptInput, WhileSomebodyIsAskedForTheText) {
+    Program::Options options;
+    options.terminal = true;
+    Program program({"tokenize", "-m", Files::shared().vocabulary(), "-f", "-"}, options);
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    program.send(SIGINT);
+    bool ended = false;
+    for (int i = 0; i < 100 && !ended; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        ended = program.has_ended();
+    }
+    EXPECT_TRUE(ended);
+    program.send(SIGINT);
+    EXPECT_EQ(program.finish().status, 130);
 }
 
 TEST_F(Interrupt, Bench) {

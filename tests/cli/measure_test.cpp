@@ -362,6 +362,13 @@ TEST_F(Measure, PerplexityComparesWithSavedLogits) {
                               files.write("no.npy", "no logits")}), 2, "has no logits");
     expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
                               files.path("none.npy")}), 1, "none.npy");
+    // A shape that nothing but its header knows of allocates nothing.
+    std::string huge = files.read("base.npy").substr(0, 2000);
+    const std::string shape = "(128, 320), ";
+    ASSERT_NE(huge.find(shape), std::string::npos);
+    huge.replace(huge.find(shape), shape.size() + 6, "(1, 1073741823), }");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base", files.write("huge.npy", huge)}), 1,
+                 "ends too early");
     files.write("base.npy", files.read("base.npy").substr(0, 20000));
     expect_error(run_program(call({"--kl-divergence"})), 1, "ends too early");
 }

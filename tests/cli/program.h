@@ -98,6 +98,10 @@ public:
         out_ = -1;
     }
     void send(int signal_number) { kill(pid_, signal_number); }
+    bool has_ended() const {
+        siginfo_t info = {};
+        return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
+    }
 
     /// Reads until standard output contains `text` or is at its end. @returns whether it came.
     bool wait_for_output(const std::string& text) {

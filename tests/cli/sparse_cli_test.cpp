@@ -71,6 +71,13 @@ TEST_F(SparseProgram, SaysWhatWasKeptAndCaptured) {
     EXPECT_THAT(whole, HasSubstr("attention mass without sinks 1.000, p5 1.000, min 1.000"));
 }
 
+// Phases beyond the layers audit nothing, and share one recording: not one for each of a million.
+TEST_F(SparseProgram, RareAuditsCostNothing) {
+    const std::string line = stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", "1000000"});
+    EXPECT_GT(number_after(line, "| kept "), 1);
+    EXPECT_GT(number_after(line, "attention mass without sinks "), 0.5) << line;  // of the first steps
+}
+
 TEST_F(SparseProgram, RingsHaveNothingToCompareWith) {
     const std::string line = stats({"--sparse", "streaming", "--sparse-window", "64", "--sparse-min-ctx", "0", "--audit", "full"});
     EXPECT_THAT(line, HasSubstr("attention mass n/a"));
@@ -93,6 +100,7 @@ TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
     EXPECT_THAT(outcome.err, HasSubstr("warning: --sparse-mass has no effect on --sparse streaming"));
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}), 2, "--sparse-window");
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2, "--audit 0");
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "4000000000"}), 2, "1 to 1000000");
 }
 
 }  // namespace

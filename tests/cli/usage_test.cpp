@@ -43,6 +43,12 @@ TEST(Usage, FlagsMayStandBeforeOrAfterTheCommand) {
     EXPECT_EQ(before.status, 0) << before.err;
     EXPECT_FALSE(after.out.empty());
     EXPECT_EQ(after.out, before.out);
+    // What takes a file in eval takes nothing here.
+    const Outcome json = run_program({"--json", "tokenize", "-m", model, "-p", "chat"});
+    EXPECT_EQ(json.status, 0) << json.err;
+    EXPECT_TRUE(json.out.starts_with("{")) << json.out;
+    // A value that happens to be a command's name stays one.
+    EXPECT_EQ(run_program({"-p", "tokenize", "--ids", "tokenize", "-m", model}).status, 0);
 }
 
 TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {

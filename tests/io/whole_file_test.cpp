@@ -45,6 +45,28 @@ protected:
     TemporaryFolder folder_;
 };
 
+// As a handler of SIGTERM does it.
+TEST_F(WholeFileTest, WhatIsUnfinishedCanBeRemovedAtOnce) {
+    folder_.write("first", "old");
+    WholeFile first(folder_.path("first"));
+    put(first, "half");
+    {
+        WholeFile second(folder_.path("second"));
+        put(second, "half");
+        EXPECT_EQ(folder_.count(), 3u);
+        write_whole("third", "whole");
+        remove_unfinished_files();
+        EXPECT_EQ(folder_.count(), 2u);
+    }
+    EXPECT_EQ(folder_.read("first"), "old");
+    EXPECT_EQ(folder_.read("third"), "whole");
+    for (int i = 0; i < 20; ++i) write_whole("third", "again");  // places are given back
+    WholeFile last(folder_.path("last"));
+    EXPECT_EQ(folder_.count(), 3u);
+    remove_unfinished_files();
+    EXPECT_EQ(folder_.count(), 2u);
+}
+
 TEST_F(WholeFileTest, AppearsWhenItIsComplete) {
     folder_.write("file", "old");
     {

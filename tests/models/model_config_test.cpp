@@ -150,6 +150,8 @@ TEST(ModelConfig, BadLlamaValuesAreNamed) {
             {replace_uint("llama.block_count", 0), {"'llama.block_count' is 0"}},
             {replace_uint("llama.block_count", 1025), {"'llama.block_count' is 1025"}},
             {replace_uint("llama.block_count", 3), {"no tensor 'blk.2.attn_norm.weight'"}},
+            {replace_uint("llama.block_count", 1),
+             {"tensor 'blk.1.attn_norm.weight' lies beyond the 1 layers of 'llama.block_count'", "; "}},
             {replace_string("llama.block_count", "two"), {"'llama.block_count' is not a non-negative integer"}},
             {{{"llama.block_count"}}, {"lacks the metadata key 'llama.block_count'"}},
             {replace_uint("llama.context_length", 0), {"'llama.context_length' is 0"}},
@@ -232,12 +234,37 @@ TEST(ModelConfig, BadTensorsAreNamed) {
             {add("blk.1.attn_k.bias", 64), {"'blk.1.attn_k.bias'"}},
             {add("blk.0.attn_q.bias", 128), {"no tensor 'blk.0.attn_k.bias'"}},
             {add("blk.0.attn_q_norm.weight", 32), {"'blk.0.attn_q_norm.weight'"}},
+            {add("output.bias", 320), {"'output.bias' belongs to a variant", "; "}},
+            {add("blk.0.ffn_gate_inp.weight", 64), {"'blk.0.ffn_gate_inp.weight' belongs to a variant"}},
+            {add("\x1b[2Jodd\n", 32), {"'?[2Jodd?' belongs to a variant"}},
             {add("rope_freqs.weight", 8), {"'rope_freqs.weight' is [8], expected [16]"}},
             {add("rope_freqs.weight", 16), {"rope_freqs.weight holds 0", "; "}},
             {replace_tensor("rope_freqs.weight", WeightType::kF16, {16}), {"rope_freqs.weight is F16, expected F32; "}},
         });
     EXPECT_EQ(refusal({}, replace_tensor("blk.0.attn_norm.weight", WeightType::kF16, {64})), "");
+    EXPECT_EQ(refusal({}, add("blk.0.attn_rot_embd", 16)), "");  // of very old files, and nothing new
     EXPECT_EQ(refusal({}, replace_uint("llama.vocab_size", 320)), "");
+}
+
+// What other recipes read and this one does not: refused unless it would change nothing.
+TEST(ModelConfig, KeysOfOtherRecipesAreRefused) {
+    const auto causal = [](bool value) {
+        return Change{{}, [=](GgufWriter& w) { w.add_bool("llama.attention.causal", value); }};
+    };
+    EXPECT_THAT(refusal({}, causal(false)), HasSubstr("'llama.attention.causal' is false"));
+    EXPECT_EQ(refusal({}, causal(true)), "");
+    for (const char* name : {"attention.scale", "embedding_scale", "logit_scale", "residual_scale", "rope.scaling.attn_factor",
+                             "attention.temperature_scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
+        const std::string key = std::string("llama.") + name;
+        EXPECT_THAT(refusal({}, replace_float(key, 0.5f)), HasSubstr("'" + key + "' is 0.5, which winnow does not support"));
+        EXPECT_THAT(refusal({}, replace_float(key, kNan)), HasSubstr(key));
+        EXPECT_EQ(refusal({}, replace_float(key, 0)), "");
+    }
+    for (const char* key : {"llama.embedding_scale", "llama.logit_scale", "llama.residual_scale"})
+        EXPECT_EQ(refusal({}, replace_float(key, 1)), "");
+    EXPECT_EQ(refusal({}, replace_float("llama.attention.scale", 1 / std::sqrt(32.0f))), "");
+    EXPECT_EQ(refusal(gemma(), replace_float("gemma3.embedding_scale", 8)), "");
+    EXPECT_THAT(refusal(gemma(), replace_float("gemma3.embedding_scale", 1)), HasSubstr("'gemma3.embedding_scale' is 1"));
 }
 
 TEST(ModelConfig, LinearRopeScaling) {

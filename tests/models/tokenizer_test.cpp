@@ -142,7 +142,11 @@ void expect_bad(const Draft& draft, const std::string& what) {
         ADD_FAILURE() << "opened; expected: " << what;
     } catch (const Error& e) {
         EXPECT_EQ(e.code(), ErrorCode::kBadFile);
-        EXPECT_THAT(e.what(), HasSubstr(what));
+        const std::string text = e.what();
+        EXPECT_THAT(text, HasSubstr(what));
+        EXPECT_THAT(text, HasSubstr("; download it again or choose another model"));
+        EXPECT_LT(text.size(), 1500u);
+        for (const char c : text) EXPECT_TRUE(c >= ' ' && c <= '~') << text;
     }
 }
 
@@ -408,6 +412,29 @@ TEST(TokenizerFile, NamesWhatIsDamaged) {
     d = spm;
     d.add("<0xZZ>", kByte);
     expect_bad(d, "'<0xZZ>' is no byte");
+    d = bpe;
+    d.flags["add_eos_token"] = true;
+    expect_bad(d, "tokenizer.ggml.add_eos_token is true, which winnow does not support");
+    d.flags["add_eos_token"] = false;
+    EXPECT_NO_THROW(d.open());
+}
+
+// Text of the file in an error line is short, and no command to a terminal.
+TEST(TokenizerFile, ExcerptsAreSafe) {
+    const Draft bpe = bpe_draft();
+    const std::string wild = "\x1b[2J\n" + std::string(100000, 'x');
+    Draft d = bpe;
+    d.model = wild;
+    expect_bad(d, "tokenizer.ggml.model '?[2J?xxx");
+    (d = bpe).pre = wild;
+    expect_bad(d, "tokenizer.ggml.pre '?[2J?xxx");
+    (d = bpe).merges[1] = wild;
+    expect_bad(d, "tokenizer.ggml.merges[1] '?[2J?xxx");
+    (d = bpe).merges[1] = "a " + wild;
+    expect_bad(d, "tokenizer.ggml.merges[1] 'a ?[2J?xxx");
+    d = spm_draft();
+    d.add(wild, kByte);
+    expect_bad(d, "'?[2J?xxx");
 }
 
 TEST(TokenizerFile, RefusesIdsOutOfRange) {
