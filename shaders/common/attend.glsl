@@ -4,9 +4,12 @@
 // the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
 // memory, across workgroups by the last one to arrive (fixed order: same bits each time).
 // The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
+// kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number as its weight
+// (RazorAttention). Off, nothing of it is left in the compiled stage.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
+#include "shaders/common/evicted.glsl"
 
 READ_WORDS(key_pool, KEY_BINDING, restrict readonly)
 READ_WORDS(value_pool, VALUE_BINDING, restrict readonly)
@@ -16,6 +19,7 @@ layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { fl
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer PartialQuads { vec4 partial_quads[]; };
 layout(set = 0, binding = COUNTER_BINDING, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { float attended[]; };
+layout(set = 0, binding = EVICTED_BINDING, scalar) restrict readonly buffer EvictedSums { uvec2 evicted_sums[]; };
 
 const uint kUnits = kHeadDim / 8;                            // 8 dimensions each
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
@@ -54,6 +58,46 @@ void attend_init(uint kv_head) {
             attend_q[g * kQuadsPerLane + 2 * u + 1] = inside ? query[at + 1] : vec4(0.0);
             attend_o[g * kQuadsPerLane + 2 * u] = vec4(0.0);
             attend_o[g * kQuadsPerLane + 2 * u + 1] = vec4(0.0);
+        }
+    }
+}
+
+vec4 evicted_mean(uint at, float inverse) {
+    vec4 mean;
+    [[unroll]] for (uint e = 0; e < 4; ++e) mean[e] = from_sum(evicted_sums[at + e]) * inverse;
+    return mean;
+}
+
+// The state of one lane group of split 0 begins with the mean of the n tokens of `sum_row` in place of nothing. All lanes of
+// the workgroup must come here: they share sums.
+void attend_evicted(uint split, uint sum_row, uint n) {
+    if (!kEvicted || split != 0 || n == 0) return;
+    const float inverse = 1.0 / float(n);
+    const uint key_at = sum_row * 2 * kHeadDim;
+    const uint value_at = key_at + kHeadDim;
+    float score[kGroup];
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) score[g] = 0.0;
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;  // of a unit beyond the row the query is zero
+        const vec4 a = evicted_mean(key_at + dim, inverse);
+        const vec4 b = evicted_mean(key_at + dim + 4, inverse);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            score[g] += dot(attend_q[g * kQuadsPerLane + 2 * u], a) + dot(attend_q[g * kQuadsPerLane + 2 * u + 1], b);
+    }
+    [[unroll]] for (uint g = 0; g < kGroup; ++g)
+        for (uint d = 1; d < kLanes; d <<= 1) score[g] += subgroupShuffleXor(score[g], d);
+    if (attend_slot() != 0) return;
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+        attend_m[g] = score[g] + log(float(n));
+        attend_d[g] = 1.0;
+    }
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;
+        const vec4 a = evicted_mean(value_at + dim, inverse);
+        const vec4 b = evicted_mean(value_at + dim + 4, inverse);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+            attend_o[g * kQuadsPerLane + 2 * u] = a;
+            attend_o[g * kQuadsPerLane + 2 * u + 1] = b;
         }
     }
 }
