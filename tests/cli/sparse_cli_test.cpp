@@ -93,6 +93,8 @@ TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
     EXPECT_THAT(outcome.err, HasSubstr("warning: --sparse-mass has no effect on --sparse streaming"));
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}), 2, "--sparse-window");
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2, "--audit 0");
+    for (const char* preset : {"off", "exact", "streaming"})
+        expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", preset, "--sparse-compensation"}), 2, "--sparse-compensation");
 }
 
 }  // namespace

@@ -137,6 +137,7 @@ TEST_F(CompensatedSessionTest, EveryTokenIsCountedOnce) {
     expect_equal("the first have left");
     both([&](Session& s) { s.prefill(std::span(tokens_).subspan(s.n_cached(), 300)); });
     expect_equal("prefilled");
+    EXPECT_NE(key_sums(*twin)[0], std::vector<std::int64_t>(twin->shape().head_dim, 0));
     std::vector<std::vector<float>> rows;
     both([&](Session& s) { rows.push_back(logits(s)); });
     EXPECT_EQ(rows[0], rows[1]);
