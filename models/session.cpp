@@ -389,8 +389,8 @@ private:
         });
     }
 
-    // Summaries of the cached tokens from `from` on (rounded down to a superblock), from their keys, and sums: after the policy
-    // or the length of the cache changed.
+    // Sums, and summaries of the cached tokens from `from` on (rounded down to a superblock), from their keys: after the
+    // policy or the length of the cache changed.
     void refresh_summaries(std::uint32_t from) {
         settle_sums();
         if (policy_.is_dense()) return;

@@ -31,8 +31,8 @@ constexpr std::uint32_t kMostTokens = 1u << 30;
 constexpr std::uint64_t kPieceBytes = 32u << 20;  // of a copy between host and device
 
 // The file: Header, u32 [n_layers * n_kv_heads, kHeadWords] (the head words of the block tables), i32 tokens [n_tokens], then for each
-// layer the used blocks of each head's keys, and of each head's values, then the sums of the rings that are summed; at its end the hash of
-// everything before.
+// layer the used blocks of each head's keys, and of each head's values, then the sums of the rings that are summed;
+// at its end the hash of everything before.
 struct Header {
     char magic[8];
     std::uint32_t version;

@@ -26,7 +26,8 @@ void register_sum_evicted() {
         cache.evicted().assume(b.device(), cache.layout(), n - 1);
         b.run(state, SumEvicted::bytes_moved(c, 1), [&](vk::Recorder& r, std::uint32_t i) {
             stage.record(r,
-                         {step_state, cache.tables(), cache.keys(0), cache.values(0), cache.evicted().sums(), cache.evicted().counts()},
+                         {step_state, cache.tables(), cache.keys(0), cache.values(0), cache.evicted().sums(),
+                          cache.evicted().counts()},
                          {cache.layout().table_offset(0), cache.layout().table_stride(), 0, n - i % 2});
         });
     });

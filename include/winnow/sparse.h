@@ -119,8 +119,9 @@ struct SparsePolicy {
     std::uint32_t local_window = 0;         ///< of local heads; 0 = a part of the context, within limits:
     float local_share = 0.1f;
     std::uint32_t local_least = 512, local_most = 8192;
-    /// What leaves the window of a local head is not lost: all of it together counts as one token, with the mean of the keys, the mean of
-    /// the values and their number as its weight (RazorAttention's compensation token, arXiv 2407.15891). Prefill attends without it.
+    /// What leaves the window of a local head is not lost: all of it together counts as one token, with the mean of the
+    /// keys, the mean of the values and their number as its weight (RazorAttention's compensation token, arXiv
+    /// 2407.15891). Prefill attends without it.
     bool compensate = false;
     bool needs_sidecar = false;             ///< and has none
     bool steered = false;                   ///< an audit may widen budgets between steps: lists have room for everything

@@ -11,7 +11,8 @@ namespace winnow {
 
 SumEvicted::SumEvicted(vk::Device& device, const Config& config) : config_(config) {
     const std::array<std::uint32_t, 3> spec{32, config.head_dim, config.block_size};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("sum_evicted", config.kv_type)), 6, sizeof(SumEvictedPush), spec);
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("sum_evicted", config.kv_type)), 6,
+                                    sizeof(SumEvictedPush), spec);
 }
 
 void SumEvicted::record(vk::Recorder& recorder, const Buffers& b, const SumEvictedPush& push) const {

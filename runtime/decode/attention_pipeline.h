@@ -51,8 +51,8 @@ public:
     void record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer, bool sparse) const;
     /// Captured mass of the layer's last attention; runs beside whatever is recorded until the next barrier.
     void record_audit(vk::Recorder& recorder, std::uint32_t layer) const;
-    /// Brings the sums of what left the windows to a cache of n tokens (WINNOW_AFTER_STEP: one more than before the step), once nothing
-    /// reads them any more; beside whatever is recorded until the next barrier. The rows that leave must not have been overwritten.
+    /// Brings the sums of what left the windows to a cache of n tokens (WINNOW_AFTER_STEP: one more than before the step),
+    /// once nothing reads them any more; beside whatever is recorded until the next barrier. What leaves is still there.
     void record_evicted(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens) const;
     /// Summaries and index keys of a prefill chunk in the cache; the caller's next barrier orders it.
     void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;

@@ -21,7 +21,8 @@ EvictedSums::EvictedSums(vk::Device& device, const KvConfig& c, std::vector<bool
     static_assert(kNone == WINNOW_NO_SUMS);
     for (std::uint32_t layer = 0; layer < c.n_layers; ++layer) {
         const auto first = summed_.begin() + layer * c.n_kv_heads;
-        first_rows_.push_back(std::find(first, first + c.n_kv_heads, true) != first + c.n_kv_heads ? layer * c.n_kv_heads : kNone);
+        first_rows_.push_back(
+            std::find(first, first + c.n_kv_heads, true) != first + c.n_kv_heads ? layer * c.n_kv_heads : kNone);
     }
     const std::uint64_t n_rows = summed_.size();
     sums_ = vk::Buffer(device, "evicted_sums", n_rows * row_bytes(c.head_dim), vk::BufferUse::kDevice);

@@ -8,8 +8,9 @@
 
 namespace winnow {
 
-/// For each kv head the sums of the keys and values that left its window, and how many they are: the compensation token of RazorAttention.
-/// A sum is exact (shaders/common/evicted.glsl), so that it can be taken back to any length of the cache whose window is still there.
+/// For each kv head the sums of the keys and values that left its window, and how many they are: the compensation token
+/// of RazorAttention. A sum is exact (shaders/common/evicted.glsl), so that it can be taken back to any length of the
+/// cache whose window is still there.
 class EvictedSums {
 public:
     EvictedSums() = default;
@@ -22,8 +23,10 @@ public:
     std::uint32_t first_row(std::uint32_t layer) const { return first_rows_.empty() ? kNone : first_rows_[layer]; }
     bool sums_layer(std::uint32_t layer) const { return first_row(layer) != kNone; }
 
-    const vk::Buffer& sums() const { return sums_; }      ///< i64 [n_layers * n_kv_heads, key and value, head_dim], units of 2^-24
-    const vk::Buffer& counts() const { return counts_; }  ///< u32 [n_layers * n_kv_heads] tokens that the sums are of
+    /// i64 [n_layers * n_kv_heads, key and value, head_dim], units of 2^-24
+    const vk::Buffer& sums() const { return sums_; }
+    /// u32 [n_layers * n_kv_heads] tokens that the sums are of
+    const vk::Buffer& counts() const { return counts_; }
     std::uint64_t bytes() const { return summed_.empty() ? 0 : sums_.bytes() + counts_.bytes(); }
     static std::uint64_t row_bytes(std::uint32_t head_dim) { return 2ull * head_dim * 8; }
     /// What the constructor takes, without a device.
@@ -31,7 +34,8 @@ public:
 
     /// Sums of no token.
     void clear(vk::Device& device) const;
-    /// Declares the sums of rings to be those of a cache of n tokens, after they were loaded; other heads' are of no token.
+    /// Declares the sums of rings to be those of a cache of n tokens, after they were loaded; other heads' are of no
+    /// token.
     void assume(vk::Device& device, const KvLayout& layout, std::uint32_t n_tokens) const;
 
 private:

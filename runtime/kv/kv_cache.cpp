@@ -68,7 +68,8 @@ void KvCache::set_summed(vk::Device& device, const std::vector<HeadRole>& roles)
         if (layout_.head(i / c.n_kv_heads, i % c.n_kv_heads).ring_blocks == 0) continue;
         if (summed[i] && !evicted_.is_summed(i))
             throw Error(ErrorCode::kInvalidArgument,
-                        "this session's heads have dropped tokens that nobody added up: begin a session with --sparse-compensation");
+                        "this session's heads have dropped tokens that nobody added up: begin a session with "
+                        "--sparse-compensation");
         summed[i] = evicted_.is_summed(i);
         if (summed[i]) rings.push_back(i);
     }

@@ -4,7 +4,8 @@
 // online softmax after Milakov & Gimelshein 2018).
 // One workgroup handles: one of kMaxSplits ranges of blocks of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32 [n_heads, head_dim], scaled; 5 partial states;
-//   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations; 9 sums of what left the windows, evicted.glsl
+//   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations;
+//   9 sums of what left the windows, evicted.glsl
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require

@@ -4,8 +4,8 @@
 // the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
 // memory, across workgroups by the last one to arrive (fixed order: same bits each time).
 // The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool.
-// kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number as its weight
-// (RazorAttention). Off, nothing of it is left in the compiled stage.
+// kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number
+// as its weight (RazorAttention). Off, nothing of it is left in the compiled stage.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
@@ -68,8 +68,8 @@ vec4 evicted_mean(uint at, float inverse) {
     return mean;
 }
 
-// The state of one lane group of split 0 begins with the mean of the n tokens of `sum_row` in place of nothing. All lanes of
-// the workgroup must come here: they share sums.
+// The state of one lane group of split 0 begins with the mean of the n tokens of `sum_row` in place of nothing. All
+// lanes of the workgroup must come here: they share sums.
 void attend_evicted(uint split, uint sum_row, uint n) {
     if (!kEvicted || split != 0 || n == 0) return;
     const float inverse = 1.0 / float(n);

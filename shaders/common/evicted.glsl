@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums of the keys and values that left a head's window. A sum is a whole number of 2^-24 in 64 bits, (low, high) in two's
-// complement: halves and their products with codes are such numbers. So sums are exact, their order does not matter, and what was added can
-// be taken away again. EvictedSums: [n_layers * n_kv_heads][key, value][kHeadDim].
+// Sums of the keys and values that left a head's window. A sum is a whole number of 2^-24 in 64 bits, (low, high) in
+// two's complement: halves and their products with codes are such numbers. So sums are exact, their order does not
+// matter, and what was added can be taken away again. EvictedSums: [n_layers * n_kv_heads][key, value][kHeadDim].
 // Include after kv.glsl.
 #ifndef WINNOW_EVICTED_GLSL
 #define WINNOW_EVICTED_GLSL

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention with the compensation token, in each of the stages that know it: what left a window counts as one token of the mean key and value with
-// the number of those as its weight. The same as if each of them had the mean key and value, which is what the reference attends to.
+// Attention with the compensation token, in each of the stages that know it: what left a window counts as one token of
+// the mean key and value with the number of those as its weight. The same as if each of them had the mean key and
+// value, which is what the reference attends to.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -46,7 +47,9 @@ protected:
             : state(make_sparse_state(device(), cache.shape.position())),
               tables(make_buffer(cache.table())),
               query(make_buffer(cache.query)),
-              partials(make_poisoned<float>(attend_partial_bytes(cache.shape.n_heads(), cache.shape.n_kv_heads, cache.shape.head_dim, kSplits) / 4)),
+              partials(make_poisoned<float>(
+                  attend_partial_bytes(cache.shape.n_heads(), cache.shape.n_kv_heads, cache.shape.head_dim, kSplits) /
+                  4)),
               counters(make_buffer(std::vector<std::uint32_t>(cache.shape.n_kv_heads + 8))),
               attended(device(), "attended", cache.query.size() * 4),
               act(make_poisoned<std::uint32_t>(cache.query.size() / 32 * 20)),
@@ -59,7 +62,8 @@ protected:
                 words.insert(words.end(), sum.key.begin(), sum.key.end());
                 words.insert(words.end(), sum.value.begin(), sum.value.end());
                 for (std::uint32_t t = 0; t < cache.shape.n_tokens && poison_unseen; ++t)
-                    for (std::uint32_t i = 0; i < cache.shape.head_dim && !cache.heads[h].sees(cache.shape.position(), t); ++i)
+                    for (std::uint32_t i = 0;
+                         i < cache.shape.head_dim && !cache.heads[h].sees(cache.shape.position(), t); ++i)
                         k[cache.key_at(h, t) + i] = v[cache.key_at(h, t) + i] = std::nanf("");
             }
             keys = cache.upload(device(), k);
@@ -78,7 +82,9 @@ protected:
         const AttendDense stage(device(), config);
         const Bound b(cache);
         vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder, {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, b.sums},
+            stage.record(recorder,
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, b.sums},
                          {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
         });
         return b.attended.contents<float>();
@@ -96,8 +102,8 @@ protected:
         push.evicted = kFirstRow;
         vk::run_once(device(), [&](vk::Recorder& recorder) {
             stage.record(recorder,
-                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, b.zeros, b.zeros,
-                          b.zeros, lse, counts, b.sums},
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, b.zeros, b.zeros, b.zeros, lse, counts, b.sums},
                          push);
         });
         return b.attended.contents<float>();
@@ -109,22 +115,30 @@ protected:
         level.unit = 16;
         level.rule = BudgetRule::kTopK;
         level.budget = 64;
-        SelectAttend::Config config{.n_heads = s.n_heads(), .n_kv_heads = s.n_kv_heads, .head_dim = s.head_dim, .kv_type = s.kv_type,
-                                    .n_splits = kSplits, .quantize = false, .level = level, .most_rows = 64, .most_always = 256,
+        SelectAttend::Config config{.n_heads = s.n_heads(),
+                                    .n_kv_heads = s.n_kv_heads,
+                                    .head_dim = s.head_dim,
+                                    .kv_type = s.kv_type,
+                                    .n_splits = kSplits,
+                                    .quantize = false,
+                                    .level = level,
+                                    .most_rows = 64,
+                                    .most_always = 256,
                                     .score_stride = IndexerScore::score_stride(64)};
         config.evicted = evicted;
         const SelectAttend stage(device(), config);
         const Bound b(cache);
         const vk::Buffer lse = make_poisoned<float>(s.n_heads()), counts = make_poisoned<std::uint32_t>(s.n_kv_heads),
-                         lists = make_poisoned<std::uint32_t>(64), controls = make_poisoned<SelectControl>(s.n_kv_heads);
+                         lists = make_poisoned<std::uint32_t>(64),
+                         controls = make_poisoned<SelectControl>(s.n_kv_heads);
         SelectAttendPush push{};
         push.table_offset = TestCache::table_offset;
         push.table_stride = cache.table_stride;
         push.evicted = kFirstRow;
         vk::run_once(device(), [&](vk::Recorder& recorder) {
             stage.record(recorder,
-                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, lists, controls,
-                          b.zeros, lse, counts, b.zeros, b.zeros, b.zeros, b.sums},
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, lists, controls, b.zeros, lse, counts, b.zeros, b.zeros, b.zeros, b.sums},
                          push);
         });
         return b.attended.contents<float>();
@@ -134,23 +148,34 @@ protected:
     static void expect_right(const WindowCase& c, const TestCache& cache, const std::vector<float>& got) {
         SCOPED_TRACE(c.text());
         const reference::Compensated all = reference::compensate(cache.view(), c.shape.position());
-        const reference::Attended wanted =
-            reference::attend_dense(cache.query, {c.shape.head_dim, all.keys, all.values, all.heads}, c.shape.position());
+        const reference::Attended wanted = reference::attend_dense(
+            cache.query, {c.shape.head_dim, all.keys, all.values, all.heads}, c.shape.position());
         expect_close(got, wanted.output, allowances(wanted.terms, 14 + std::sqrt(c.shape.n_tokens / 4.0)), "attended");
     }
 };
 
 TEST_F(CompensationTest, DenseStage) {
-    for (const WindowCase& c : {WindowCase{{.n_tokens = 90}}, {{.n_tokens = 103}}, {{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 199}}, {{.n_tokens = 1025}},
-                                {{.n_tokens = 1025}, 1, 0}, {{.n_tokens = 1025}, 64, 130}, {{.n_tokens = 1025}, 900, 0}}) {
+    for (const WindowCase& c : {WindowCase{{.n_tokens = 90}},
+                                {{.n_tokens = 103}},
+                                {{.n_tokens = 104}},
+                                {{.n_tokens = 105}},
+                                {{.n_tokens = 199}},
+                                {{.n_tokens = 1025}},
+                                {{.n_tokens = 1025}, 1, 0},
+                                {{.n_tokens = 1025}, 64, 130},
+                                {{.n_tokens = 1025}, 900, 0}}) {
         const TestCache cache = windowed(c);
         expect_right(c, cache, dense(cache, true));
     }
 }
 
 TEST_F(CompensationTest, DenseStageOfEveryTypeAndWidth) {
-    for (const CacheShape& shape : {CacheShape{400, 64, 3, KvType::kF32}, {400, 64, 3, KvType::kQ8_0}, {400, 64, 3, KvType::kQ4_0}, {400, 80, 1, KvType::kF16},
-                                    {400, 128, 1, KvType::kF16}, {400, 256, 1, KvType::kF16}}) {
+    for (const CacheShape& shape : {CacheShape{400, 64, 3, KvType::kF32},
+                                    {400, 64, 3, KvType::kQ8_0},
+                                    {400, 64, 3, KvType::kQ4_0},
+                                    {400, 80, 1, KvType::kF16},
+                                    {400, 128, 1, KvType::kF16},
+                                    {400, 256, 1, KvType::kF16}}) {
         const WindowCase c{shape};
         const TestCache cache = windowed(c);
         expect_right(c, cache, dense(cache, true));
@@ -158,14 +183,16 @@ TEST_F(CompensationTest, DenseStageOfEveryTypeAndWidth) {
 }
 
 TEST_F(CompensationTest, SparseStage) {
-    for (const WindowCase& c : {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 1025}}, {{.n_tokens = 1025}, 65, 0}}) {
+    for (const WindowCase& c :
+         {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 1025}}, {{.n_tokens = 1025}, 65, 0}}) {
         const TestCache cache = windowed(c);
         expect_right(c, cache, sparse(cache, true));
     }
 }
 
 TEST_F(CompensationTest, SelectingStage) {
-    for (const WindowCase& c : {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 900}}, {{.n_tokens = 900}, 65, 0}}) {
+    for (const WindowCase& c :
+         {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 900}}, {{.n_tokens = 900}, 65, 0}}) {
         const TestCache cache = windowed(c);
         expect_right(c, cache, select(cache, true));
     }

@@ -24,8 +24,12 @@ constexpr std::uint32_t kFirstRow = 2, kWindow = 70, kSinks = 5;
 /// The sums of a cache's heads as the device has them, between rows that belong to nobody.
 struct Sums {
     Sums(vk::Device& dev, const CacheShape& s)
-        : sums(dev, "sums", std::as_bytes(std::span<const std::int64_t>(std::vector<std::int64_t>((kFirstRow + s.n_kv_heads) * 2 * s.head_dim, 0)))),
-          counts(dev, "counts", std::as_bytes(std::span<const std::uint32_t>(std::vector<std::uint32_t>(kFirstRow + s.n_kv_heads, 0)))) {}
+        : sums(dev, "sums",
+               std::as_bytes(std::span<const std::int64_t>(
+                   std::vector<std::int64_t>((kFirstRow + s.n_kv_heads) * 2 * s.head_dim, 0)))),
+          counts(
+              dev, "counts",
+              std::as_bytes(std::span<const std::uint32_t>(std::vector<std::uint32_t>(kFirstRow + s.n_kv_heads, 0)))) {}
     GuardedBuffer sums, counts;
 };
 
@@ -33,8 +37,11 @@ class SumEvictedTest : public GpuTest {
 protected:
     static void TearDownTestSuite() { stages_.clear(); }
     static const SumEvicted& stage(const CacheShape& s) {
-        std::unique_ptr<SumEvicted>& result = stages_[fmt::format("{} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads)];
-        if (!result) result = std::make_unique<SumEvicted>(device(), SumEvicted::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock});
+        std::unique_ptr<SumEvicted>& result =
+            stages_[fmt::format("{} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads)];
+        if (!result)
+            result =
+                std::make_unique<SumEvicted>(device(), SumEvicted::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock});
         return *result;
     }
     /// The first kv head sees sinks and a window, the others everything.
@@ -44,14 +51,15 @@ protected:
         return cache;
     }
     /// The stage, for each of these lengths of the cache in turn; WINNOW_AFTER_STEP is that of `position`.
-    static void run(const TestCache& cache, const Sums& to, const std::vector<std::uint32_t>& lengths, std::uint32_t position = 0,
-                    bool stopped = false) {
+    static void run(const TestCache& cache, const Sums& to, const std::vector<std::uint32_t>& lengths,
+                    std::uint32_t position = 0, bool stopped = false) {
         const vk::Buffer state = make_sparse_state(device(), position, stopped), tables = make_buffer(cache.table()),
                          keys = cache.upload(device(), cache.keys), values = cache.upload(device(), cache.values);
         vk::run_once(device(), [&](vk::Recorder& recorder) {
             for (const std::uint32_t n : lengths) {
-                stage(cache.shape).record(recorder, {state, tables, keys, values, to.sums.range(), to.counts.range()},
-                                          {TestCache::table_offset, cache.table_stride, kFirstRow, n});
+                stage(cache.shape)
+                    .record(recorder, {state, tables, keys, values, to.sums.range(), to.counts.range()},
+                            {TestCache::table_offset, cache.table_stride, kFirstRow, n});
                 recorder.barrier();
             }
         });
@@ -85,7 +93,8 @@ std::map<std::string, std::unique_ptr<SumEvicted>> SumEvictedTest::stages_;
 
 TEST_F(SumEvictedTest, EveryLengthOfEveryType) {
     for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0, KvType::kQ4_0})
-        for (const std::uint32_t n : {1u, kSinks, kWindow, kWindow + kSinks - 1, kWindow + kSinks, kWindow + kSinks + 1, 128u, 129u, 700u})
+        for (const std::uint32_t n :
+             {1u, kSinks, kWindow, kWindow + kSinks - 1, kWindow + kSinks, kWindow + kSinks + 1, 128u, 129u, 700u})
             check({.n_tokens = n, .kv_type = type});
 }
 
@@ -96,7 +105,8 @@ TEST_F(SumEvictedTest, EveryWindow) {
 
 TEST_F(SumEvictedTest, EveryHeadShape) {
     for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0, KvType::kQ4_0})
-        for (const std::uint32_t head_dim : {64u, 80u, 128u, 256u}) check({.n_tokens = 201, .head_dim = head_dim, .kv_type = type, .n_kv_heads = 3});
+        for (const std::uint32_t head_dim : {64u, 80u, 128u, 256u})
+            check({.n_tokens = 201, .head_dim = head_dim, .kv_type = type, .n_kv_heads = 3});
 }
 
 // Any numbers: those of an f32 cache are rounded to the unit once.

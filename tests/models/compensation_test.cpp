@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sessions with the compensation token of RazorAttention: every token is either seen by a local head or counted in its sums, once, whatever the
-// session did before.
+// Sessions with the compensation token of RazorAttention: every token is either seen by a local head or counted in its
+// sums, once, whatever the session did before.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -35,7 +35,8 @@ protected:
         tiny.n_ctx = 4096;
         const std::vector<std::byte> bytes = make_tiny_gguf(tiny);
         folder_.write("llama.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-        for (std::uint32_t i = 0; i < kTokens; ++i) tokens_.push_back(static_cast<std::int32_t>(3 + (i * 37 + i * i) % 250));
+        for (std::uint32_t i = 0; i < kTokens; ++i)
+            tokens_.push_back(static_cast<std::int32_t>(3 + (i * 37 + i * i) % 250));
     }
     void TearDown() override {
         log_.expect_silent();
@@ -46,7 +47,8 @@ protected:
     SparseOptions razor(bool compensate, const char* preset = "razor") const {
         const ModelShape shape = model().shape;
         auto calibration = std::make_shared<Calibration>(assume_calibration(shape));
-        for (std::size_t i = 0; i < calibration->full_heads.size(); ++i) calibration->full_heads[i] = i % 2 == 0 ? 1 : 0;
+        for (std::size_t i = 0; i < calibration->full_heads.size(); ++i)
+            calibration->full_heads[i] = i % 2 == 0 ? 1 : 0;
         SparseOptions sparse;
         sparse.preset = preset;
         sparse.calibration = calibration;
@@ -83,7 +85,8 @@ protected:
     }
     static bool is_local(std::size_t head) { return head % 2 != 0; }
 
-    /// The sums of keys of the rings, [head][head_dim], out of a cache file; they stand at its end, before the checksum.
+    /// The sums of keys of the rings, [head][head_dim], out of a cache file; they stand at its end, before the
+    /// checksum.
     std::vector<std::vector<std::int64_t>> saved_key_sums(Session& session) const {
         session.save_cache(folder_.path("cache"));
         const std::string bytes = folder_.read("cache");
@@ -108,7 +111,9 @@ protected:
                 std::vector<std::int64_t>& sum = sums.emplace_back(shape.head_dim, 0);
                 for (std::uint32_t t = kSinks; t + kWindow < session.n_cached() + 1; ++t)
                     for (std::uint32_t i = 0; i < shape.head_dim; ++i)
-                        sum[i] += std::llrint(std::ldexp(double{half_value(keys[(std::size_t{t} * shape.n_kv_heads + h) * shape.head_dim + i])}, 24));
+                        sum[i] += std::llrint(std::ldexp(
+                            double{half_value(keys[(std::size_t{t} * shape.n_kv_heads + h) * shape.head_dim + i])},
+                            24));
             }
         }
         return sums;
@@ -276,7 +281,7 @@ TEST_F(CompensatedSessionTest, RefusedWhereNothingCanBeSummed) {
     session->prefill(tokens_);
     EXPECT_THAT(message([&] { session->use_sparse(razor(true)); }), HasSubstr("--sparse-compensation"));
     EXPECT_EQ(session->n_cached(), kTokens);
-    logits(*session);  // goes on as before
+    logits(*session);                       // goes on as before
     const auto summed = open(razor(true));  // rings are summed on while another policy does not look at the sums
     summed->prefill(std::span(tokens_).first(200));
     const std::vector<float> wanted = logits(*summed);

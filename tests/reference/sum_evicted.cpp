@@ -21,14 +21,17 @@ EvictedSum sum_evicted(const CacheView& cache, std::uint32_t kv_head, std::uint3
 }
 
 Compensated compensate(const CacheView& cache, std::uint32_t position) {
-    Compensated result{{cache.keys.begin(), cache.keys.end()}, {cache.values.begin(), cache.values.end()}, {cache.heads.begin(), cache.heads.end()}};
+    Compensated result{{cache.keys.begin(), cache.keys.end()},
+                       {cache.values.begin(), cache.values.end()},
+                       {cache.heads.begin(), cache.heads.end()}};
     for (std::uint32_t h = 0; h < result.heads.size(); ++h) {
         HeadView& head = result.heads[h];
         const EvictedSum sum = sum_evicted(cache, h, position);
         for (std::uint32_t token = 0; token < position; ++token) {
             if (head.sees(position, token)) continue;
             for (std::size_t i = 0; i < cache.head_dim; ++i) {
-                result.keys[head.row(token) * cache.head_dim + i] = static_cast<float>(std::ldexp(static_cast<double>(sum.key[i]), -24) / sum.n_tokens);
+                result.keys[head.row(token) * cache.head_dim + i] =
+                    static_cast<float>(std::ldexp(static_cast<double>(sum.key[i]), -24) / sum.n_tokens);
                 result.values[head.row(token) * cache.head_dim + i] =
                     static_cast<float>(std::ldexp(static_cast<double>(sum.value[i]), -24) / sum.n_tokens);
             }
