@@ -178,7 +178,9 @@ public:
         if (!wanted.calibration) wanted.calibration = options_.sparse.calibration;
         wanted = with_calibration(model_, std::move(wanted));
         const std::vector<std::uint32_t> tables_before = role_tables();
-        policy_ = resolve_policy(model_.shape, wanted, options_.kv_type);
+        SparsePolicy policy = resolve_policy(model_.shape, wanted, options_.kv_type);
+        cache_.set_summed(*device_, kv_config(model_.shape, options_.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy).roles);
+        policy_ = std::move(policy);
         options_.sparse = std::move(wanted);
         prefill_.set_attention(nullptr);
         engine_.reset();
@@ -204,7 +206,12 @@ public:
         at.n_limit = 1;
         engine_->loop.start(make_step_state(greedy, {}), at);
         history_.n_written = std::max(history_.n_written, n_cached() + 1);  // should the step fail, it has written
-        engine_->loop.next();
+        try {
+            engine_->loop.next();
+        } catch (...) {
+            forget_surplus();
+            throw;
+        }
         note_step();
         push_token(token, engine_->loop.last_was_sparse());
         logits_ = vk::read_back_as<float>(*device_, step_buffers_.logits);
@@ -305,6 +312,7 @@ public:
         }
         tokens_.assign(n, 0);
         history_ = {n, n, 0};
+        if (cache_.evicted()) cache_.evicted().assume(*device_, cache_.layout(), n);
         refresh_summaries(0);
     }
 
@@ -322,6 +330,7 @@ public:
         engine_->loop.start(make_step_state(greedy, {}), at);
         for (const vk::GpuTimer::Interval& interval : engine_->loop.time_step())
             times.push_back({interval.label, interval.microseconds});
+        settle_sums();
         return times;
     }
 
@@ -373,9 +382,21 @@ private:
         reset_report();
     }
 
-    // Summaries of the cached tokens from `from` on (rounded down to a superblock), from their keys: after the policy
-    // or the length of the cache changed.
+    // Sums of what left the windows, as the cache is now.
+    void settle_sums() {
+        const EvictedSums& sums = cache_.evicted();
+        if (!sums) return;
+        if (n_cached() == 0) return sums.clear(*device_);
+        vk::run_once(*device_, [&](vk::Recorder& recorder) {
+            for (std::uint32_t layer = 0; layer < model_.shape.n_layers; ++layer)
+                engine_->attention.record_evicted(recorder, layer, n_cached());
+        });
+    }
+
+    // Sums, and summaries of the cached tokens from `from` on (rounded down to a superblock), from their keys: after the
+    // policy or the length of the cache changed.
     void refresh_summaries(std::uint32_t from) {
+        settle_sums();
         if (policy_.is_dense()) return;
         engine_->attention.reset();
         from = from / 1024 * 1024;
@@ -503,6 +524,14 @@ private:
         refresh_summaries(n);
     }
 
+    // After an error: rings, sums and summaries as they were.
+    void forget_surplus() {
+        try {
+            go_back(n_cached());
+        } catch (...) {  // a device that is lost: the first error is the one to tell
+        }
+    }
+
     void run_prefill(std::span<const std::int32_t> tokens, const Progress& progress, const LogitRows& rows) {
         finish();
         for (const std::int32_t id : tokens) check_token(id);
@@ -515,10 +544,7 @@ private:
             done = prefill_.run(tokens, first, progress, rows);
         } catch (...) {
             history_.n_written = std::max(history_.n_written, first + prefill_.n_written());
-            try {
-                go_back(n_cached());  // rings and summaries as they were
-            } catch (...) {           // a device that is lost: the first error is the one to tell
-            }
+            forget_surplus();
             throw;
         }
         for (std::uint32_t i = 0; i < done; ++i) push_token(tokens[i]);

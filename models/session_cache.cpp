@@ -26,11 +26,13 @@ static_assert(std::endian::native == std::endian::little, "the file is little-en
 
 constexpr char kMagic[8] = {'w', 'i', 'n', 'n', 'o', 'w', 'K', 'V'};
 constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kSummedVersion = 2;  // with the sums of what left the rings
 constexpr std::uint32_t kMostTokens = 1u << 30;
 constexpr std::uint64_t kPieceBytes = 32u << 20;  // of a copy between host and device
 
 // The file: Header, u32 [n_layers * n_kv_heads, kHeadWords] (the head words of the block tables), i32 tokens [n_tokens], then for each
-// layer the used blocks of each head's keys, and of each head's values; at its end the hash of everything before.
+// layer the used blocks of each head's keys, and of each head's values, then the sums of the rings that are summed;
+// at its end the hash of everything before.
 struct Header {
     char magic[8];
     std::uint32_t version;
@@ -44,11 +46,21 @@ static_assert(sizeof(Header) == 64);
 constexpr std::size_t kHeadWords = WINNOW_TABLE_HEADER;
 using Digest = Hash::Digest;
 
+// Other heads' sums are made anew from their rows.
+std::vector<std::uint32_t> summed_rings(const KvCache& cache) {
+    const KvLayout& layout = cache.layout();
+    const std::uint32_t n_kv = layout.config().n_kv_heads;
+    std::vector<std::uint32_t> rings;
+    for (std::uint32_t i = 0; i < layout.config().n_layers * n_kv; ++i)
+        if (cache.evicted().is_summed(i) && layout.head(i / n_kv, i % n_kv).ring_blocks != 0) rings.push_back(i);
+    return rings;
+}
+
 Header make_header(const KvCache& cache, const CacheStamp& stamp, std::uint32_t n_tokens, const CacheHistory& history) {
     const KvConfig& c = cache.layout().config();
     Header h = {};
     std::memcpy(h.magic, kMagic, sizeof kMagic);
-    h.version = kVersion;
+    h.version = summed_rings(cache).empty() ? kVersion : kSummedVersion;
     h.kv_type = static_cast<std::uint32_t>(c.type);
     std::memcpy(h.model, stamp.model.data(), std::min(stamp.model.size(), sizeof h.model));
     h.n_layers = c.n_layers;
@@ -98,6 +110,11 @@ std::vector<Run> block_runs(const KvCache& cache, std::uint32_t n, std::uint32_t
                 total_bytes += used_blocks(layout, head, n_tokens, n_written) * layout.block_bytes();
             }
         }
+    }
+    for (const std::uint32_t head : summed_rings(cache)) {
+        const std::uint64_t row = EvictedSums::row_bytes(layout.config().head_dim);
+        runs.push_back({&cache.evicted().sums(), head * row, row, total_bytes});
+        total_bytes += row;
     }
     return runs;
 }
@@ -208,6 +225,7 @@ std::uint32_t policy_hash(const SparsePolicy& p) {
     for (const SelectLevel& l : p.levels)
         add(l.scorer, l.unit, l.rule, l.mass, l.budget, l.budget_min, l.budget_share, l.threshold);
     add(p.pool, p.sink, p.window, p.min_ctx, p.refresh, p.cosine, p.value_skip, p.index_dim, p.index_type, p.steered);
+    if (p.compensate) add(p.compensate);  // so that files of before keep their hash
     for (const LayerSchedule& layer : p.layers) {
         add(layer.kind, layer.source);
         add_list(layer.head_map);
@@ -274,7 +292,9 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
 
     // Sizes come from this session's own cache; the file only says how many tokens, and its length must be as that many take.
     const Header own = make_header(cache, stamp, header.n_tokens, header.history);
-    if (header.version != own.version) refuse("is of another version of winnow");
+    if (header.version != kVersion && header.version != kSummedVersion) refuse("is of another version of winnow");
+    if (header.version != own.version)
+        refuse(fmt::format("was made {} --sparse-compensation", own.version == kVersion ? "with" : "without"));
     if (std::memcmp(header.model, own.model, sizeof own.model) != 0) refuse("was made with another model");
     if (header.kv_type != own.kv_type) refuse("has another cache type (-ctk)");
     if (std::memcmp(&header, &own, sizeof own) != 0) refuse("has another cache layout");
@@ -314,6 +334,7 @@ void CacheFile::load(vk::Device& device, const KvCache& cache, std::uint32_t n) 
     std::uint64_t total = 0;
     copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), history_.n_written, total), vk::BufferUse::kUpload,
               [&](const Run& part, std::byte* staged) { read(blocks_at_ + part.at, staged, part.bytes); });
+    if (cache.evicted()) cache.evicted().assume(device, cache.layout(), static_cast<std::uint32_t>(tokens_.size()));
 }
 
 }  // namespace winnow

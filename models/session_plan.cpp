@@ -85,7 +85,10 @@ KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, st
         if (keeps_window_only(policy, layer))
             for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) make_ring(layer * shape.n_kv_heads + h, policy.window);
     for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
-        if (policy.local_heads[i] != 0) make_ring(i, local_window(policy, n_ctx));
+        if (policy.local_heads[i] != 0) {
+            make_ring(i, local_window(policy, n_ctx));
+            c.roles[i].summed = policy.compensate;
+        }
     return c;
 }
 

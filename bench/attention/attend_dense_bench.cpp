@@ -17,7 +17,7 @@ void register_attend_dense() {
             stage.record(r,
                          {on.state, on.cache.tables(), on.cache.keys(0), on.cache.values(0),
                           on.query, on.partials, on.counters, on.attended, on.act_out},
-                         {0, on.cache.layout().table_stride(), 0});
+                         {0, on.cache.layout().table_stride(), 0, WINNOW_NO_SUMS});
         });
     });
 }

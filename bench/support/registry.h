@@ -13,6 +13,7 @@ void register_logits();
 void register_attend_dense();
 void register_attention_pipeline();
 void register_summarize_block();
+void register_sum_evicted();
 void register_indexer_score();
 void register_select_rows();
 void register_select_attend();
@@ -36,6 +37,7 @@ inline void register_all() {
     register_attend_dense();
     register_attention_pipeline();
     register_summarize_block();
+    register_sum_evicted();
     register_indexer_score();
     register_select_rows();
     register_select_attend();

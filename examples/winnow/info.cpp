@@ -42,6 +42,7 @@ struct CacheParts {
     std::uint64_t full_bytes = 0;   // heads that keep every token
     std::uint64_t ring_bytes = 0;   // sinks and a ring of recent tokens
     std::uint64_t table_bytes = 0;
+    std::uint64_t sum_bytes = 0;    // of what left the windows (--sparse-compensation)
 };
 
 // What a context costs on the chosen device.
@@ -76,7 +77,8 @@ CacheParts cache_parts(const ModelSource& model, const SessionOptions& options, 
         parts.full_bytes += 2 * n_full * layout.block_bytes();
         parts.ring_bytes += 2 * (layout.layer_blocks(layer) - n_full) * layout.block_bytes();
     }
-    parts.table_bytes = resolved.memory.kv_bytes - layout.total_bytes();
+    parts.sum_bytes = EvictedSums::bytes_needed(layout.config());
+    parts.table_bytes = resolved.memory.kv_bytes - layout.total_bytes() - parts.sum_bytes;
     return parts;
 }
 
@@ -230,8 +232,9 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
                         size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
                         size_text(plan.memory.scratch_bytes));
     if (plan.cache.ring_bytes != 0)
-        text += fmt::format("           the cache: full heads {}, rings {}, tables {}\n", size_text(plan.cache.full_bytes),
-                            size_text(plan.cache.ring_bytes), size_text(plan.cache.table_bytes));
+        text += fmt::format("           the cache: full heads {}, rings {}, tables {}{}\n", size_text(plan.cache.full_bytes),
+                            size_text(plan.cache.ring_bytes), size_text(plan.cache.table_bytes),
+                            plan.cache.sum_bytes != 0 ? ", sums " + size_text(plan.cache.sum_bytes) : "");
     if (plan.full_share < 1)
         text += fmt::format("heads      {:.0f} % of the kv heads keep every token{}\n",
                             100 * plan.full_share, plan.share_assumed ? " (assumed)" : "");
@@ -336,6 +339,7 @@ int run_info(const Options& options) {
                  {"kv_full_bytes", plan.cache.full_bytes},
                  {"kv_ring_bytes", plan.cache.ring_bytes},
                  {"kv_table_bytes", plan.cache.table_bytes},
+                 {"kv_sum_bytes", plan.cache.sum_bytes},
                  {"index_bytes", plan.memory.index_bytes},
                  {"scratch_bytes", plan.memory.scratch_bytes},
                  {"fits", plan.fits},

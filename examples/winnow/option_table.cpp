@@ -251,6 +251,8 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
         ->check(between(0, kMostCount));
     table.value("--sparse-block", s.block, "N", "tokens of a block in presets that score blocks: 16, 32 or 64")
         ->check(between(16, 64));
+    table.set("--sparse-compensation", s.compensate, true,
+              "razor, duo, rtpurbo: what leaves the window of a local head counts as one token, its mean");
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
     table.value("--sparse-layers", o.sparse_layers, "A-B,..",

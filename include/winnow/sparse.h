@@ -119,6 +119,10 @@ struct SparsePolicy {
     std::uint32_t local_window = 0;         ///< of local heads; 0 = a part of the context, within limits:
     float local_share = 0.1f;
     std::uint32_t local_least = 512, local_most = 8192;
+    /// What leaves the window of a local head is not lost: all of it together counts as one token, with the mean of the
+    /// keys, the mean of the values and their number as its weight (RazorAttention's compensation token, arXiv
+    /// 2407.15891). Prefill attends without it.
+    bool compensate = false;
     bool needs_sidecar = false;             ///< and has none
     bool steered = false;                   ///< an audit may widen budgets between steps: lists have room for everything
 
@@ -137,6 +141,7 @@ struct SparseOverrides {
     std::int32_t min_ctx = -1;
     std::optional<IndexType> index_type = std::nullopt;  ///< absent: int8 beside a quantised cache, else f16
     std::uint32_t block = 0;  ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
+    bool compensate = false;  ///< SparsePolicy::compensate; refused where no head is local
 };
 
 /// A row of `winnow info --policies`.

@@ -18,7 +18,7 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
         throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits, c.tuning);
-    const std::array<std::uint32_t, 11> spec{tuning.group_size,
+    const std::array<std::uint32_t, 12> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -28,15 +28,17 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
                                              tuning.tokens_in_flight,
                                              c.block_size,
                                              c.quantize ? 1u : 0u,
-                                             device.is_cpu() ? 1u : 2u};  // a merge costs a GPU more than another block
+                                             device.is_cpu() ? 1u : 2u,  // a merge costs a GPU more than another block
+                                             c.evicted ? 1u : 0u};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("attend_dense", c.kv_type), device.features());
-    pipeline_ = vk::ComputePipeline(device, shader, 9, sizeof(AttendPush), spec, subgroup);
+    pipeline_ = vk::ComputePipeline(device, shader, 10, sizeof(AttendPush), spec, subgroup);
 }
 
 void AttendDense::record(vk::Recorder& recorder, const Buffers& b, const AttendPush& push) const {
     recorder.dispatch(pipeline_,
-                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out},
+                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
+                       config_.evicted ? b.evicted : b.state},
                       push, config_.n_splits, config_.n_kv_heads);
 }
 

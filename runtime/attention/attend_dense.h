@@ -18,6 +18,7 @@ public:
         std::uint32_t n_splits = 0;  ///< most workgroups per kv head; see default_splits
         bool quantize = true;        ///< also write the quantised output; needs n_group * head_dim % 32 == 0
         AttendTuning tuning{};       ///< empty = the table's
+        bool evicted = false;        ///< what left a window counts as one more token
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
@@ -26,6 +27,7 @@ public:
         vk::BufferRange counters;
         vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
         vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]
+        vk::BufferRange evicted{}; ///< EvictedSums::sums(); not looked at without Config::evicted
     };
     AttendDense(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPush& push) const;

@@ -14,7 +14,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = sparse_attend_tuning(device, group, c.head_dim, c.n_splits);
-    const std::array<std::uint32_t, 13> spec{tuning.group_size,
+    const std::array<std::uint32_t, 14> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -26,16 +26,17 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
                                              64,
                                              c.unit,
-                                             c.skip_values ? 1u : 0u};
+                                             c.skip_values ? 1u : 0u,
+                                             c.evicted ? 1u : 0u};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("attend_sparse", c.kv_type), device.features());
-    pipeline_ = vk::ComputePipeline(device, shader, 14, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, shader, 15, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 
 void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const AttendSparsePush& push) const {
     recorder.dispatch(pipeline_,
                       {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
-                       b.lists, b.controls, b.head_maps, b.lse, b.counts},
+                       b.lists, b.controls, b.head_maps, b.lse, b.counts, config_.evicted ? b.evicted : b.state},
                       push, config_.n_splits, config_.n_kv_heads);
 }
 

@@ -18,6 +18,7 @@ public:
         bool quantize = true;
         std::uint32_t unit = 1;  ///< tokens of a list entry
         bool skip_values = false;  ///< whether AttendSparsePush::skip is heeded
+        bool evicted = false;      ///< what left a window counts as one more token
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
@@ -31,6 +32,7 @@ public:
         vk::BufferRange head_maps; ///< u32
         vk::BufferRange lse;       ///< f32 [n_heads]
         vk::BufferRange counts;    ///< u32 tokens attended, by layer and kv head
+        vk::BufferRange evicted{}; ///< EvictedSums::sums(); not looked at without Config::evicted
     };
     AttendSparse(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendSparsePush& push) const;

@@ -66,7 +66,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
     // What ranking holds, attending cannot: with 12 rows in place of 4 the stage took 45 us where it takes 40 (H200, 2,049 rows, 6,547 tokens).
     const std::uint32_t most_held = device.is_cpu() || c.level.rule != BudgetRule::kTopP ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
-    const std::array<std::uint32_t, 21> spec{tuning.group_size,
+    const std::array<std::uint32_t, 22> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -86,15 +86,17 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              c.score_stride,
                                              n_bins(c.level.rule, group),
                                              held,
-                                             most_chosen(c)};
+                                             most_chosen(c),
+                                             c.evicted ? 1u : 0u};
     const vk::ShaderVariant& shader = vk::find_shader(kv_shader("select_attend", c.kv_type));
-    pipeline_ = vk::ComputePipeline(device, shader, 17, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
 }
 
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
     recorder.dispatch(pipeline_,
                       {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
-                       b.lists, b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies},
+                       b.lists, b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies,
+                       config_.evicted ? b.evicted : b.state},
                       push, config_.n_splits, config_.n_kv_heads);
 }
 

@@ -26,6 +26,7 @@ public:
         std::uint32_t most_always = 0;   ///< tokens that are attended besides: sinks, window and open block
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
+        bool evicted = false;            ///< what left a window counts as one more token
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
@@ -39,6 +40,7 @@ public:
         vk::BufferRange counts;    ///< u32 tokens attended, by layer and kv head
         vk::BufferRange scores, ranges;  ///< what IndexerScore left: its scores and its partials
         vk::BufferRange policies;
+        vk::BufferRange evicted{}; ///< EvictedSums::sums(); not looked at without Config::evicted
     };
     /// @throws Error(kInvalidArgument) where takes() is false.
     SelectAttend(vk::Device& device, const Config& config);

@@ -133,7 +133,7 @@ Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePoli
     return z;
 }
 
-AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, std::uint32_t n_splits, bool quantize) {
+AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, std::uint32_t n_splits, bool quantize, bool evicted) {
     AttendDense::Config c;
     c.n_heads = s.n_heads;
     c.n_kv_heads = s.n_kv_heads;
@@ -142,6 +142,7 @@ AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, st
     c.block_size = kv.block_size;
     c.n_splits = n_splits;
     c.quantize = quantize;
+    c.evicted = evicted;
     return c;
 }
 
@@ -155,10 +156,15 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
       cache_(cache),
       buffers_(buffers),
       policy_((policy.check(shape.n_layers, shape.n_kv_heads), policy)),
-      attend_dense_(device, dense_config(shape, cache.layout().config(), n_splits, quantize)) {
+      attend_dense_(device, dense_config(shape, cache.layout().config(), n_splits, quantize, policy.compensate)) {
+    const KvConfig& kv = cache.layout().config();
+    if (policy_.compensate && !cache.evicted())
+        throw Error(ErrorCode::kInvalidArgument, "this cache does not add up what leaves a window: leave the compensation out");
+    if (cache.evicted())
+        sum_evicted_ = std::make_unique<SumEvicted>(
+            device, SumEvicted::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size});
     if (policy_.is_dense()) return;
     using vk::BufferUse;
-    const KvConfig& kv = cache.layout().config();
     const std::uint32_t n_select_splits = select_splits(device.is_cpu(), shape.n_kv_heads, kv.capacity);
     const Sizes z = sizes_of(shape, cache.layout(), policy_, n_select_splits);
     summary_unit_ = z.summary_unit;
@@ -239,6 +245,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     sparse.quantize = quantize;
     sparse.skip_values = policy_.value_skip > 0;
     sparse.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
+    sparse.evicted = policy_.compensate;
     attend_sparse_ = std::make_unique<AttendSparse>(device, sparse);
     audit_ = std::make_unique<AuditMass>(device, AuditMass::Config{shape.n_heads, shape.n_kv_heads, shape.head_dim, kv.type,
                                                                    kv.block_size, kAuditSplits});
@@ -258,7 +265,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                     .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
                     .most_rows = last_rows(policy_, kv.capacity),
                     .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
-                    .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits};
+                    .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits,
+                    .evicted = policy_.compensate};
         const bool wanted = choose_in_attend.value_or(!device.is_cpu());
         if (wanted && SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
     }
@@ -390,8 +398,8 @@ void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* time
     if (dense) {
         attend_dense_.record(recorder,
                              {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                              buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended},
-                             {layout.table_offset(layer), layout.table_stride(), 0});
+                              buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, cache_.evicted().sums()},
+                             {layout.table_offset(layer), layout.table_stride(), 0, evicted_row(layer)});
         recorder.barrier();
         recorder.timestamp(timer, "attend_dense");
         return;
@@ -411,15 +419,16 @@ void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* time
     p.window = policy_.window;
     p.window_only = schedule.kind == LayerKind::kWindowOnly ? 1 : 0;
     p.skip = policy_.value_skip;
+    p.evicted = evicted_row(layer);
     if (select_attend_ && selects(layer)) {
         const SelectPush select = selection_push(layer, last);
         const SelectAttendPush push{p.table_offset, p.table_stride, select.list_offset, select.list_stride, select.parent_offset,
                                     select.parent_stride, select.control, select.parent_control, select.policy, p.sink_tokens,
-                                    p.window, p.first_count, p.counter, p.skip};
+                                    p.window, p.first_count, p.counter, p.skip, p.evicted};
         select_attend_->record(recorder,
                                {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
                                 buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
-                                lists_, lse_, counts_, scores_, select_partials_, policies_},
+                                lists_, lse_, counts_, scores_, select_partials_, policies_, cache_.evicted().sums()},
                                push);
         recorder.barrier();
         recorder.timestamp(timer, "select_attend");
@@ -428,10 +437,22 @@ void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* time
     attend_sparse_->record(recorder,
                            {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
                             buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
-                            head_maps_, lse_, counts_},
+                            head_maps_, lse_, counts_, cache_.evicted().sums()},
                            p);
     recorder.barrier();
     recorder.timestamp(timer, "attend_sparse");
+}
+
+std::uint32_t AttentionPipeline::evicted_row(std::uint32_t layer) const {
+    return policy_.compensate ? cache_.evicted().first_row(layer) : WINNOW_NO_SUMS;
+}
+
+void AttentionPipeline::record_evicted(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens) const {
+    const EvictedSums& evicted = cache_.evicted();
+    if (!evicted.sums_layer(layer)) return;
+    sum_evicted_->record(recorder,
+                         {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), evicted.sums(), evicted.counts()},
+                         {cache_.layout().table_offset(layer), cache_.layout().table_stride(), evicted.first_row(layer), n_tokens});
 }
 
 void AttentionPipeline::record_audit(vk::Recorder& recorder, std::uint32_t layer) const {
@@ -537,6 +558,7 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
             const std::uint32_t window = local ? policy_.local_window + policy_.sink : kv.roles[head].window;
             const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(n_tokens, window);
             sum += row * (dense ? visible : attended_counts()[layer * shape_.n_kv_heads + h]);
+            if (policy_.compensate && local && visible < n_tokens) sum += EvictedSums::row_bytes(shape_.head_dim);
         }
         if (!sparse || !selects(layer)) continue;
         std::uint64_t candidates = n_tokens;  // what the next level looks at

@@ -12,6 +12,7 @@
 #include "runtime/attention/indexer_score.h"
 #include "runtime/attention/select_attend.h"
 #include "runtime/attention/select_rows.h"
+#include "runtime/attention/sum_evicted.h"
 #include "runtime/attention/summarize_block.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/timer.h"
@@ -50,6 +51,9 @@ public:
     void record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer, bool sparse) const;
     /// Captured mass of the layer's last attention; runs beside whatever is recorded until the next barrier.
     void record_audit(vk::Recorder& recorder, std::uint32_t layer) const;
+    /// Brings the sums of what left the windows to a cache of n tokens (WINNOW_AFTER_STEP: one more than before the step),
+    /// once nothing reads them any more; beside whatever is recorded until the next barrier. What leaves is still there.
+    void record_evicted(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens) const;
     /// Summaries and index keys of a prefill chunk in the cache; the caller's next barrier orders it.
     void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
 
@@ -105,6 +109,7 @@ private:
     SelectPush selection_push(std::uint32_t layer, std::size_t level) const;
     std::uint32_t control(std::uint32_t layer, std::size_t level) const;
     std::uint32_t list_offset(std::uint32_t layer, std::size_t level) const;
+    std::uint32_t evicted_row(std::uint32_t layer) const;  ///< what attention is to count of it
 
     vk::Device& device_;
     AttentionShape shape_;
@@ -117,6 +122,7 @@ private:
     std::unique_ptr<AttendSparse> attend_sparse_;
     std::unique_ptr<AuditMass> audit_;
     std::unique_ptr<SummarizeBlock> summarize_;
+    std::unique_ptr<SumEvicted> sum_evicted_;
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
     std::unique_ptr<SelectRows> select_rows_;      ///< where the last level has many tokens

@@ -95,6 +95,8 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
     // The audit reads what attention left and runs beside the output projection.
     if (variant.sparse && variant.audit_every != 0 && layer % variant.audit_every == variant.audit_phase)
         attention_.record_audit(recorder, layer);
+    // So do the sums of what the next token will no longer see, which this one has just seen.
+    attention_.record_evicted(recorder, layer, WINNOW_AFTER_STEP);
 
     for (const MatrixRange& range : w.output) {
         stages.output->record(recorder,

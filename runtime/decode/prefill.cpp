@@ -220,6 +220,7 @@ void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uin
                              layout.table_offset(layer), layout.table_stride()});
         recorder.barrier();
         if (attention_ != nullptr && at + n == n_tokens) attention_->record_prefill(recorder, layer, n_tokens, position);
+        if (attention_ != nullptr) attention_->record_evicted(recorder, layer, position + at + n);
         attend_.record(recorder,
                        {cache_.tables(), cache_.keys(layer), cache_.values(layer), from(b.query, q_dim * 2ull),
                         from(b.halves, q_dim * 2ull)},

@@ -330,6 +330,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     if (!p.levels.empty() && p.levels.back().rule == BudgetRule::kTopK && p.levels.back().budget_share == 0)
         p.min_ctx = std::max(p.min_ctx, p.levels.back().budget);
     if (overrides.index_type) p.index_type = *overrides.index_type;
+    p.compensate = overrides.compensate;
     if (overrides.sink >= 0) p.sink = static_cast<std::uint32_t>(overrides.sink);
     if (overrides.window >= 0) p.window = p.local_window = static_cast<std::uint32_t>(overrides.window);
     if (overrides.min_ctx >= 0) p.min_ctx = static_cast<std::uint32_t>(overrides.min_ctx);
@@ -375,6 +376,8 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     if (window == 0 && (std::any_of(layers.begin(), layers.end(), narrow) ||
                         std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; })))
         bad("it has heads that see only sinks and a window, and the window is 0: give at least 1 (--sparse-window)");
+    if (compensate && std::none_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; }))
+        bad("no head of it drops what leaves a window: --sparse-compensation is for razor, duo and rtpurbo, leave it out");
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;

@@ -3,9 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "runtime/vk/device.h"
+#include "runtime/vk/recorder.h"
+#include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
 
 namespace winnow {
@@ -22,6 +25,12 @@ std::uint32_t largest_capacity(KvConfig config, std::uint64_t limit) {
         else high = middle - 1;
     }
     return low * config.block_size;
+}
+
+std::vector<bool> summed_heads(const std::vector<HeadRole>& roles) {
+    std::vector<bool> summed;
+    for (const HeadRole& role : roles) summed.push_back(role.summed);
+    return summed;
 }
 
 }  // namespace
@@ -48,6 +57,36 @@ KvCache::KvCache(vk::Device& device, KvConfig config) : layout_(std::move(config
     vk::Uploader uploader(device);
     uploader.upload(tables_, std::as_bytes(std::span(tables)));
     uploader.finish();
+    if (EvictedSums::bytes_needed(c) != 0) evicted_ = EvictedSums(device, c, summed_heads(c.roles));
+}
+
+void KvCache::set_summed(vk::Device& device, const std::vector<HeadRole>& roles) {
+    const KvConfig& c = layout_.config();
+    std::vector<bool> summed = summed_heads(roles);
+    std::vector<std::uint32_t> rings;
+    for (std::uint32_t i = 0; i < summed.size(); ++i) {
+        if (layout_.head(i / c.n_kv_heads, i % c.n_kv_heads).ring_blocks == 0) continue;
+        if (summed[i] && !evicted_.is_summed(i))
+            throw Error(ErrorCode::kInvalidArgument,
+                        "this session's heads have dropped tokens that nobody added up: begin a session with "
+                        "--sparse-compensation");
+        summed[i] = evicted_.is_summed(i);
+        if (summed[i]) rings.push_back(i);
+    }
+    if (std::find(summed.begin(), summed.end(), true) == summed.end()) {
+        evicted_ = {};
+        return;
+    }
+    EvictedSums next(device, c, std::move(summed));
+    const std::uint64_t row = EvictedSums::row_bytes(c.head_dim);
+    if (!rings.empty())
+        vk::run_once(device, [&](vk::Recorder& recorder) {
+            for (const std::uint32_t i : rings) {
+                recorder.copy({evicted_.sums(), i * row, row}, {next.sums(), i * row, row});
+                recorder.copy({evicted_.counts(), i * 4ull, 4}, {next.counts(), i * 4ull, 4});
+            }
+        });
+    evicted_ = std::move(next);
 }
 
 }  // namespace winnow

@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "runtime/kv/evicted_sums.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/buffer.h"
 
@@ -17,10 +18,16 @@ public:
     const vk::Buffer& keys(std::uint32_t layer) const { return keys_[layer]; }
     const vk::Buffer& values(std::uint32_t layer) const { return values_[layer]; }
     const vk::Buffer& tables() const { return tables_; }
-    std::uint64_t bytes() const { return layout_.total_bytes() + tables_.bytes(); }
+    const EvictedSums& evicted() const { return evicted_; }  ///< empty where no role asks for it
+    /// From now on the heads are summed for which these roles ask; rings stay as they are. Sums of heads that keep every
+    /// token begin anew. @throws Error(kInvalidArgument) for a ring that was not summed from the first token on; nothing
+    /// has changed then.
+    void set_summed(vk::Device& device, const std::vector<HeadRole>& roles);
+    std::uint64_t bytes() const { return layout_.total_bytes() + tables_.bytes() + evicted_.bytes(); }
     /// What the constructor takes, without a device.
     static std::uint64_t bytes_needed(const KvLayout& layout) {
-        return layout.total_bytes() + layout.tables().size() * sizeof(std::uint32_t);
+        return layout.total_bytes() + layout.tables().size() * sizeof(std::uint32_t) +
+               EvictedSums::bytes_needed(layout.config());
     }
 
 private:
@@ -28,6 +35,7 @@ private:
     std::vector<vk::Buffer> keys_;
     std::vector<vk::Buffer> values_;
     vk::Buffer tables_;
+    EvictedSums evicted_;
 };
 
 }  // namespace winnow

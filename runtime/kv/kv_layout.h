@@ -15,6 +15,7 @@ struct HeadRole {
     bool local = false;
     std::uint32_t window = 0;       ///< tokens seen, the newest included; 0 = all (full heads only)
     std::uint32_t sink_tokens = 0;  ///< first tokens seen besides the window
+    bool summed = false;            ///< what leaves the window is added up (EvictedSums)
 };
 
 /// Input of the layout: everything that decides the size of the cache.

@@ -4,7 +4,8 @@
 // online softmax after Milakov & Gimelshein 2018).
 // One workgroup handles: one of kMaxSplits ranges of blocks of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32 [n_heads, head_dim], scaled; 5 partial states;
-//   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations
+//   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations;
+//   9 sums of what left the windows, evicted.glsl
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -26,6 +27,7 @@ layout(constant_id = 7) const uint kTokensInFlight = 2;
 layout(constant_id = 8) const uint kBlockSize = 64;
 layout(constant_id = 9) const uint kQuantize = 1;    // also write the quantised form
 layout(constant_id = 10) const uint kMinBlocks = 1;  // blocks that make a split worth its merge
+layout(constant_id = 11) const bool kEvicted = false;
 
 
 const bool kSkipValues = false;
@@ -39,6 +41,7 @@ const bool kSkipValues = false;
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
+#define EVICTED_BINDING 9
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -74,6 +77,7 @@ void main() {
     blocks = visible_blocks(table, position);
     const uint n_active = clamp(blocks.n / kMinBlocks, 1, kMaxSplits);
     if (state.stopped != 0 || split >= n_active) return;
+    attend_evicted(split, push.evicted + kv_head, push.evicted == WINNOW_NO_SUMS ? 0 : n_evicted(table, position));
     const uint begin = split * blocks.n / n_active * kBlockSize;
     const uint end = (split + 1) * blocks.n / n_active * kBlockSize;
     attend_range(begin, end, 0.0);

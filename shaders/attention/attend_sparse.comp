@@ -6,7 +6,8 @@
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
 //   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads];
-//   13 tokens attended u32 (host visible), by layer and kv head
+//   13 tokens attended u32 (host visible), by layer and kv head;
+//   14 sums of what left the windows, evicted.glsl
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -30,6 +31,7 @@ layout(constant_id = 9) const uint kQuantize = 1;
 layout(constant_id = 10) const uint kMinTokens = 64;  // tokens that make a split worth its merge
 layout(constant_id = 11) const uint kUnit = 1;        // tokens of a list entry
 layout(constant_id = 12) const bool kSkipValues = false;
+layout(constant_id = 13) const bool kEvicted = false;
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -40,6 +42,7 @@ layout(constant_id = 12) const bool kSkipValues = false;
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
+#define EVICTED_BINDING 14
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -110,6 +113,7 @@ void main() {
     const uint n_items = n_first + n_list + position + 1 - recent;
     const uint n_active = clamp(n_items / kMinTokens, 1, kMaxSplits);
     if (state.stopped != 0 || split >= n_active) return;
+    attend_evicted(split, push.evicted + kv_head, push.evicted == WINNOW_NO_SUMS ? 0 : n_evicted(table, position));
     const uint begin = split * n_items / n_active;
     const uint end = (split + 1) * n_items / n_active;
     attend_range(begin, end, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped

@@ -8,7 +8,8 @@
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
 //   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
-//   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies
+//   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
+//   17 sums of what left the windows, evicted.glsl
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -40,6 +41,7 @@ layout(constant_id = 17) const uint kMaxRows = 16;    // stride of the scores, a
 layout(constant_id = 18) const uint kBins = 512;      // of the ranking: 32 nats in all
 layout(constant_id = 19) const uint kHeldRows = 8;    // that an invocation ranks at once, a multiple of 4
 layout(constant_id = 20) const uint kMostChosen = 64; // units that fall to a workgroup
+layout(constant_id = 21) const bool kEvicted = false;
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -50,6 +52,7 @@ layout(constant_id = 20) const uint kMostChosen = 64; // units that fall to a wo
 #define COUNTER_BINDING 6
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
+#define EVICTED_BINDING 17
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -238,6 +241,7 @@ void main() {
         n_tokens = choose(split, n_rows);
     }
     if (split >= a.n_active) return;
+    attend_evicted(split, push.evicted + kv_head, push.evicted == WINNOW_NO_SUMS ? 0 : n_evicted(table, position));
     const uint n = a.n_first + n_tokens + position + 1 - a.recent;
     const uint begin = split_begin(a, split);
     const uint end = split_begin(a, split + 1);

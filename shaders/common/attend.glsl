@@ -4,9 +4,12 @@
 // the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
 // memory, across workgroups by the last one to arrive (fixed order: same bits each time).
 // The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool, and attend_places().
+// kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number
+// as its weight (RazorAttention). Off, nothing of it is left in the compiled stage.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
+#include "shaders/common/evicted.glsl"
 
 READ_WORDS(key_pool, KEY_BINDING, restrict readonly)
 READ_WORDS(value_pool, VALUE_BINDING, restrict readonly)
@@ -16,6 +19,7 @@ layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { fl
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer PartialQuads { vec4 partial_quads[]; };
 layout(set = 0, binding = COUNTER_BINDING, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { float attended[]; };
+layout(set = 0, binding = EVICTED_BINDING, scalar) restrict readonly buffer EvictedSums { uvec2 evicted_sums[]; };
 
 const uint kUnits = kHeadDim / 8;                            // 8 dimensions each
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
@@ -74,6 +78,78 @@ void attend_init(uint kv_head) {
     }
 }
 
+// The lane of a group that owns value x, and its place there.
+uvec2 owner_of(uint x) {
+    uint lane = 0;
+    if (kOwned1 < kValues && x >= kOwned1) { lane |= 1; x -= kOwned1; }
+    if (kOwned2 < kOwned1 && x >= kOwned2) { lane |= 2; x -= kOwned2; }
+    if (kOwned3 < kOwned2 && x >= kOwned3) { lane |= 4; x -= kOwned3; }
+    if (kOwned4 < kOwned3 && x >= kOwned4) { lane |= 8; x -= kOwned4; }
+    if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
+    return uvec2(lane, x);
+}
+// Lane bit 0 stands for the upper half of the tokens, bit 1 for the upper half of those, and so on.
+uint own_token() {
+    uint t = 0;
+    [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) t = 2 * t + ((attend_lane() & d) != 0 ? 1 : 0);
+    return t;
+}
+// Head of the score that this lane owns at place j.
+uint own_head(uint j) {
+    uint x = j;
+    if (kOwned1 < kValues && (attend_lane() & 1) != 0) x += kOwned1;
+    if (kOwned2 < kOwned1 && (attend_lane() & 2) != 0) x += kOwned2;
+    if (kOwned3 < kOwned2 && (attend_lane() & 4) != 0) x += kOwned3;
+    if (kOwned4 < kOwned3 && (attend_lane() & 8) != 0) x += kOwned4;
+    if (kOwned < kOwned4 && (attend_lane() & 16) != 0) x += kOwned;
+    return x % kGroup;
+}
+float own_by_head(float own[kOwned], uint g) {
+    const uvec2 owner = owner_of(g);
+    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
+}
+
+vec4 evicted_mean(uint at, float inverse) {
+    vec4 mean;
+    [[unroll]] for (uint e = 0; e < 4; ++e) mean[e] = from_sum(evicted_sums[at + e]) * inverse;
+    return mean;
+}
+
+// The state of one lane group of split 0 begins with the mean of the n tokens of `sum_row` in place of nothing. All
+// lanes of the workgroup must come here: they share sums.
+void attend_evicted(uint split, uint sum_row, uint n) {
+    if (!kEvicted || split != 0 || n == 0) return;
+    const float inverse = 1.0 / float(n);
+    const uint key_at = sum_row * 2 * kHeadDim;
+    const uint value_at = key_at + kHeadDim;
+    float score[kGroup];
+    [[unroll]] for (uint g = 0; g < kGroup; ++g) score[g] = 0.0;
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;  // of a unit beyond the row the query is zero
+        const vec4 a = evicted_mean(key_at + dim, inverse);
+        const vec4 b = evicted_mean(key_at + dim + 4, inverse);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            score[g] += dot(attend_q[g * kQuadsPerLane + 2 * u], a) + dot(attend_q[g * kQuadsPerLane + 2 * u + 1], b);
+    }
+    [[unroll]] for (uint g = 0; g < kGroup; ++g)
+        for (uint d = 1; d < kLanes; d <<= 1) score[g] += subgroupShuffleXor(score[g], d);
+    if (attend_slot() != 0) return;
+    [[unroll]] for (uint j = 0; j < kOwned; ++j) {
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            if (own_head(j) == g) own_m[j] = score[g] + log(float(n));
+        own_d[j] = own_token() == 0 ? 1.0 : 0.0;
+    }
+    for (uint u = 0; u < kUnitsPerLane; ++u) {
+        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;
+        const vec4 a = evicted_mean(value_at + dim, inverse);
+        const vec4 b = evicted_mean(value_at + dim + 4, inverse);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g) {
+            attend_o[g * kQuadsPerLane + 2 * u] = a;
+            attend_o[g * kQuadsPerLane + 2 * u + 1] = b;
+        }
+    }
+}
+
 // Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of them. The includer
 // defines it. Every lane of a lane group is told the same. An invisible token's row is read all the same, since a load without a
 // branch around it can start early; it must lie inside the pool, what it holds does not matter.
@@ -102,27 +178,7 @@ void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFligh
     }
 }
 
-// The lane of a group that owns value x, and its place there.
-uvec2 owner_of(uint x) {
-    uint lane = 0;
-    if (kOwned1 < kValues && x >= kOwned1) { lane |= 1; x -= kOwned1; }
-    if (kOwned2 < kOwned1 && x >= kOwned2) { lane |= 2; x -= kOwned2; }
-    if (kOwned3 < kOwned2 && x >= kOwned3) { lane |= 4; x -= kOwned3; }
-    if (kOwned4 < kOwned3 && x >= kOwned4) { lane |= 8; x -= kOwned4; }
-    if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
-    return uvec2(lane, x);
-}
-// Lane bit 0 stands for the upper half of the tokens, bit 1 for the upper half of those, and so on.
-uint own_token() {
-    uint t = 0;
-    [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) t = 2 * t + ((attend_lane() & d) != 0 ? 1 : 0);
-    return t;
-}
-float own_by_head(float own[kOwned], uint g) {
-    const uvec2 owner = owner_of(g);
-    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
-}
-
+// One such step for the scores v: lanes that differ in `bit` hold `before` of them and keep `after`.
 #define SHARE_OUT(bit, before, after)                                                                          \
     if (kLanes > bit) {                                                                                        \
         const bool upper = (attend_lane() & bit) != 0;                                                         \

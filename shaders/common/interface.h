@@ -87,6 +87,7 @@ struct AttendPush {
     uint table_offset;
     uint table_stride;
     uint counter;  // index of the first arrival counter, one per kv head
+    uint evicted;  // first row of the layer in EvictedSums, or WINNOW_NO_SUMS
 };
 
 struct SamplePush {
@@ -210,6 +211,7 @@ struct AttendSparsePush {
     uint window;
     uint window_only;  // != 0: no list at all
     float skip;        // divided by the tokens attended: a value row below that share of the running maximum is not read
+    uint evicted;      // as in AttendPush
 };
 
 struct SelectAttendPush {
@@ -227,6 +229,19 @@ struct SelectAttendPush {
     uint first_count;    // as in AttendSparsePush
     uint counter;
     float skip;
+    uint evicted;
+};
+
+// Of a layer none of whose heads is summed.
+#define WINNOW_NO_SUMS 0xffffffffu
+// In place of a number of tokens: as many as there are once the step that runs is done.
+#define WINNOW_AFTER_STEP 0xffffffffu
+
+struct SumEvictedPush {
+    uint table_offset;
+    uint table_stride;
+    uint evicted;   // first row of the layer
+    uint n_tokens;  // in the cache, or WINNOW_AFTER_STEP: the sums are then what the next token's query needs
 };
 
 struct AuditPush {

@@ -157,7 +157,7 @@ protected:
         vk::run_once(device(), [&](vk::Recorder& recorder) {
             stage.record(recorder,
                          {states, tables, keys, values, query, partials, counters, attended.range(), act.range()},
-                         {kTableOffset, static_cast<std::uint32_t>(stride), kFirstCounter});
+                         {kTableOffset, static_cast<std::uint32_t>(stride), kFirstCounter, WINNOW_NO_SUMS});
         });
         return {attended.contents<float>(), act.contents<std::uint32_t>(), download<std::uint32_t>(counters)};
     }

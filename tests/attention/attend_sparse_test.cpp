@@ -94,7 +94,7 @@ struct Rig {
                          {state, tables, keys, values, query, partials.range(), counters.range(), attended.range(), act.range(),
                           list_buffer, control_buffer, map_buffer, lse.range(), counts.range()},
                          {TestCache::table_offset, cache.table_stride, kListOffset, stride, kFirstControl, kFirstCount, kFirstMap,
-                          kFirstCounter, c.sinks, c.window, c.window_only ? 1u : 0u, c.skip});
+                          kFirstCounter, c.sinks, c.window, c.window_only ? 1u : 0u, c.skip, WINNOW_NO_SUMS});
         });
         partials.bytes();  // looks at its canaries
         return {attended.contents<float>(), lse.contents<float>(), act.contents<std::uint32_t>(),

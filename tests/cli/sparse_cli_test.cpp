@@ -101,6 +101,8 @@ TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}), 2, "--sparse-window");
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2, "--audit 0");
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "4000000000"}), 2, "1 to 1000000");
+    for (const char* preset : {"off", "exact", "streaming"})
+        expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", preset, "--sparse-compensation"}), 2, "--sparse-compensation");
 }
 
 }  // namespace

@@ -202,6 +202,8 @@ TEST(PresetsTest, RefusesBadSchedules) {
     refused([](SparsePolicy& p) { p.cosine = std::numeric_limits<float>::quiet_NaN(); }, "cosine");
     refused([](SparsePolicy& p) { p.index_dim = 9; }, "index_dim of 9");
     expect_refused([] { make_preset("streaming", kFull, {.window = 0}).check(12, 3); }, "window is 0");
+    for (const char* name : {"off", "exact", "streaming"})
+        expect_refused([&] { make_preset(name, kFull, {.compensate = true}).check(12, 3); }, "--sparse-compensation");
 }
 
 }  // namespace

@@ -65,6 +65,49 @@ TEST_F(KvCacheTest, TakesWhatWasPlannedToTheByte) {
     }
 }
 
+// Layer 2 has rings, head 1 of layer 1 too; layer 0 keeps everything.
+TEST_F(KvCacheTest, SumsAreCountedAndFollowTheRoles) {
+    KvConfig c = mixed(1000, KvType::kF16);
+    const std::uint64_t plain = KvCache::bytes_needed(KvLayout(c));
+    EXPECT_FALSE(KvCache(device(), c).evicted());
+    for (std::size_t i = 3; i < 6; ++i) c.roles[i].summed = true;
+    const std::uint64_t before = device().allocated_bytes();
+    KvCache cache(device(), c);
+    const EvictedSums& sums = cache.evicted();
+    ASSERT_TRUE(sums);
+    EXPECT_EQ(cache.bytes(), KvCache::bytes_needed(cache.layout()));
+    EXPECT_EQ(cache.bytes(), plain + 6 * (2 * 80 * 8 + 4));
+    EXPECT_GE(device().allocated_bytes() - before, cache.bytes());
+    EXPECT_FALSE(sums.sums_layer(0));
+    EXPECT_EQ(sums.first_row(1), 2u);
+    EXPECT_EQ(sums.first_row(2), 4u);
+    // Counts of rings are those of a cache of so many tokens; a window of 100 and 5 sinks see the first 105.
+    sums.assume(device(), cache.layout(), 300);
+    EXPECT_EQ(download<std::uint32_t>(sums.counts()), (std::vector<std::uint32_t>{0, 0, 0, 196, 196, 196}));
+    sums.assume(device(), cache.layout(), 104);
+    EXPECT_EQ(download<std::uint32_t>(sums.counts()), std::vector<std::uint32_t>(6, 0));
+
+    // Another policy: rings go on, a head that keeps everything comes in and goes.
+    sums.assume(device(), cache.layout(), 300);
+    std::vector<HeadRole> roles(6);
+    roles[0] = {true, 50, 5, true};
+    cache.set_summed(device(), roles);
+    EXPECT_TRUE(cache.evicted().sums_layer(0));
+    EXPECT_TRUE(cache.evicted().is_summed(3));
+    EXPECT_EQ(download<std::uint32_t>(cache.evicted().counts()), (std::vector<std::uint32_t>{0, 0, 0, 196, 196, 196}));
+    cache.set_summed(device(), std::vector<HeadRole>(6));
+    EXPECT_FALSE(cache.evicted().sums_layer(0));
+    EXPECT_TRUE(cache.evicted().sums_layer(2));
+
+    KvCache unsummed(device(), mixed(1000, KvType::kF16));
+    EXPECT_THROW(unsummed.set_summed(device(), c.roles), Error);  // its rings have dropped tokens
+    EXPECT_FALSE(unsummed.evicted());
+    unsummed.set_summed(device(), roles);
+    EXPECT_TRUE(unsummed.evicted().is_summed(0));
+    unsummed.set_summed(device(), std::vector<HeadRole>(6));
+    EXPECT_EQ(unsummed.bytes(), plain);
+}
+
 TEST_F(KvCacheTest, LocalHeadsReallyTakeLess) {
     const auto allocated = [](const KvConfig& c) {
         const std::uint64_t before = device().allocated_bytes();

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention with the compensation token, in each of the stages that know it: what left a window counts as one token of
+// the mean key and value with the number of those as its weight. The same as if each of them had the mean key and
+// value, which is what the reference attends to.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "runtime/attention/attend_dense.h"
+#include "runtime/attention/attend_sparse.h"
+#include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_attend.h"
+#include "runtime/kv/step_buffers.h"
+#include "runtime/vk/timeline.h"
+#include "tests/reference/attend_dense.h"
+#include "tests/reference/sum_evicted.h"
+#include "tests/support/close.h"
+#include "tests/support/dense_data.h"
+#include "tests/support/guarded_buffer.h"
+#include "tests/support/sparse_data.h"
+
+namespace winnow::test {
+namespace {
+
+constexpr std::uint32_t kSplits = 3, kFirstRow = 2;
+
+struct WindowCase {
+    CacheShape shape;
+    std::uint32_t window = 100, sinks = 4;
+    std::string text() const { return fmt::format("{} window {} sinks {}", shape.text(), window, sinks); }
+};
+
+TestCache windowed(const WindowCase& c) {
+    TestCache cache(c.shape);
+    for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) cache.set_window(h, c.window, c.sinks);
+    return cache;
+}
+
+class CompensationTest : public GpuTest {
+protected:
+    /// What every stage reads and writes.
+    struct Bound {
+        explicit Bound(const TestCache& cache, bool poison_unseen = true)
+            : state(make_sparse_state(device(), cache.shape.position())),
+              tables(make_buffer(cache.table())),
+              query(make_buffer(cache.query)),
+              partials(make_poisoned<float>(
+                  attend_partial_bytes(cache.shape.n_heads(), cache.shape.n_kv_heads, cache.shape.head_dim, kSplits) /
+                  4)),
+              counters(make_buffer(std::vector<std::uint32_t>(cache.shape.n_kv_heads + 8))),
+              attended(device(), "attended", cache.query.size() * 4),
+              act(make_poisoned<std::uint32_t>(cache.query.size() / 32 * 20)),
+              zeros(make_buffer(std::vector<std::uint32_t>(1u << 16))) {
+            // Rows that are not seen may be anything by now.
+            std::vector<float> k = cache.keys, v = cache.values;
+            std::vector<std::int64_t> words(kFirstRow * 2 * cache.shape.head_dim, -1);
+            for (std::uint32_t h = 0; h < cache.shape.n_kv_heads; ++h) {
+                const reference::EvictedSum sum = reference::sum_evicted(cache.view(), h, cache.shape.position());
+                words.insert(words.end(), sum.key.begin(), sum.key.end());
+                words.insert(words.end(), sum.value.begin(), sum.value.end());
+                for (std::uint32_t t = 0; t < cache.shape.n_tokens && poison_unseen; ++t)
+                    for (std::uint32_t i = 0;
+                         i < cache.shape.head_dim && !cache.heads[h].sees(cache.shape.position(), t); ++i)
+                        k[cache.key_at(h, t) + i] = v[cache.key_at(h, t) + i] = std::nanf("");
+            }
+            keys = cache.upload(device(), k);
+            values = cache.upload(device(), v);
+            sums = make_buffer(words);
+        }
+        vk::Buffer state, tables, query, partials, counters;
+        GuardedBuffer attended;
+        vk::Buffer act, zeros, keys, values, sums;
+    };
+
+    static std::vector<float> dense(const TestCache& cache, bool evicted) {
+        const CacheShape& s = cache.shape;
+        AttendDense::Config config{s.n_heads(), s.n_kv_heads, s.head_dim, s.kv_type, kBlock, kSplits, false};
+        config.evicted = evicted;
+        const AttendDense stage(device(), config);
+        const Bound b(cache);
+        vk::run_once(device(), [&](vk::Recorder& recorder) {
+            stage.record(recorder,
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, b.sums},
+                         {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
+        });
+        return b.attended.contents<float>();
+    }
+    static std::vector<float> sparse(const TestCache& cache, bool evicted) {
+        const CacheShape& s = cache.shape;
+        AttendSparse::Config config{s.n_heads(), s.n_kv_heads, s.head_dim, s.kv_type, kBlock, kSplits, false};
+        config.evicted = evicted;
+        const AttendSparse stage(device(), config);
+        const Bound b(cache);
+        const vk::Buffer lse = make_poisoned<float>(s.n_heads()), counts = make_poisoned<std::uint32_t>(s.n_kv_heads);
+        AttendSparsePush push{};
+        push.table_offset = TestCache::table_offset;
+        push.table_stride = cache.table_stride;
+        push.evicted = kFirstRow;
+        vk::run_once(device(), [&](vk::Recorder& recorder) {
+            stage.record(recorder,
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, b.zeros, b.zeros, b.zeros, lse, counts, b.sums},
+                         push);
+        });
+        return b.attended.contents<float>();
+    }
+    static std::vector<float> select(const TestCache& cache, bool evicted) {
+        const CacheShape& s = cache.shape;
+        SelectLevel level;
+        level.scorer = Scorer::kBox;
+        level.unit = 16;
+        level.rule = BudgetRule::kTopK;
+        level.budget = 64;
+        SelectAttend::Config config{.n_heads = s.n_heads(),
+                                    .n_kv_heads = s.n_kv_heads,
+                                    .head_dim = s.head_dim,
+                                    .kv_type = s.kv_type,
+                                    .n_splits = kSplits,
+                                    .quantize = false,
+                                    .level = level,
+                                    .most_rows = 64,
+                                    .most_always = 256,
+                                    .score_stride = IndexerScore::score_stride(64)};
+        config.evicted = evicted;
+        const SelectAttend stage(device(), config);
+        const Bound b(cache);
+        const vk::Buffer lse = make_poisoned<float>(s.n_heads()), counts = make_poisoned<std::uint32_t>(s.n_kv_heads),
+                         lists = make_poisoned<std::uint32_t>(64),
+                         controls = make_poisoned<SelectControl>(s.n_kv_heads);
+        SelectAttendPush push{};
+        push.table_offset = TestCache::table_offset;
+        push.table_stride = cache.table_stride;
+        push.evicted = kFirstRow;
+        vk::run_once(device(), [&](vk::Recorder& recorder) {
+            stage.record(recorder,
+                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
+                          b.act, lists, controls, b.zeros, lse, counts, b.zeros, b.zeros, b.zeros, b.sums},
+                         push);
+        });
+        return b.attended.contents<float>();
+    }
+
+    // As in attend_dense_test; the mean adds its division, conversion and the weight's logarithm.
+    static void expect_right(const WindowCase& c, const TestCache& cache, const std::vector<float>& got) {
+        SCOPED_TRACE(c.text());
+        const reference::Compensated all = reference::compensate(cache.view(), c.shape.position());
+        const reference::Attended wanted = reference::attend_dense(
+            cache.query, {c.shape.head_dim, all.keys, all.values, all.heads}, c.shape.position());
+        expect_close(got, wanted.output, allowances(wanted.terms, 14 + std::sqrt(c.shape.n_tokens / 4.0)), "attended");
+    }
+};
+
+TEST_F(CompensationTest, DenseStage) {
+    for (const WindowCase& c : {WindowCase{{.n_tokens = 90}},
+                                {{.n_tokens = 103}},
+                                {{.n_tokens = 104}},
+                                {{.n_tokens = 105}},
+                                {{.n_tokens = 199}},
+                                {{.n_tokens = 1025}},
+                                {{.n_tokens = 1025}, 1, 0},
+                                {{.n_tokens = 1025}, 64, 130},
+                                {{.n_tokens = 1025}, 900, 0}}) {
+        const TestCache cache = windowed(c);
+        expect_right(c, cache, dense(cache, true));
+    }
+}
+
+TEST_F(CompensationTest, DenseStageOfEveryTypeAndWidth) {
+    for (const CacheShape& shape : {CacheShape{400, 64, 3, KvType::kF32},
+                                    {400, 64, 3, KvType::kQ8_0},
+                                    {400, 64, 3, KvType::kQ4_0},
+                                    {400, 80, 1, KvType::kF16},
+                                    {400, 128, 1, KvType::kF16},
+                                    {400, 256, 1, KvType::kF16}}) {
+        const WindowCase c{shape};
+        const TestCache cache = windowed(c);
+        expect_right(c, cache, dense(cache, true));
+    }
+}
+
+TEST_F(CompensationTest, SparseStage) {
+    for (const WindowCase& c :
+         {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 1025}}, {{.n_tokens = 1025}, 65, 0}}) {
+        const TestCache cache = windowed(c);
+        expect_right(c, cache, sparse(cache, true));
+    }
+}
+
+TEST_F(CompensationTest, SelectingStage) {
+    for (const WindowCase& c :
+         {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 105}}, {{.n_tokens = 900}}, {{.n_tokens = 900}, 65, 0}}) {
+        const TestCache cache = windowed(c);
+        expect_right(c, cache, select(cache, true));
+    }
+}
+
+// Rows that are equal lose nothing by being taken together: the window gives what everything gives.
+TEST_F(CompensationTest, EqualRowsAreNotMissed) {
+    WindowCase c{{.n_tokens = 1000}};
+    TestCache cache = windowed(c);
+    for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h)
+        for (std::uint32_t t = c.sinks; t < c.shape.n_tokens; ++t)
+            for (std::uint32_t i = 0; i < c.shape.head_dim && !cache.heads[h].sees(c.shape.position(), t); ++i) {
+                cache.keys[cache.key_at(h, t) + i] = cache.keys[cache.key_at(h, c.sinks) + i];
+                cache.values[cache.key_at(h, t) + i] = cache.values[cache.key_at(h, c.sinks) + i];
+            }
+    TestCache full = cache;
+    for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) full.set_window(h, 0, 0);
+    const reference::Attended wanted = reference::attend_dense(full.query, full.view(), c.shape.position());
+    const std::vector<double> allowance = allowances(wanted.terms, 14 + std::sqrt(c.shape.n_tokens / 4.0));
+    expect_close(dense(cache, true), wanted.output, allowance, "dense");
+    expect_close(sparse(cache, true), wanted.output, allowance, "sparse");
+}
+
+// Before anything has left, and in heads that keep everything, it is the stage without the token to the bit.
+TEST_F(CompensationTest, NothingToCompensateChangesNoBit) {
+    for (const WindowCase& c : {WindowCase{{.n_tokens = 104}}, {{.n_tokens = 1000}, 0, 0}}) {
+        const TestCache cache = windowed(c);
+        EXPECT_EQ(dense(cache, true), dense(cache, false));
+        EXPECT_EQ(sparse(cache, true), sparse(cache, false));
+    }
+}
+
+}  // namespace
+}  // namespace winnow::test
