@@ -149,7 +149,8 @@ AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, st
 
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                                      const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
-                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend)
+                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend,
+                                     bool appends_index)
     : device_(device),
       shape_(shape),
       cache_(cache),
@@ -279,7 +280,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         c.level = policy_.levels[i];
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
-        c.append_index = i == 0 && policy_.index_dim != 0;
+        c.append_index = appends_index && i == 0 && policy_.index_dim != 0;
         if (c.is_final && cuts_) c.ending = ScoreEnding::kDenominators;
         if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
         levels_.emplace_back(device, c);
@@ -288,7 +289,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
             device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
                                        IndexerScore::score_stride(c.max_rows), n_select_splits, n_select_splits, {}});
     }
-    if (policy_.index_dim != 0) {
+    if (appends_index && policy_.index_dim != 0) {
         IndexerScore::Config c = base;
         c.level.scorer = Scorer::kLowdim;
         c.append_index = c.append_only = true;

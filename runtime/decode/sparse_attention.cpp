@@ -48,6 +48,8 @@ const AttentionConfig& checked(const AttentionConfig& c, const SparsePolicy& pol
         throw Error(ErrorCode::kInvalidArgument, fmt::format("head_dim {} is no multiple of 8 up to 256", c.head_dim));
     if (c.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a capacity of 0 tokens: give at least 1");
     policy.check(1, c.n_kv_heads);
+    if (std::any_of(policy.local_heads.begin(), policy.local_heads.end(), [](std::uint8_t local) { return local != 0; }))
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("policy '{}' has local heads, which this cache does not make: leave local_heads empty", policy.name));
     const std::size_t n_maps = std::size_t{c.n_kv_heads} * 2 * policy.index_dim * c.head_dim;
     if (n_maps != 0 && (!policy.index_maps || policy.index_maps->size() != n_maps))
         throw Error(ErrorCode::kInvalidArgument,
@@ -73,7 +75,7 @@ struct SparseAttention::Impl {
           none(*device, "none", 16, vk::BufferUse::kDevice),
           pipeline(*device, {1, c.n_heads, c.n_kv_heads, c.head_dim}, cache,
                    {state, query, partials, counters, attended, none}, n_splits, policy,
-                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false),
+                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false, {}, false),  // append() has added the index keys
           append_stage(*device, append_config(c)) {
         if (config.scale == 0) config.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         std::memset(state.mapped(), 0, sizeof(StepState));
