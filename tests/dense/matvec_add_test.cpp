@@ -104,6 +104,7 @@ std::vector<Case> cases() {
     list.push_back({WeightType::kBF16, 64, 96, {}, true});
     list.push_back({WeightType::kQ4_0, 576, 64, {}, true});
     list.push_back({WeightType::kQ5_0, 96, 160, {64}, true});
+    list.push_back({WeightType::kQ4_0, 64, 5376, {}, true});  // fits 32 KiB of shared memory once, not twice
     list.push_back({WeightType::kQ6_K, 256, 320, {64, 128}, true});
     return list;
 }
