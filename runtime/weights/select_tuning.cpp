@@ -12,7 +12,7 @@ SelectTuning select_tuning(const vk::Device& device, std::uint32_t dim, const Se
     if (asked.group_size != 0) return asked;
     SelectTuning t;
     // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
-    t.group_size = device.is_cpu() ? 128 : 512;
+    t.group_size = device.limits().fitting_group(device.is_cpu() ? 128 : 512);
     // One lane per 8 values, a power of two; 16 only where 8 would hold too much of the query in registers.
     const std::uint32_t most = std::min(device.limits().subgroup_size, dim > 128 ? 16u : 8u);
     t.lanes = 1;
