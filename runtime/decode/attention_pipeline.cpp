@@ -40,19 +40,22 @@ bool lists_serve_once(const SparsePolicy& policy) {
                                                [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
 }
 
-// Most rows that the last level chooses from: below another level, the children of as many units as that may keep.
-std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity) {
+// Most rows that the last level chooses from: below another level, the children of as many units as that may keep. A steered audit may
+// widen that to the whole cache, which is possible but not usual.
+std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool usually) {
     const SelectLevel& last = policy.levels.back();
     if (policy.levels.size() > 1) {
         const SelectLevel& above = policy.levels[policy.levels.size() - 2];
-        if (above.budget != 0 && above.budget_share == 0 && !policy.steered) capacity = std::min(capacity, above.budget + above.unit);
+        const auto share = static_cast<std::uint64_t>(above.budget_share * static_cast<double>(capacity)) + 1;
+        if (above.budget != 0 && (usually || !policy.steered))
+            capacity = static_cast<std::uint32_t>(std::min<std::uint64_t>(capacity, std::max<std::uint64_t>(above.budget, share) + above.unit));
     }
     return (capacity + last.unit - 1) / last.unit + 1;
 }
 
 // Whether they are more than one workgroup should choose from.
 bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
-    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity));
+    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity, true));
 }
 
 // Every buffer's size, in one place for allocation and planning.
@@ -257,7 +260,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                     .kv_type = sparse.kv_type, .block_size = sparse.block_size, .n_splits = sparse.n_splits, .quantize = quantize,
                     .skip_values = sparse.skip_values, .level = policy_.levels.back(), .pool = policy_.pool,
                     .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
-                    .most_rows = last_rows(policy_, kv.capacity),
+                    .most_rows = last_rows(policy_, kv.capacity, false),
                     .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
                     .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits};
         const bool wanted = choose_in_attend.value_or(!device.is_cpu() && SelectAttend::pays(c));
