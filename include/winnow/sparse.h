@@ -107,7 +107,7 @@ struct SparsePolicy {
     HeadPool pool = HeadPool::kMax;
     std::uint32_t sink = 4;               ///< first tokens, always attended
     std::uint32_t window = 64;            ///< last tokens, always attended (rounded up to whole blocks)
-    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs
+    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs; heads whose cache is a ring see their window even then
     std::uint32_t refresh = 1;            ///< select anew every so many tokens
     float cosine = 2;                     ///< or when the query's cosine to the last selecting one falls below; > 1 = off
     float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
