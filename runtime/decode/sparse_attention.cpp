@@ -90,6 +90,7 @@ struct SparseAttention::Impl {
     AttentionPipeline pipeline;
     RopeAppend append_stage;
     std::uint32_t n_tokens = 0;
+    std::uint32_t n_at_step = 0;  ///< tokens at the last step; 0 = there was none
     bool last_sparse = false;
 };
 
@@ -139,11 +140,13 @@ std::span<const float> SparseAttention::step(std::span<const float> query) {
     i.state.mapped_as<StepState>()->position = i.n_tokens - 1;
     i.last_sparse = !i.pipeline.policy().is_dense() && i.n_tokens >= i.pipeline.policy().min_ctx;
     vk::run_once(*i.device, [&](vk::Recorder& r) { i.pipeline.record_decode(r, nullptr, 0, i.last_sparse); });
+    i.n_at_step = i.n_tokens;
     return {i.attended.mapped_as<const float>(), query.size()};
 }
 
 std::vector<float> SparseAttention::audit() {
     Impl& i = *impl_;
+    if (i.n_at_step == 0) throw Error(ErrorCode::kInvalidArgument, "nothing to audit: call step() first");
     if (!i.last_sparse || !i.pipeline.is_sparse(0)) return std::vector<float>(i.config.n_heads, 1.0f);
     vk::run_once(*i.device, [&](vk::Recorder& r) { i.pipeline.record_audit(r, 0); });
     std::vector<float> masses;
@@ -153,7 +156,7 @@ std::vector<float> SparseAttention::audit() {
 
 std::vector<std::uint32_t> SparseAttention::attended() const {
     const Impl& i = *impl_;
-    if (!i.last_sparse) return std::vector<std::uint32_t>(i.config.n_kv_heads, i.n_tokens);
+    if (!i.last_sparse) return std::vector<std::uint32_t>(i.config.n_kv_heads, i.n_at_step);
     const auto counts = i.pipeline.attended_counts();
     return {counts.begin(), counts.end()};
 }
@@ -167,7 +170,7 @@ std::vector<std::uint32_t> SparseAttention::selected(std::uint32_t kv_head) cons
 std::uint32_t SparseAttention::n_tokens() const { return impl_->n_tokens; }
 
 void SparseAttention::clear() {
-    impl_->n_tokens = 0;
+    impl_->n_tokens = impl_->n_at_step = 0;
     impl_->last_sparse = false;
     impl_->pipeline.reset();
 }

@@ -152,6 +152,27 @@ TEST_F(SparseAttentionTest, DenseAndShortOnesAttendToEverything) {
     }
 }
 
+// What the last step did stays what it did when tokens are appended.
+TEST_F(SparseAttentionTest, ReportsBelongToTheLastStep) {
+    const Data data(300, 9);
+    SparseAttention attention({}, config(300), make_sparse_attention_policy("exact", {.mass = 0.7f, .window = 16, .min_ctx = 200}));
+    EXPECT_EQ(attention.attended(), std::vector<std::uint32_t>(kKvHeads, 0));
+    expect_refused([&] { attention.audit(); }, "step");
+    attention.append(data.rows(data.keys, 0, 100), data.rows(data.values, 0, 100));
+    attention.step(data.query);
+    attention.append(data.rows(data.keys, 100, 150), data.rows(data.values, 100, 150));
+    EXPECT_EQ(attention.attended(), std::vector<std::uint32_t>(kKvHeads, 100));
+    EXPECT_EQ(attention.audit(), std::vector<float>(kHeads, 1.0f));
+    attention.step(data.query);
+    const std::vector<float> masses = attention.audit();
+    const std::vector<std::uint32_t> counts = attention.attended();
+    attention.append(data.rows(data.keys, 250, 50), data.rows(data.values, 250, 50));
+    EXPECT_EQ(attention.audit(), masses);
+    EXPECT_EQ(attention.attended(), counts);
+    attention.clear();
+    expect_refused([&] { attention.audit(); }, "step");
+}
+
 TEST_F(SparseAttentionTest, ClearForgetsEverything) {
     const Data first(900, 4), second(700, 5);
     const SparsePolicy policy = make_sparse_attention_policy("recycled", {.budget = 200});  // whose lists outlive a step
