@@ -177,6 +177,7 @@ struct Row {
 
 Row token_row(uint token, bool inside) {
     const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+    if (!inside) token = 0;  // a child beyond the cache has no place in the block table
     return Row(row, 1.0, inside);
 }
 
