@@ -375,10 +375,12 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
     }
     if (!select_rows_) return;
     const std::size_t last = levels_.size() - 1;
-    select_rows_->record(recorder,
-                         {buffers_.state, cache_.tables(), lists_, lists_, scores_, select_partials_, ranks_, bins_, through_,
-                          select_counters_, controls_, policies_, cuts_},
-                         selection_push(layer, last));
+    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), lists_, lists_,    scores_,   select_partials_, ranks_, bins_, through_,
+                                      select_counters_, controls_, policies_, cuts_};
+    const SelectPush push = selection_push(layer, last);
+    select_rows_->record_count(recorder, buffers, push);
+    recorder.barrier();
+    select_rows_->record_write(recorder, buffers, push);
     recorder.barrier();
     recorder.timestamp(timer, "select_rows");
 }
