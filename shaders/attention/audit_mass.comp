@@ -43,15 +43,12 @@ const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kSlots = kGroupSize / kLanes;
 const float kEmpty = -3.0e38;
 // A head that gives all but this to the sinks has nothing else to lose, and f32 could not tell how much of it was kept.
+#include "shaders/common/softmax_state.glsl"
 const float kLeastRest = 1.0e-3;
 
 shared vec4 states[kSubgroups * kGroup];
 shared uint arrived;
 
-void merge_state(inout vec2 a, vec2 b) {
-    const float m = max(a.x, b.x);
-    a = vec2(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
-}
 void merge_states(inout vec4 a, vec4 b) {
     vec2 all = a.xy, sinks = a.zw;
     merge_state(all, b.xy);
