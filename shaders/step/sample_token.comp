@@ -10,6 +10,7 @@
 // Logits that are not finite come from a damaged model: then WINNOW_NO_TOKEN goes to the ring and the answer stops.
 // Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
+// Needs: subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -38,8 +39,8 @@ layout(set = 0, binding = 6, scalar) restrict writeonly buffer Ring { uint ring[
 
 // The histogram of the maxima: 512 bins of 1/16 nat below the largest. Afterwards a bit for each of kMarked ids: those that are penalised.
 const uint kBins = 512;
-const float kBinsPerNat = 16.0;
 const uint kMarked = 32 * kBins;  // a multiple of kSize
+const float kBinsPerNat = 16.0;
 const float kNone = -3.0e38;
 
 shared uint subgroup_counts[kSubgroups];
@@ -173,9 +174,9 @@ void compact_range(uint n_penalised) {
     uint kept = 0;
     for (uint base = begin; base < end; base += gl_WorkGroupSize.x) {
         const uint id = base + gl_LocalInvocationIndex;
-        float logit = kNone;
         const uint at = (base - begin) % kMarked;
         if (n_penalised != 0 && at == 0) mark_penalised(base, n_penalised);
+        float logit = kNone;
         bool keep = false;
         if (id < end) {
             logit = logits[id];
