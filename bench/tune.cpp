@@ -131,7 +131,7 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                            stage->record(r,
                                                          {(*w)[i % w->size()], m->act, m->state, m->x, m->norm,
                                                           m->act_out, m->norm, m->raw, m->counters},
-                                                         {ref, 0, n_in, 1e-5f, 0});
+                                                         {ref, 0, 1e-5f, 0});
                                        });
                                    }));
     }
@@ -161,7 +161,7 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                    const MatrixRef ref = matrix_ref(kType, s.n_vocab);
                                    return Record([=](vk::Recorder& r, std::uint32_t i) {
                                        stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima},
-                                                     {ref, 0, s.n_embd, 1e-5f, 0});
+                                                     {ref, 0, 1e-5f, 0});
                                    });
                                }));
     return all;
@@ -211,7 +211,7 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
                                                 r,
                                                 {*state, cache->tables(), cache->keys(l), cache->values(l), m->query,
                                                  m->partials, m->counters, m->attended, m->act_out},
-                                                {cache->layout().table_offset(l), cache->layout().table_stride(), 0});
+                                                {cache->layout().table_offset(l), cache->layout().table_stride(), 0, WINNOW_NO_SUMS});
                                         });
                                     },
                                     {}});

@@ -102,11 +102,12 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                                                           m->push());
                                             if (!choose) return;
                                             r.barrier();
-                                            choose->record(r,
-                                                           {m->on.state, m->on.cache.tables(), m->lists, m->lists, m->scores,
-                                                            m->partials, m->ranks, m->bins, m->through, m->on.counters, m->controls,
-                                                            m->policies, m->cuts},
-                                                           m->push());
+                                            const SelectRows::Buffers buffers{
+                                                m->on.state, m->on.cache.tables(), m->lists, m->lists, m->scores, m->partials, m->ranks,
+                                                m->bins, m->through, m->on.counters, m->controls, m->policies, m->cuts};
+                                            choose->record_count(r, buffers, m->push());
+                                            r.barrier();
+                                            choose->record_write(r, buffers, m->push());
                                         });
                                     },
                                     {}});

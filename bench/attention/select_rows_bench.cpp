@@ -51,10 +51,11 @@ void run(benchmark::State& state, const Shape& s, std::uint32_t n, BudgetRule ru
     b.run(state, SelectRows::bytes_moved(c, n, n / 20), [&](vk::Recorder& r, std::uint32_t) {
         r.copy({pending, 0, pending.bytes()}, {controls, 0, controls.bytes()});  // as indexer_score leaves it
         r.full_barrier();
-        stage.record(r,
-                     {on.state, on.cache.tables(), lists, lists, score_rows, partials, ranks, bins, through, on.counters,
-                      controls, policies, cuts},
-                     push);
+        const SelectRows::Buffers buffers{on.state, on.cache.tables(), lists, lists, score_rows, partials, ranks, bins, through, on.counters,
+                                          controls, policies, cuts};
+        stage.record_count(r, buffers, push);
+        r.barrier();
+        stage.record_write(r, buffers, push);
     });
 }
 

@@ -19,7 +19,7 @@ void register_logits() {
                 const vk::Buffer logits = b.buffer(s.n_vocab * 4), maxima = b.buffer(s.n_vocab / 8);
                 b.run(state, Logits::bytes_moved(config), [&](vk::Recorder& r, std::uint32_t i) {
                     stage.record(r, {w[i % w.size()], act, st, logits, maxima},
-                                 {matrix_ref(type, s.n_vocab), 0, s.n_embd, 1e-5f, 0});
+                                 {matrix_ref(type, s.n_vocab), 0, 1e-5f, 0});
                 });
             })->UseManualTime();
         }

@@ -25,7 +25,7 @@ void register_matvec_add() {
                     const vk::Buffer out = b.buffer(activation_bytes(s.n_embd)), counters = b.zeros(64);
                     b.run(state, MatvecAdd::bytes_moved(config), [&](vk::Recorder& r, std::uint32_t i) {
                         stage.record(r, {w[i % w.size()], act, st, x, norm, out, norm, x, counters},
-                                     {matrix_ref(type, s.n_embd), 0, config.n_in, 1e-5f, 0});
+                                     {matrix_ref(type, s.n_embd), 0, 1e-5f, 0});
                     });
                 })->UseManualTime();
             }

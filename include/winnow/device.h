@@ -33,6 +33,7 @@ struct DeviceOptions {
     std::function<void(const std::string&)> on_validation;
     /// For tests: matrices are cut into row ranges of so many bytes, where the device itself would bind more. 0 = what it binds.
     std::uint64_t max_matrix_bytes = 0;
+    std::uint32_t max_group_invocations = 0;  ///< for tests: of a workgroup, where the device itself would run more. 0 = what it runs
 };
 
 /// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.

@@ -41,9 +41,9 @@ struct SelectLevel {
     std::uint32_t unit = 1;  ///< tokens of a row: 1, a block (16, 32, 64) or a superblock (1024)
     BudgetRule rule = BudgetRule::kTopP;
     float mass = 0.95f;           ///< in (0, 1]
-    std::uint32_t budget = 0;     ///< tokens, besides sinks and window; 0 = no limit (top-p, threshold)
+    std::uint32_t budget = 0;     ///< tokens; of the last level sinks and window included, of the others besides them. 0 = no limit (top-p, threshold)
     std::uint32_t budget_min = 0;
-    float budget_share = 0;       ///< of the cached tokens; the budget is the larger of both
+    float budget_share = 0;       ///< of the cached tokens; sinks and window come besides, in the last level too. The larger of both limits
     float threshold = 0;
 };
 
@@ -107,7 +107,7 @@ struct SparsePolicy {
     HeadPool pool = HeadPool::kMax;
     std::uint32_t sink = 4;               ///< first tokens, always attended
     std::uint32_t window = 64;            ///< last tokens, always attended (rounded up to whole blocks)
-    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs
+    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs; heads whose cache is a ring see their window even then
     std::uint32_t refresh = 1;            ///< select anew every so many tokens
     float cosine = 2;                     ///< or when the query's cosine to the last selecting one falls below; > 1 = off
     float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off

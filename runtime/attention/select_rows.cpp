@@ -66,14 +66,14 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
     write_ = vk::ComputePipeline(device, shader, 13, sizeof(SelectPush), spec, subgroup);
 }
 
-void SelectRows::record(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
-    for (const vk::ComputePipeline* pass : {&count_, &write_}) {
-        if (pass == &write_) recorder.barrier();
-        recorder.dispatch(*pass,
-                          {b.state, b.tables, b.lists, b.parents, b.scores, b.partials, b.ranks, b.bins, b.through,
-                           b.counters, b.controls, b.policies, b.cuts},
-                          push, config_.n_splits, config_.n_kv_heads);
-    }
+void SelectRows::record_count(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const { record(count_, recorder, b, push); }
+void SelectRows::record_write(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const { record(write_, recorder, b, push); }
+
+void SelectRows::record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
+    recorder.dispatch(pass,
+                      {b.state, b.tables, b.lists, b.parents, b.scores, b.partials, b.ranks, b.bins, b.through,
+                       b.counters, b.controls, b.policies, b.cuts},
+                      push, config_.n_splits, config_.n_kv_heads);
 }
 
 std::uint64_t SelectRows::bytes_moved(const Config& c, std::uint64_t n_tokens, std::uint64_t n_kept) {

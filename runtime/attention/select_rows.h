@@ -35,8 +35,9 @@ public:
     };
     /// @throws Error(kInvalidArgument) for units of more than a token and for heads that choose each for themselves.
     SelectRows(vk::Device& device, const Config& config);
-    /// Two dispatches and the barrier between them.
-    void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    /// Ranks, bins and the cut; then, behind the caller's barrier, the list.
+    void record_count(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    void record_write(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
 
     /// Whether a last level is for this stage: its rows are many, and it ranks tokens once for all heads.
     static bool takes(const SelectLevel& level, HeadPool pool, std::uint32_t max_rows);
@@ -50,6 +51,8 @@ public:
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_kept);
 
 private:
+    void record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+
     Config config_;
     vk::ComputePipeline count_, write_;
 };

@@ -9,11 +9,21 @@
 namespace winnow {
 namespace {
 constexpr std::uint32_t kSuperTokens = 1024;
+
+// Few invocations are enough for a software driver, until an index key takes so long that the tokens of one (kSuperTokens over the group)
+// would come near the loop limit of llvmpipe: a pass for each 8 channels of each dimension, twice where keys have codes.
+std::uint32_t group_size(const vk::Device& device, const SummarizeBlock::Config& c) {
+    if (!device.is_cpu()) return 128;
+    const std::uint32_t passes = c.index_dim * (c.head_dim / 8 + 1) * (c.index_type == IndexType::kInt8 ? 2 : 1);
+    std::uint32_t size = 32;
+    while (size < 1024 && kSuperTokens / size * passes > 40000) size *= 2;
+    return size;
+}
 }
 
 SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
-    const std::array<std::uint32_t, 7> spec{device.is_cpu() ? 32u : 128u, c.head_dim, c.block_size, c.summary_unit,
+    const std::array<std::uint32_t, 7> spec{group_size(device, c), c.head_dim, c.block_size, c.summary_unit,
                                             c.index_dim, c.index_unit, static_cast<std::uint32_t>(c.index_type)};
     const vk::ShaderVariant& shader =
         vk::find_shader(kv_shader("summarize_block", c.kv_type));

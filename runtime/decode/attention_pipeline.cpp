@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "runtime/decode/attention_sizes.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/timeline.h"
@@ -13,125 +14,7 @@
 namespace winnow {
 namespace {
 
-constexpr std::uint32_t kSuperTokens = 1024;
-constexpr std::uint32_t kAuditSplits = 8;
 constexpr std::uint32_t kNoLimit = 0x7fffffff;
-
-// Block size of the summaries: what the levels ask for, 64 when only superblocks are scored, 0 when nothing is.
-std::uint32_t summary_unit_of(const SparsePolicy& policy) {
-    std::uint32_t unit = 0;
-    for (const SelectLevel& level : policy.levels) {
-        if (level.scorer != Scorer::kBox && level.scorer != Scorer::kMean) continue;
-        if (level.unit < kSuperTokens) return level.unit;
-        unit = 64;
-    }
-    return unit;
-}
-
-std::uint32_t index_unit_of(const SparsePolicy& policy) {
-    for (const SelectLevel& level : policy.levels)
-        if (level.scorer == Scorer::kLowdimMean) return level.unit;
-    return 0;
-}
-
-// Lists that neither a later layer nor a later step reads again: one place for them serves all layers.
-bool lists_serve_once(const SparsePolicy& policy) {
-    return policy.refresh <= 1 && std::none_of(policy.layers.begin(), policy.layers.end(),
-                                               [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
-}
-
-// Most rows that the last level chooses from: below another level, the children of as many units as that may keep.
-std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity) {
-    const SelectLevel& last = policy.levels.back();
-    if (policy.levels.size() > 1) {
-        const SelectLevel& above = policy.levels[policy.levels.size() - 2];
-        if (above.budget != 0 && above.budget_share == 0 && !policy.steered) capacity = std::min(capacity, above.budget + above.unit);
-    }
-    return (capacity + last.unit - 1) / last.unit + 1;
-}
-
-// Whether they are more than one workgroup should choose from.
-bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
-    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity));
-}
-
-// Every buffer's size, in one place for allocation and planning.
-struct Sizes {
-    std::vector<std::uint64_t> summary_rows, index_rows, index_sums;
-    std::uint64_t summary_element = 0, summary_sum = 0;
-    std::vector<std::uint32_t> strides;
-    std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
-    std::uint64_t dropped = 0, head_maps = 0, lse = 0, counts = 0, audit_partials = 0, records = 0;
-    std::uint64_t ranks = 0, bins = 0, through = 0, cuts = 0;  // of SelectRows
-    std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0;
-    std::uint64_t total = 0;
-};
-
-Sizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t select_splits) {
-    const KvConfig& kv = layout.config();
-    const std::uint64_t group = s.n_heads / s.n_kv_heads;
-    Sizes z;
-    z.summary_unit = summary_unit_of(policy);
-    z.super_stride = (kv.capacity + kSuperTokens - 1) / kSuperTokens;
-    z.summary_element = std::uint64_t{s.head_dim} * summary_element_bytes(kv.type);
-    z.summary_sum = s.head_dim * 4ull;
-    for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
-        const LayerKind kind = policy.layers[layer].kind;
-        const bool selects = kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
-        const std::uint64_t blocks = layout.layer_blocks(layer);
-        z.summary_rows.push_back(
-            selects && z.summary_unit != 0
-                ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
-                : 0);
-        z.index_rows.push_back(selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
-        z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
-        z.index_sums.push_back(index_unit_of(policy) == 0 ? 0 : z.index_rows.back() / index_unit_of(policy));
-        z.total += z.index_rows.back() * index_row_bytes(policy.index_type, policy.index_dim) +
-                   z.index_sums.back() * policy.index_dim * 4;
-    }
-    if (policy.is_dense()) return z;
-    std::uint64_t list_words = 0;
-    std::uint32_t coarsest = 1;  // a level scores all children of the units above it, also those beyond the capacity
-    for (const SelectLevel& level : policy.levels) coarsest = std::max(coarsest, level.unit);
-    const std::uint32_t n_scored = (kv.capacity + coarsest - 1) / coarsest * coarsest;
-    for (std::size_t i = 0; i < policy.levels.size(); ++i) {
-        const SelectLevel& level = policy.levels[i];
-        const std::uint32_t rows = n_scored / level.unit + 1;
-        std::uint32_t stride = rows;
-        // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head has its own budget.
-        const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
-        if (level.budget != 0 && level.budget_share == 0 && !policy.steered)
-            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
-        z.strides.push_back(stride);
-        z.max_rows = std::max(z.max_rows, rows);
-        list_words += std::uint64_t{stride} * s.n_kv_heads;
-    }
-    const std::uint64_t n_levels = std::max<std::size_t>(policy.levels.size(), 1);
-    const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
-    z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
-    z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
-    z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
-    z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
-    z.counters = s.n_kv_heads * 8ull;  // selection, audit
-    z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);
-    z.policies = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(HeadPolicy);
-    z.queries = std::uint64_t{s.n_layers} * s.n_heads * s.head_dim * 4;
-    z.dropped = s.n_heads * 4ull;
-    z.head_maps = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
-    z.lse = s.n_heads * 4ull;
-    z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
-    z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
-    z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
-    if (chooses_wide(policy, kv.capacity)) {
-        z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
-        z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
-        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), select_splits);
-        z.cuts = s.n_kv_heads * sizeof(SelectCut);
-    }
-    z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
-               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts + 16;
-    return z;
-}
 
 AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, std::uint32_t n_splits, bool quantize, bool evicted) {
     AttendDense::Config c;
@@ -150,7 +33,8 @@ AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, st
 
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                                      const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
-                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend)
+                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend,
+                                     bool appends_index)
     : device_(device),
       shape_(shape),
       cache_(cache),
@@ -166,7 +50,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     if (policy_.is_dense()) return;
     using vk::BufferUse;
     const std::uint32_t n_select_splits = select_splits(device.is_cpu(), shape.n_kv_heads, kv.capacity);
-    const Sizes z = sizes_of(shape, cache.layout(), policy_, n_select_splits);
+    const AttentionSizes z = sizes_of(shape, cache.layout(), policy_, n_select_splits);
     summary_unit_ = z.summary_unit;
     super_stride_ = z.super_stride;
     level_strides_ = z.strides;
@@ -263,7 +147,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
                     .kv_type = sparse.kv_type, .block_size = sparse.block_size, .n_splits = sparse.n_splits, .quantize = quantize,
                     .skip_values = sparse.skip_values, .level = policy_.levels.back(), .pool = policy_.pool,
                     .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
-                    .most_rows = last_rows(policy_, kv.capacity),
+                    .most_rows = last_rows(policy_, kv.capacity, false),
                     .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
                     .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits,
                     .evicted = policy_.compensate};
@@ -287,7 +171,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         c.level = policy_.levels[i];
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
-        c.append_index = i == 0 && policy_.index_dim != 0;
+        c.append_index = appends_index && i == 0 && policy_.index_dim != 0;
         if (c.is_final && cuts_) c.ending = ScoreEnding::kDenominators;
         if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
         levels_.emplace_back(device, c);
@@ -296,7 +180,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
             device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
                                        IndexerScore::score_stride(c.max_rows), n_select_splits, n_select_splits, {}});
     }
-    if (policy_.index_dim != 0) {
+    if (appends_index && policy_.index_dim != 0) {
         IndexerScore::Config c = base;
         c.level.scorer = Scorer::kLowdim;
         c.append_index = c.append_only = true;
@@ -379,10 +263,12 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
     }
     if (!select_rows_) return;
     const std::size_t last = levels_.size() - 1;
-    select_rows_->record(recorder,
-                         {buffers_.state, cache_.tables(), lists_, lists_, scores_, select_partials_, ranks_, bins_, through_,
-                          select_counters_, controls_, policies_, cuts_},
-                         selection_push(layer, last));
+    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), lists_, lists_,    scores_,   select_partials_, ranks_, bins_, through_,
+                                      select_counters_, controls_, policies_, cuts_};
+    const SelectPush push = selection_push(layer, last);
+    select_rows_->record_count(recorder, buffers, push);
+    recorder.barrier();
+    select_rows_->record_write(recorder, buffers, push);
     recorder.barrier();
     recorder.timestamp(timer, "select_rows");
 }

@@ -41,13 +41,14 @@ class AttentionPipeline {
 public:
     /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]; empty without index scorers.
     /// @param choose_in_attend whether SelectAttend serves where it can; by the device where absent.
+    /// @param appends_index whether record_decode adds the newest token's index key; false where record_prefill has added it already.
     /// @throws Error(kInvalidArgument) from SparsePolicy::check, before anything is allocated.
     AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache, const AttentionBuffers& buffers,
                       std::uint32_t n_splits, const SparsePolicy& policy, std::span<const float> maps = {},
-                      bool quantize = true, std::optional<bool> choose_in_attend = {});
+                      bool quantize = true, std::optional<bool> choose_in_attend = {}, bool appends_index = true);
 
     /// Attention of the newest token, whose key and value are in the cache; ends with a barrier.
-    /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date.
+    /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date (if it appends them).
     void record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer, bool sparse) const;
     /// Captured mass of the layer's last attention; runs beside whatever is recorded until the next barrier.
     void record_audit(vk::Recorder& recorder, std::uint32_t layer) const;

@@ -102,7 +102,7 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
         stages.output->record(recorder,
                               {range.where, b.act_attended, b.state, b.x, w.ffn_norm, b.act_embd, w.post_attn_norm,
                                b.raw_product, b.counters},
-                              {range.ref, range.first_row, shape_.q_dim(), shape_.rms_eps, counter});
+                              {range.ref, range.first_row, shape_.rms_eps, counter});
     }
     recorder.barrier();
     recorder.timestamp(timer, "output");
@@ -118,7 +118,7 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
         stages.down->record(recorder,
                             {range.where, b.act_ff, b.state, b.x, next_norm, b.act_embd, w.post_ffn_norm,
                              b.raw_product, b.counters},
-                            {range.ref, range.first_row, shape_.n_ff, shape_.rms_eps, counter});
+                            {range.ref, range.first_row, shape_.rms_eps, counter});
     }
     recorder.barrier();
     recorder.timestamp(timer, "down");
@@ -128,7 +128,7 @@ void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) co
     const StepBuffers& b = buffers_;
     for (const MatrixRange& range : weights_.output) {
         logits_.record(recorder, {range.where, b.act_embd, b.state, b.logits, b.maxima},
-                       {range.ref, range.first_row, shape_.n_embd, shape_.rms_eps, 0});
+                       {range.ref, range.first_row, shape_.rms_eps, 0});
     }
     recorder.barrier();
     recorder.timestamp(timer, "logits");

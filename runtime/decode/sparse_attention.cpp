@@ -48,6 +48,8 @@ const AttentionConfig& checked(const AttentionConfig& c, const SparsePolicy& pol
         throw Error(ErrorCode::kInvalidArgument, fmt::format("head_dim {} is no multiple of 8 up to 256", c.head_dim));
     if (c.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a capacity of 0 tokens: give at least 1");
     policy.check(1, c.n_kv_heads);
+    if (std::any_of(policy.local_heads.begin(), policy.local_heads.end(), [](std::uint8_t local) { return local != 0; }))
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("policy '{}' has local heads, which this cache does not make: leave local_heads empty", policy.name));
     const std::size_t n_maps = std::size_t{c.n_kv_heads} * 2 * policy.index_dim * c.head_dim;
     if (n_maps != 0 && (!policy.index_maps || policy.index_maps->size() != n_maps))
         throw Error(ErrorCode::kInvalidArgument,
@@ -73,7 +75,7 @@ struct SparseAttention::Impl {
           none(*device, "none", 16, vk::BufferUse::kDevice),
           pipeline(*device, {1, c.n_heads, c.n_kv_heads, c.head_dim}, cache,
                    {state, query, partials, counters, attended, none}, n_splits, policy,
-                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false),
+                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false, {}, false),  // append() has added the index keys
           append_stage(*device, append_config(c)) {
         if (config.scale == 0) config.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         std::memset(state.mapped(), 0, sizeof(StepState));
@@ -88,6 +90,7 @@ struct SparseAttention::Impl {
     AttentionPipeline pipeline;
     RopeAppend append_stage;
     std::uint32_t n_tokens = 0;
+    std::uint32_t n_at_step = 0;  ///< tokens at the last step; 0 = there was none
     bool last_sparse = false;
 };
 
@@ -137,11 +140,13 @@ std::span<const float> SparseAttention::step(std::span<const float> query) {
     i.state.mapped_as<StepState>()->position = i.n_tokens - 1;
     i.last_sparse = !i.pipeline.policy().is_dense() && i.n_tokens >= i.pipeline.policy().min_ctx;
     vk::run_once(*i.device, [&](vk::Recorder& r) { i.pipeline.record_decode(r, nullptr, 0, i.last_sparse); });
+    i.n_at_step = i.n_tokens;
     return {i.attended.mapped_as<const float>(), query.size()};
 }
 
 std::vector<float> SparseAttention::audit() {
     Impl& i = *impl_;
+    if (i.n_at_step == 0) throw Error(ErrorCode::kInvalidArgument, "nothing to audit: call step() first");
     if (!i.last_sparse || !i.pipeline.is_sparse(0)) return std::vector<float>(i.config.n_heads, 1.0f);
     vk::run_once(*i.device, [&](vk::Recorder& r) { i.pipeline.record_audit(r, 0); });
     std::vector<float> masses;
@@ -151,7 +156,7 @@ std::vector<float> SparseAttention::audit() {
 
 std::vector<std::uint32_t> SparseAttention::attended() const {
     const Impl& i = *impl_;
-    if (!i.last_sparse) return std::vector<std::uint32_t>(i.config.n_kv_heads, i.n_tokens);
+    if (!i.last_sparse) return std::vector<std::uint32_t>(i.config.n_kv_heads, i.n_at_step);
     const auto counts = i.pipeline.attended_counts();
     return {counts.begin(), counts.end()};
 }
@@ -165,7 +170,7 @@ std::vector<std::uint32_t> SparseAttention::selected(std::uint32_t kv_head) cons
 std::uint32_t SparseAttention::n_tokens() const { return impl_->n_tokens; }
 
 void SparseAttention::clear() {
-    impl_->n_tokens = 0;
+    impl_->n_tokens = impl_->n_at_step = 0;
     impl_->last_sparse = false;
     impl_->pipeline.reset();
 }

@@ -96,7 +96,7 @@ std::uint64_t KvLayout::total_bytes() const {
 }
 
 std::vector<std::uint32_t> KvLayout::tables() const {
-    std::vector<std::uint32_t> words(std::size_t{config_.n_layers} * config_.n_kv_heads * table_stride_, 0);
+    std::vector<std::uint32_t> words(std::size_t{config_.n_layers} * config_.n_kv_heads * table_stride_ + 1, 0);
     for (std::size_t i = 0; i < heads_.size(); ++i) {
         std::uint32_t* row = words.data() + i * table_stride_;
         row[WINNOW_TABLE_SINK_BLOCKS] = heads_[i].sink_blocks;

@@ -10,9 +10,10 @@ namespace winnow {
 
 NormRows::NormRows(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
-    rows_per_group_ = device.is_cpu() ? 1 : 4;
-    const std::array<std::uint32_t, 3> spec{rows_per_group_ * device.limits().subgroup_size, c.n / 4, c.add ? 1u : 0u};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader("norm_rows"), 4, sizeof(NormRowsPush), spec, device.limits().subgroup_size);
+    const std::uint32_t subgroup = device.limits().subgroup_size;
+    rows_per_group_ = device.limits().fitting_group(subgroup * (device.is_cpu() ? 1 : 4)) / subgroup;
+    const std::array<std::uint32_t, 3> spec{rows_per_group_ * subgroup, c.n / 4, c.add ? 1u : 0u};
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader("norm_rows"), 4, sizeof(NormRowsPush), spec, subgroup);
 }
 
 void NormRows::record(vk::Recorder& recorder, const Buffers& b, const NormRowsPush& push) const {

@@ -84,6 +84,8 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     device->limits_.max_matrix_bytes = std::min(report.limits.max_storage_buffer_range, report.limits.max_allocation_bytes);
     if (options.max_matrix_bytes != 0)
         device->limits_.max_matrix_bytes = std::min(device->limits_.max_matrix_bytes, options.max_matrix_bytes);
+    if (options.max_group_invocations != 0)
+        device->limits_.max_workgroup_invocations = std::min(report.limits.max_workgroup_invocations, options.max_group_invocations);
     device->features_ = report.features;
     // The variable makes a software driver run the shaders of a GPU, for tests.
     if (is_set("WINNOW_NO_TEXELS")) device->features_.remove(Feature::kTexelLoads);

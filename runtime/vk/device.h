@@ -44,6 +44,12 @@ struct DeviceLimits {
     MatrixShape matrix;  ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
+
+    /// A workgroup of `size` invocations, or of half as many, and so on, until the device runs it.
+    std::uint32_t fitting_group(std::uint32_t size) const {
+        while (size > 1 && (size > max_workgroup_invocations || size > max_workgroup_size[0])) size /= 2;
+        return size;
+    }
 };
 
 /// One logical device with one compute queue. Everything else in winnow::vk holds a reference to it

@@ -186,6 +186,11 @@ DeviceLimits read_limits(const Properties& properties, std::uint32_t timestamp_b
 
 }  // namespace
 
+std::uint32_t usable_subgroup_size(std::uint32_t own, std::uint32_t least, std::uint32_t most, bool can_require) {
+    const std::uint32_t size = std::clamp(own, kLeastSubgroup, kMostSubgroup);
+    return size == own || (can_require && least <= size && size <= most) ? size : 0;
+}
+
 FeatureChain::FeatureChain(bool cooperative_matrix) {
     core.pNext = &v11;
     v11.pNext = &v12;
@@ -242,6 +247,14 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     if (has.v13.subgroupSizeControl != VK_FALSE && has.v13.computeFullSubgroups != VK_FALSE &&
         (properties.v13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0) {
         features.add(Feature::kSubgroupSizeControl);
+    }
+    const DeviceLimits& limits = report.limits;
+    if (const std::uint32_t size = usable_subgroup_size(limits.subgroup_size, limits.min_subgroup_size, limits.max_subgroup_size,
+                                                        features.has(Feature::kSubgroupSizeControl))) {
+        info.subgroup_size = report.limits.subgroup_size = size;
+    } else if (info.unusable_reason.empty()) {
+        info.unusable_reason =
+            fmt::format("has subgroups of {}, needs {} to {}", limits.subgroup_size, kLeastSubgroup, kMostSubgroup);
     }
     if (timestamp_bits != 0 && report.limits.timestamp_period_ns > 0) {
         features.add(Feature::kTimestamps);

@@ -36,6 +36,13 @@ struct DeviceReport {
     std::uint32_t queue_family = 0;
 };
 
+/// Lanes of the subgroups that shaders are written for: 8 of them share a block of 32 values or a row, and masks have 64 bits.
+constexpr std::uint32_t kLeastSubgroup = 8, kMostSubgroup = 64;
+
+/// The device's own size where shaders work with it, else, where sizes can be required, the nearest in [least, most] that they work with;
+/// 0 when there is none. A pure function.
+std::uint32_t usable_subgroup_size(std::uint32_t own, std::uint32_t least, std::uint32_t most, bool can_require);
+
 DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical, std::uint32_t index);
 
 /// Bytes of the largest device-local heap that are free for this process (VK_EXT_memory_budget); all

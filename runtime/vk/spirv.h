@@ -15,6 +15,7 @@ struct SpirvInfo {
     std::vector<std::uint32_t> texel_bindings;             ///< those of texel buffers; sorted
     std::vector<std::uint32_t> spec_ids;                   ///< sorted
     std::array<std::uint32_t, 3> workgroup_size{1, 1, 1};  ///< after specialisation
+    std::uint64_t shared_bytes = 0;                        ///< of all shared variables together, after specialisation
 };
 
 /// `spec[i]` stands for constant_id i. @throws Error(kInternal) when the words are no module.

@@ -34,7 +34,7 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
     const std::uint32_t subgroup = device.limits().subgroup_size;
     AttendTuning t;
     // A software driver runs the subgroups of a group in turn: small groups spread better over few cores.
-    t.group_size = device.is_cpu() ? 32 : 256;
+    t.group_size = device.limits().fitting_group(device.is_cpu() ? 32 : 256);
     while (t.group_size > subgroup &&
            attend_shared_bytes(t.group_size / subgroup, n_group, head_dim, n_splits) > device.limits().max_shared_memory_bytes)
         t.group_size /= 2;

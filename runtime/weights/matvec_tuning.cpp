@@ -33,7 +33,7 @@ MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint3
             case MatvecKind::kLogits: t = n_in < 1024 ? MatvecTuning{128, 64, 2, 1} : MatvecTuning{128, 32, 4, 1}; break;
         }
     }
-    t.group_size = std::min(t.group_size, device.limits().max_workgroup_invocations);
+    t.group_size = device.limits().fitting_group(t.group_size);
     return t;
 }
 

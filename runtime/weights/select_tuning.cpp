@@ -13,7 +13,7 @@ SelectTuning select_tuning(const vk::Device& device, std::uint32_t dim, bool is_
     if (asked.group_size != 0) return asked;
     SelectTuning t;
     // The last workgroup walks over all rows by itself: wide enough that a software driver gets through (quirks.h).
-    t.group_size = device.is_cpu() ? 128 : 512;
+    t.group_size = device.limits().fitting_group(device.is_cpu() ? 128 : 512);
     // One lane per 8 values, a power of two; 16 only where 8 would hold too much: of a long row, or of a box, which is two.
     const bool is_big_box = is_box && !device.is_cpu();
     const std::uint32_t most = std::min(device.limits().subgroup_size, dim > 128 || is_big_box ? 16u : 8u);

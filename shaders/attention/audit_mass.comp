@@ -5,6 +5,7 @@
 // One workgroup handles: one of kMaxSplits ranges of one kv head's tokens; the last to arrive merges.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 q f32, scaled; 4 lse over the attended tokens f32 [n_heads]; 5 partial (m, d) of
 //   all tokens and of the sinks [n_kv_heads, kMaxSplits, kGroup]; 6 counters; 7 records vec2 (mass, mass without sinks)
+// Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -42,16 +43,13 @@ const uint kUnits = kHeadDim / 8;
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kSlots = kGroupSize / kLanes;
 const float kEmpty = -3.0e38;
+#include "shaders/common/softmax_state.glsl"
 // A head that gives all but this to the sinks has nothing else to lose, and f32 could not tell how much of it was kept.
 const float kLeastRest = 1.0e-3;
 
 shared vec4 states[kSubgroups * kGroup];
 shared uint arrived;
 
-void merge_state(inout vec2 a, vec2 b) {
-    const float m = max(a.x, b.x);
-    a = vec2(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
-}
 void merge_states(inout vec4 a, vec4 b) {
     vec2 all = a.xy, sinks = a.zw;
     merge_state(all, b.xy);

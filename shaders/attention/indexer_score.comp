@@ -11,6 +11,7 @@
 //   8 sums of index keys f32 [n_physical * block / unit, index_dim]; 9 lists u32 of this level; 10 lists of the level above; 11 scores f32
 //   [n_heads, max_rows]; 12 partial (m, d) [n_kv_heads, kSplits + 1, kGroup]; 13 counters; 14 controls; 15 policies;
 //   16 last selecting queries f32; 17 mass that dropped rows hold, log, f32 [n_heads]
+// Needs: storage16, subgroup arithmetic, ballot and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -179,6 +180,7 @@ struct Row {
 };
 
 Row token_row(uint token, bool inside) {
+    if (!inside) token = 0;  // a child beyond the cache has no place in the block table
     const uint row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
     return Row(row, 1.0, inside);
 }

@@ -8,6 +8,7 @@
 //   denominator, share of sinks and window) of each head [n_kv_heads, kScoreSplits + 1, kGroup], the first of each kv head; 6 ranks u16
 //   [n_kv_heads, max_rows]; 7 bins of all ranges u32 [n_kv_heads, 1 + kGroup or 1 (top-k), kBins], zero between dispatches; 8 tokens up to each bin
 //   u32 [n_kv_heads, kSplits, kBins]; 9 counters; 10 controls; 11 policies; 12 cuts
+// Needs: subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require

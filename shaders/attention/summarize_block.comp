@@ -4,6 +4,7 @@
 // (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys are read.
 // One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or index dimension.
 // Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys, index_keys.glsl; 7 sums of index keys f32
+// Needs: storage16.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_control_flow_attributes : require

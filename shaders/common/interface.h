@@ -58,7 +58,6 @@ struct EmbedPush {
 struct MatvecPush {
     MatrixRef w;
     uint first_row;  // first output row of this range
-    uint n_in;
     float eps;
     uint counter;  // index of the arrival counter (post-norm only)
 };

@@ -8,9 +8,6 @@ uint float_key(float x) {
     const uint bits = floatBitsToUint(x);
     return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
-float key_float(uint key) {
-    return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
-}
 
 // Stands for a logit that is NaN or plus infinity: finite, so that every device's max() finds it, and above any sound logit. The bits
 // decide, as a driver may assume that floats are finite. Minus infinity only rules a token out.

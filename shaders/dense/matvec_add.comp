@@ -43,11 +43,12 @@ layout(set = 0, binding = 8, scalar) coherent buffer Counters { uint counters[];
 
 const uint kOutRows = kOutBlocks * 32;
 shared float out_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
-shared float normed_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
+shared float normed_values[kPostNorm != 0 ? 1 : kRowsPerGroup];
 shared uint arrived;
 
 MatvecRow matvec_row(uint r) { return matvec_row_of(push.w, kBlocks, gl_WorkGroupID.x * kRowsPerGroup + r); }
-float act_value(uint e) { return normed_values[e]; }
+// After a post norm the whole vector is here, once: a second copy would not fit the shared memory of every device.
+float act_value(uint e) { return kPostNorm != 0 ? out_values[e] * next_norm[e] : normed_values[e]; }
 float act_square(uint e) { return out_values[e] * out_values[e]; }
 
 void main() {
@@ -98,7 +99,6 @@ void main() {
         const float y = x[r] + raw_product[r] * inverse_rms * post_norm[r];
         x[r] = y;
         out_values[r] = y;
-        normed_values[r] = y * next_norm[r];
     }
     barrier();
     store_act(kOutBlocks, 0, kOutBlocks);

@@ -6,6 +6,7 @@
 // no shared memory, no barrier.
 // Bindings: 0 block table; 1 K pool; 2 V pool; 3 q f16 [n_tokens, n_heads, head_dim], scaled;
 //   4 output f16 [n_tokens, n_heads, head_dim]
+// Needs: storage16, subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

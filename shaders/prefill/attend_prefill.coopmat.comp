@@ -9,6 +9,7 @@
 // rescaled only when a row's maximum outgrew its reference by kSlack.
 // Bindings: 0 block table; 1 K pool; 2 V pool; 3 q f16 [n_tokens, n_heads, head_dim], scaled;
 //   4 output f16 [n_tokens, n_heads, head_dim]
+// Needs: storage16, f16 arithmetic, cooperative matrix, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require

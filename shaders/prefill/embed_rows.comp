@@ -3,6 +3,7 @@
 // Computes: embedding rows of a chunk. One invocation handles four values of one token.
 // Tokens outside this row range of the table are left to another dispatch.
 // Bindings: 0 table (weight planes); 1 token ids u32 [n_tokens]; 2 x f32 [n_tokens, n_embd]
+// Needs: storage16, subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

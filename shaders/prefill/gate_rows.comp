@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes: act(gate) * up of each row as f16. One invocation handles four values.
 // Bindings: 0 gate and up f32 [n_tokens, 2, n_ff]; 1 f16 rows [n_tokens, n_ff]
+// Needs: storage16, subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

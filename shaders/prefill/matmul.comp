@@ -5,6 +5,7 @@
 // 8 columns of every token in turn and broadcasts them; weights are unpacked once for all kTokens tokens. Made for drivers
 // where a load costs far more than arithmetic (software) and as the fallback without matrix units.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
+// Needs: storage16, subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

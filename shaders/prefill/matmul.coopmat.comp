@@ -6,6 +6,7 @@
 // Weights: f16 is exact; other types round once to f16 (relative 2^-11; f32 and bf16 clamped to its range).
 // Activations: the f16 rows that all prefill stages pass on; a value beyond 65504 is infinite there already.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
+// Needs: storage16, f16 arithmetic, cooperative matrix, subgroups.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require

@@ -5,6 +5,7 @@
 // one load and one unpacking serves all tokens of the subgroup, and a lane keeps the columns of its own tokens for kRows rows.
 // One subgroup handles: kTokens tokens per lane and kRows rows.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
+// Needs: storage16, subgroups, texel loads.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

@@ -4,6 +4,7 @@
 // One subgroup handles one head of one token.
 // Bindings: 0 projections f32 [n_tokens, n_heads + 2 n_kv_heads, head_dim]; 1 rope vec2; 2 block table;
 //   3 params f32 [q_norm][k_norm][bias]; 4 q f16 [n_tokens, n_heads, head_dim], scaled; 5 K pool; 6 V pool
+// Needs: storage16, subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require

@@ -10,6 +10,7 @@
 // Logits that are not finite come from a damaged model: then WINNOW_NO_TOKEN goes to the ring and the answer stops.
 // Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
+// Needs: subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -36,8 +37,9 @@ layout(set = 0, binding = 4, scalar) coherent buffer Counts { uint counts[]; };
 layout(set = 0, binding = 5, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = 6, scalar) restrict writeonly buffer Ring { uint ring[]; };
 
-// The histogram of the maxima: 512 bins of 1/16 nat below the largest.
+// The histogram of the maxima: 512 bins of 1/16 nat below the largest. Afterwards a bit for each of kMarked ids: those that are penalised.
 const uint kBins = 512;
+const uint kMarked = 32 * kBins;  // a multiple of kSize
 const float kBinsPerNat = 16.0;
 const float kNone = -3.0e38;
 
@@ -47,7 +49,6 @@ shared uint histogram[kBins];
 shared float shared_least;
 shared uint first_of[kGroups + 1];
 shared uint arrived;
-shared uint penalised[WINNOW_MAX_RECENT];
 shared float few_logits[kSize];
 shared float few_weights[kSize];
 
@@ -146,12 +147,22 @@ uvec2 candidate(uint i) {
     return candidates[low * range_size() + i - first_of[low]];
 }
 
-float penalty(uint id, float logit, uint n_penalised) {
-    bool found = false;
-    for (uint i = 0; i < n_penalised; i += kBatch)
-        [[unroll]] for (uint k = 0; k < kBatch; ++k)
-            found = found || (i + k < n_penalised && penalised[i + k] == id);
-    if (!found) return logit;
+// Marks the recent tokens among the kMarked ids from `first` on: once for all of them, as looking for each id in up to 1,024 recent ones
+// would be most of the work (and more passes of a loop than llvmpipe allows).
+void mark_penalised(uint first, uint n_penalised) {
+    barrier();
+    for (uint i = gl_LocalInvocationIndex; i < kBins; i += gl_WorkGroupSize.x) histogram[i] = 0;
+    barrier();
+    for (uint i = gl_LocalInvocationIndex; i < n_penalised; i += gl_WorkGroupSize.x) {
+        const uint at = state.recent[(state.n_recent - 1 - i) % WINNOW_MAX_RECENT] - first;
+        if (at < kMarked) atomicOr(histogram[at / 32], 1u << at % 32);
+    }
+    barrier();
+}
+
+// Of the id that is `at` places into the marked ones.
+float penalty(uint at, float logit) {
+    if ((histogram[at / 32] >> at % 32 & 1u) == 0) return logit;
     return logit > 0.0 ? logit / state.repeat_penalty : logit * state.repeat_penalty;
 }
 
@@ -163,10 +174,14 @@ void compact_range(uint n_penalised) {
     uint kept = 0;
     for (uint base = begin; base < end; base += gl_WorkGroupSize.x) {
         const uint id = base + gl_LocalInvocationIndex;
+        const uint at = (base - begin) % kMarked;
+        if (n_penalised != 0 && at == 0) mark_penalised(base, n_penalised);
         float logit = kNone;
         bool keep = false;
         if (id < end) {
-            logit = finite_or_mark(penalty(id, logits[id], n_penalised));
+            logit = logits[id];
+            if (n_penalised != 0) logit = penalty(at + gl_LocalInvocationIndex, logit);
+            logit = finite_or_mark(logit);
             keep = logit >= least;
         }
         const uvec4 ballot = subgroupBallot(keep);
@@ -303,13 +318,10 @@ void main() {
     if (state.stopped != 0) return;
     const uint n_penalised =
         state.repeat_penalty == 1.0 ? 0 : min(min(state.repeat_last_n, state.n_recent), WINNOW_MAX_RECENT);
-    for (uint i = gl_LocalInvocationIndex; i < n_penalised; i += gl_WorkGroupSize.x)
-        penalised[i] = state.recent[(state.n_recent - 1 - i) % WINNOW_MAX_RECENT];
     if (!(state.temperature > 0.0) && n_penalised == 0) {
         if (gl_WorkGroupID.x == 0) take_largest();
         return;
     }
-    barrier();
     find_least(n_penalised);
     compact_range(n_penalised);
     memoryBarrierBuffer();

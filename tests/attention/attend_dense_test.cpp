@@ -7,27 +7,25 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "runtime/kv/step_buffers.h"
 #include "tests/reference/attend_dense.h"
-#include "tests/reference/dequantize.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/random.h"
+#include "tests/support/sparse_data.h"
 
 namespace winnow::test {
 namespace {
 
-constexpr std::uint32_t kBlock = 64;
 constexpr std::uint32_t kFirstCounter = 3;
 constexpr std::uint32_t kTableOffset = 7;
 constexpr std::uint16_t kHalfNan = 0x7fff;
-
-float half_value(std::uint16_t bits) { return static_cast<float>(reference::half_to_double(bits)); }
 
 struct Shape {
     std::uint32_t n_tokens = 199;
@@ -128,12 +126,16 @@ protected:
     }
 
     static Outputs run(const AttendDense& stage, const Inputs& in, bool stopped = false) {
-        const Shape& s = in.shape;
+        const KvType type = in.shape.kv_type;
+        return run(stage, in.shape, in.heads, make_pool(type, in.keys), make_pool(type, in.values), in.query, stopped);
+    }
+    static Outputs run(const AttendDense& stage, const Shape& s, const std::vector<reference::HeadView>& heads, const vk::Buffer& keys,
+                       const vk::Buffer& values, const std::vector<float>& queries, bool stopped = false) {
         std::size_t stride = 0;
-        for (const auto& head : in.heads) stride = std::max(stride, WINNOW_TABLE_HEADER + head.blocks.size() + 1);
-        std::vector<std::uint32_t> table(kTableOffset + stride * in.heads.size(), 0x00ffffff);
-        for (std::size_t h = 0; h < in.heads.size(); ++h) {
-            const reference::HeadView& head = in.heads[h];
+        for (const auto& head : heads) stride = std::max(stride, WINNOW_TABLE_HEADER + head.blocks.size() + 1);
+        std::vector<std::uint32_t> table(kTableOffset + stride * heads.size(), 0x00ffffff);
+        for (std::size_t h = 0; h < heads.size(); ++h) {
+            const reference::HeadView& head = heads[h];
             std::uint32_t* row = table.data() + kTableOffset + h * stride;
             row[WINNOW_TABLE_SINK_BLOCKS] = head.sink_blocks;
             row[WINNOW_TABLE_RING_BLOCKS] = head.ring_blocks;
@@ -147,9 +149,7 @@ protected:
         const std::size_t n_out = s.n_heads() * s.head_dim;
         const vk::Buffer states = make_buffer(std::vector{state});
         const vk::Buffer tables = make_buffer(table);
-        const vk::Buffer keys = make_pool(s.kv_type, in.keys);
-        const vk::Buffer values = make_pool(s.kv_type, in.values);
-        const vk::Buffer query = make_buffer(in.query);
+        const vk::Buffer query = make_buffer(queries);
         const vk::Buffer partials = make_poisoned<float>(attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, s.n_splits) / 4);
         const vk::Buffer counters = make_buffer(std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 2));
         const GuardedBuffer attended(device(), "attended", n_out * sizeof(float));
@@ -218,6 +218,26 @@ TEST_F(AttendDenseTest, MatchesReferenceAtEveryLength) {
 
 TEST_F(AttendDenseTest, OtherHeadsInF32) {
     for (const std::uint32_t head_dim : {80u, 96u, 128u, 256u}) check({1021, head_dim, 1, KvType::kF32, 16});
+}
+
+// Caches of codes and scales, which a TestCache holds exactly.
+TEST_F(AttendDenseTest, QuantisedCaches) {
+    for (const KvType type : {KvType::kQ8_0, KvType::kQ4_0}) {
+        for (const auto& [head_dim, n_group, n_splits] : {std::tuple{80u, 2u, 3u}, {128u, 1u, 16u}, {256u, 1u, 3u}}) {
+            Shape s{1, head_dim, n_group, type, n_splits};
+            const AttendDense stage(device(), s.config());
+            for (const std::uint32_t n_tokens : {65u, 1021u}) {
+                s.n_tokens = n_tokens;
+                const TestCache cache({.n_tokens = n_tokens, .head_dim = head_dim, .n_group = n_group, .kv_type = type, .n_kv_heads = s.n_kv_heads});
+                SCOPED_TRACE(cache.shape.text());
+                const Outputs out = run(stage, s, cache.heads, cache.upload(device(), cache.keys), cache.upload(device(), cache.values), cache.query);
+                const reference::Attended ref = reference::attend_dense(cache.query, cache.view(), s.position());
+                expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(n_tokens)), "attended");
+                for (const std::uint32_t counter : out.counters) EXPECT_EQ(counter, 0u);
+                expect_quantized(s, out.attended, out.act);
+            }
+        }
+    }
 }
 
 TEST_F(AttendDenseTest, SeesWindowAndSinksOnly) {

@@ -323,6 +323,20 @@ TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
     EXPECT_EQ(wide.pipeline(make_preset("twilight", kFull)).n_dispatches(2), 3u);  // every head for itself
 }
 
+// A share of the cache below the block filter, as calibration sets it, and an audit that might widen it: few rows come through all the same.
+TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
+    Rig wide(device(), 100, KvType::kF16, kWideCapacity);
+    SparsePolicy p = make_preset("twilight", kFull);
+    p.pool = HeadPool::kMax;
+    ASSERT_GT(p.levels[0].budget_share, 0);
+    for (const bool steered : {false, true}) {
+        p.steered = steered;
+        EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 3u) << steered;
+    }
+    p.levels[0].budget_share = 1;
+    EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 5u);
+}
+
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
     Rig rig(device(), 1500, KvType::kF16);
     for (const IndexType type : {IndexType::kF16, IndexType::kInt8}) {

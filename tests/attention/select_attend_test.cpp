@@ -174,7 +174,21 @@ TEST_F(SelectAttendTest, WindowedHeadsSeeWhatTheyAlwaysSee) {
     EXPECT_EQ(r.control(0, 1).n_selected_at, 0u);
 }
 
-TEST_F(SelectAttendTest, SkipsValuesOfLittleWeight) {
+TEST_F(SelectAttendTest, SkipsTokensThatNoHeadNeeds) {
+    for (const std::uint32_t n : {512u, 1500u}) {
+        // Everything is attended, so that wherever a lane group starts, it meets a strong token at once.
+        TestCache cache({.n_tokens = n});
+        grade(cache);
+        const SelectCase c{.shape = cache.shape, .levels = {boxes(16, 100000)}, .skip = 0.03f * static_cast<float>(n)};
+        SelectRig r = rig(c, cache);
+        r.run();
+        expect_attended(r, c, 0.03);
+        const reference::Attended all = reference::attend_dense(cache.query, cache.view(), n - 1);
+        EXPECT_LT(double{r.attention().lse[0]}, all.lse[0] - 1e-4);
+    }
+}
+
+TEST_F(SelectAttendTest, NoShareSkipsNothing) {
     const SelectCase c{.shape = {.n_tokens = 1500}, .levels = {boxes(16, 700)}, .skip = 1e-30f};  // no weight is that small
     SelectRig r = rig(c);
     r.run();

@@ -232,6 +232,12 @@ TEST_F(SummarizeBlockTest, IndexKeysOfEightBits) {
                        .index_type = IndexType::kInt8, .cuts = {100, 1025}});
 }
 
+// A whole superblock of the widest keys: what one invocation does must stay below the loop limit of llvmpipe (runtime/vk/quirks.h).
+TEST_F(SummarizeBlockTest, WidestIndexKeysOfASuperblock) {
+    for (const IndexType type : {IndexType::kF16, IndexType::kInt8})
+        check({.shape = {.n_tokens = 1100, .head_dim = 256, .n_kv_heads = 1}, .unit = 0, .index_dim = 64, .index_type = type});
+}
+
 TEST_F(SummarizeBlockTest, SumsOfAnyKeys) {
     const SummarizeCase c{.shape = {.n_tokens = 1500, .kv_type = KvType::kF32}, .cuts = {700}};
     TestCache cache(c.shape);

@@ -152,6 +152,27 @@ TEST_F(SparseAttentionTest, DenseAndShortOnesAttendToEverything) {
     }
 }
 
+// What the last step did stays what it did when tokens are appended.
+TEST_F(SparseAttentionTest, ReportsBelongToTheLastStep) {
+    const Data data(300, 9);
+    SparseAttention attention({}, config(300), make_sparse_attention_policy("exact", {.mass = 0.7f, .window = 16, .min_ctx = 200}));
+    EXPECT_EQ(attention.attended(), std::vector<std::uint32_t>(kKvHeads, 0));
+    expect_refused([&] { attention.audit(); }, "step");
+    attention.append(data.rows(data.keys, 0, 100), data.rows(data.values, 0, 100));
+    attention.step(data.query);
+    attention.append(data.rows(data.keys, 100, 150), data.rows(data.values, 100, 150));
+    EXPECT_EQ(attention.attended(), std::vector<std::uint32_t>(kKvHeads, 100));
+    EXPECT_EQ(attention.audit(), std::vector<float>(kHeads, 1.0f));
+    attention.step(data.query);
+    const std::vector<float> masses = attention.audit();
+    const std::vector<std::uint32_t> counts = attention.attended();
+    attention.append(data.rows(data.keys, 250, 50), data.rows(data.values, 250, 50));
+    EXPECT_EQ(attention.audit(), masses);
+    EXPECT_EQ(attention.attended(), counts);
+    attention.clear();
+    expect_refused([&] { attention.audit(); }, "step");
+}
+
 TEST_F(SparseAttentionTest, ClearForgetsEverything) {
     const Data first(900, 4), second(700, 5);
     const SparsePolicy policy = make_sparse_attention_policy("recycled", {.budget = 200});  // whose lists outlive a step
@@ -171,6 +192,38 @@ TEST_F(SparseAttentionTest, ClearForgetsEverything) {
     const std::span<const float> expected = fresh.step(second.query);
     EXPECT_EQ(kept, std::vector<float>(expected.begin(), expected.end()));
     EXPECT_EQ(attention.device_bytes(), bytes);
+}
+
+// Index keys enter the sums of their block once: steps between the appends, dense or selecting, change nothing.
+TEST_F(SparseAttentionTest, StepsBetweenAppendsLeaveIndexKeysAlone) {
+    constexpr std::uint32_t kTokens = 400, kFirst = 100, kIndexDim = 16;
+    const Data data(kTokens, 7);
+    ReplicableRng rng(8);
+    SparsePolicy policy = make_preset("hisa", {false});
+    policy.needs_sidecar = false;
+    policy.index_dim = kIndexDim;
+    policy.index_maps = std::make_shared<std::vector<float>>(rng.normals(std::size_t{kKvHeads} * 2 * kIndexDim * kDim, 0, 0.25f));
+    policy.levels[0].budget = 192;  // three of the five blocks of the middle
+    policy.levels[1].budget = policy.sink + policy.window + 48;
+    for (const std::uint32_t min_ctx : {0u, 250u}) {
+        SCOPED_TRACE(min_ctx);
+        policy.min_ctx = min_ctx;
+        SparseAttention bulk({}, config(kTokens), policy);
+        bulk.append(data.keys, data.values);
+        const std::span<const float> expected = bulk.step(data.query);
+        SparseAttention grown({}, config(kTokens), policy);
+        grown.append(data.rows(data.keys, 0, kFirst), data.rows(data.values, 0, kFirst));
+        for (std::uint32_t t = kFirst; t < kTokens; ++t) {
+            grown.append(data.rows(data.keys, t, 1), data.rows(data.values, t, 1));
+            grown.step(data.query);
+        }
+        const std::span<const float> got = grown.step(data.query);
+        for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+            EXPECT_EQ(bulk.selected(h).size(), 48u);
+            EXPECT_EQ(grown.selected(h), bulk.selected(h)) << "kv head " << h;
+        }
+        EXPECT_EQ(std::vector<float>(got.begin(), got.end()), std::vector<float>(expected.begin(), expected.end()));
+    }
 }
 
 TEST_F(SparseAttentionTest, RefusesWhatDoesNotFit) {
@@ -208,6 +261,7 @@ TEST_F(SparseAttentionTest, RefusesBadPoliciesBeforeAnythingIsAllocated) {
     refused([](SparsePolicy& p) { p.cosine = -0.5f; }, "cosine");
     refused([](SparsePolicy& p) { p.index_dim = 17; }, "index_dim of 17");
     refused([](SparsePolicy& p) { p.index_dim = 16; }, "index maps");
+    refused([](SparsePolicy& p) { p.local_heads = {0, 1}; }, "local heads");
     refused([](SparsePolicy& p) { p.layers.emplace_back(); }, "layers");
     refused([](SparsePolicy& p) { p.layers[0].kind = LayerKind::kWindowOnly, p.window = 0; }, "window is 0");
     refused([](SparsePolicy& p) { p.layers[0].kind = LayerKind::kReuse; }, "reuses");

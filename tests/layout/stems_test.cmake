@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The rules of the tree (DESIGN.md) that a machine can check:  cmake -DROOT=<repository> -P stems_test.cmake
 #
-#   1. A stage is five things of one stem: its shader, its class, its reference, its test and its bench.
+#   1. A stage is five things of one stem: its shader, its class, its reference, its test and its bench. The shader's header has its fields.
 #   2. No source passes 600 lines.
 #   3. Includes point down the layers, never up; stages and their references know nothing of each other.
 #   4. Every source says under which licence it stands.
@@ -36,6 +36,12 @@ foreach(folder ${STAGE_FOLDERS})
     foreach(shader ${shaders})
         get_filename_component(stem "${shader}" NAME_WE)
         math(EXPR n_stages "${n_stages} + 1")
+        file(READ "${shader}" text LIMIT 4000)
+        foreach(field "Computes:" "One [a-z]+ handles" "Bindings:" "Needs:")
+            if(NOT text MATCHES "\n// ([^\n]*[.] )?${field}")
+                complain("${shader} lacks the header field ${field}")
+            endif()
+        endforeach()
         foreach(part
                 runtime/${folder}/${stem}.h runtime/${folder}/${stem}.cpp
                 tests/reference/${stem}.h tests/reference/${stem}.cpp

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Below min_ctx a preset decodes the bits of `--sparse off`; from there on it is sparse.
+// Below min_ctx a preset decodes the bits of `--sparse off`, where its rings hold all tokens so far; from there on it is sparse.
 #include <gtest/gtest.h>
 
 #include "models/sidecar.h"
@@ -33,6 +33,29 @@ protected:
         return s;
     }
 };
+
+// A session that is opened with the policy has rings where it asks for windows. They hold at any length.
+TEST_F(MinCtxTest, WindowsHoldBelowToo) {
+    const std::vector<std::int32_t> tokens = random_tokens(kMinCtx);
+    const auto below = [&](const char* preset, std::int32_t window) {
+        TinyOptions tiny;
+        tiny.n_ctx = 512;
+        SessionOptions options;
+        options.n_ctx = 256;
+        options.sparse.preset = preset;
+        options.sparse.overrides.min_ctx = kMinCtx;
+        options.sparse.overrides.window = window;
+        const auto session = make_session(vk::Device::open({}), open_tiny(tiny), options);
+        session->prefill(std::span(tokens).first(kPrefilled));
+        const auto logits = session->decode_logits(tokens[kPrefilled]);
+        EXPECT_EQ(session->sparse_report().n_steps, 0u);
+        return Logits(logits.begin(), logits.end());
+    };
+    const Logits dense = below("off", -1);
+    EXPECT_EQ(below("exact", 16), dense);
+    EXPECT_EQ(below("streaming", kMinCtx), dense);
+    EXPECT_NE(below("streaming", 64), dense);
+}
 
 TEST_F(MinCtxTest, BitsOfDenseBelowSparseFromThere) {
     TinyOptions tiny;  // enough layers that presets with dense first ones and anchors have some left to be sparse in

@@ -146,6 +146,28 @@ TEST_F(SampleTokenTest, Penalties) {
     }
 }
 
+// The largest vocabulary and the longest list: a range of a software driver has more ids than are marked at a time, and what looks for each
+// id in the list exceeds the loop limit of llvmpipe (runtime/vk/quirks.h), so that the ends of ranges are lost.
+TEST_F(SampleTokenTest, PenaltiesOfALargeVocabulary) {
+    const SamplerRig rig(device());
+    constexpr std::uint32_t kVocab = 262144, kRange = kVocab / 8;
+    for (const float temperature : {0.0f, 0.8f}) {
+        SampleInput in = random_input(kVocab, 0.1f);
+        in.options.temperature = temperature;
+        in.options.repeat_penalty = 1.5f;
+        in.options.repeat_last_n = 1024;
+        in.options.top_k = 30;
+        ReplicableRng rng(10);
+        for (int i = 0; i < 1016; ++i) in.recent.push_back(static_cast<std::int32_t>(rng.integer(0, kVocab - 1)));
+        for (std::uint32_t r = 0; r < 8; ++r) {
+            in.recent.push_back(static_cast<std::int32_t>(r * kRange + kRange / 2 + 1));
+            in.logits[r * kRange + kRange / 2 + 1] = 4 + 0.125f * static_cast<float>(r);  // the largest, until the penalty
+            in.logits[(r + 1) * kRange - 1 - r] = 3 + 0.0625f * static_cast<float>(r);
+        }
+        expect_tokens(rig, in, 12, 1e-5);
+    }
+}
+
 TEST_F(SampleTokenTest, StopsAfterEogLimitAndCapacity) {
     const SamplerRig rig(device());
     SampleInput in = random_input(40);

@@ -221,10 +221,11 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                     p.parent_control, p.policy, p.sink_tokens, p.window, 0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
         }
         if (select_rows_ == nullptr) return;
-        select_rows_->record(recorder,
-                             {state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
-                              bins_->range(), through_->range(), counters_->range(), controls_->range(), policies_, cuts_->range()},
-                             push(stages_.size() - 1));
+        const SelectRows::Buffers buffers{state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
+                                          bins_->range(), through_->range(), counters_->range(), controls_->range(), policies_, cuts_->range()};
+        select_rows_->record_count(recorder, buffers, push(stages_.size() - 1));
+        recorder.barrier();
+        select_rows_->record_write(recorder, buffers, push(stages_.size() - 1));
     });
 }
 

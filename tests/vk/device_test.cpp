@@ -3,6 +3,10 @@
 
 #include <gmock/gmock.h>
 
+#include <cstdio>
+#include <cstdlib>
+
+#include "runtime/vk/device_query.h"
 #include "tests/support/gpu_fixture.h"
 #include "winnow/error.h"
 
@@ -47,6 +51,39 @@ TEST_F(DeviceTest, SoftwareDriversReadTexels) {
     EXPECT_FALSE(Device::open(options)->features().has(Feature::kTexelLoads));
     const test::ScopedEnv with("WINNOW_NO_TEXELS", nullptr);
     EXPECT_TRUE(Device::open(options)->features().has(Feature::kTexelLoads));
+}
+
+TEST(SubgroupSizeTest, IsTheDevicesOwnOrTheNearestThatWorks) {
+    for (const std::uint32_t own : {8u, 16u, 32u, 64u}) EXPECT_EQ(usable_subgroup_size(own, 4, 128, true), own);
+    EXPECT_EQ(usable_subgroup_size(32, 32, 32, false), 32u);
+    EXPECT_EQ(usable_subgroup_size(4, 4, 4, false), 0u);
+    EXPECT_EQ(usable_subgroup_size(4, 4, 4, true), 0u);
+    EXPECT_EQ(usable_subgroup_size(4, 4, 16, true), 8u);
+    EXPECT_EQ(usable_subgroup_size(4, 4, 16, false), 0u);
+    EXPECT_EQ(usable_subgroup_size(128, 64, 128, true), 64u);
+    EXPECT_EQ(usable_subgroup_size(128, 128, 128, true), 0u);
+}
+
+// lavapipe in vectors of 128 bits is a device with subgroups of 4 that it cannot change. It reads the variable once, so in a new process.
+TEST(DeviceDeathTest, RefusesSmallSubgroups) {
+    DeviceInfo software;
+    for (const DeviceInfo& d : list_devices())
+        if (d.type == DeviceType::kCpu && d.name.find("llvmpipe") != std::string::npos) software = d;
+    if (software.name.empty()) GTEST_SKIP() << "no software driver";
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    const auto open = [&] {
+        setenv("LP_NATIVE_VECTOR_WIDTH", "128", 1);
+        DeviceOptions options;
+        options.select = "llvmpipe";
+        try {
+            Device::open(options);
+        } catch (const Error& error) {
+            std::fputs(error.what(), stderr);
+            std::_Exit(static_cast<int>(error.code()));
+        }
+        std::_Exit(0);
+    };
+    EXPECT_EXIT(open(), ::testing::ExitedWithCode(static_cast<int>(ErrorCode::kUnsupported)), "has subgroups of 4, needs 8 to 64");
 }
 
 TEST_F(DeviceTest, TwoMayBeOpen) {

@@ -59,6 +59,12 @@ TEST_F(DispatchTest, SpecialisesAndPushes) {
     }
 }
 
+TEST_F(DispatchTest, RefusesMoreSharedMemoryThanThereIs) {
+    const std::array<std::uint32_t, 3> spec{64, device().limits().max_shared_memory_bytes / 4, 64};
+    EXPECT_THAT(failure(ErrorCode::kUnsupported, [&] { ComputePipeline(device(), find_shader("sample_token"), 7, 12, spec); }),
+                HasSubstr("shader sample_token needs"));
+}
+
 TEST_F(DispatchTest, BindsRangesOfABuffer) {
     const ComputePipeline pipeline = make_pipeline(64, 1);
     const auto step = static_cast<std::uint32_t>(device().limits().storage_buffer_alignment);

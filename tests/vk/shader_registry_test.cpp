@@ -146,6 +146,24 @@ TEST(Spirv, ReadsTheWorkgroupSizeAfterSpecialisation) {
     EXPECT_THAT(inspect_spirv(words).spec_ids, ElementsAre(0u, 1u));
 }
 
+// Lengths made of constants by arithmetic, comparison and choice.
+TEST(Spirv, CountsSharedBytesAfterSpecialisation) {
+    EXPECT_EQ(inspect_spirv(find_shader("fill_index").words).shared_bytes, 0u);
+    const auto matvec_add = [](std::uint32_t rows, std::uint32_t out_blocks, std::uint32_t post_norm) {
+        const std::array<std::uint32_t, 8> spec{64, rows, 1, 18, out_blocks, 3, post_norm, 1};
+        return inspect_spirv(find_shader("matvec_add").words, spec).shared_bytes;
+    };
+    EXPECT_EQ(matvec_add(32, 18, 0), 4u * (32 + 32 + 32 + 1));
+    EXPECT_EQ(matvec_add(64, 18, 0), 4u * (64 + 64 + 64 + 1));
+    EXPECT_EQ(matvec_add(32, 168, 1), 4u * (32 + 168 * 32 + 1 + 1));
+    const auto sampler = [](std::uint32_t size, std::uint32_t groups) {
+        const std::array<std::uint32_t, 3> spec{size, size / 8, groups};
+        return inspect_spirv(find_shader("sample_token").words, spec).shared_bytes;
+    };
+    EXPECT_EQ(sampler(512, 64) - sampler(256, 64), 4u * (2 * 256 + 2 * 32));
+    EXPECT_EQ(sampler(512, 64) - sampler(512, 8), 4u * 56);
+}
+
 TEST(Spirv, TellsTexelBuffersFromStorageBuffers) {
     EXPECT_THAT(inspect_spirv(find_shader("matvec_add").words).texel_bindings, ElementsAre());
     const SpirvInfo info = inspect_spirv(find_shader("matvec_add_texel").words);

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/decode/attention_sizes.h"
+
+#include <algorithm>
+
+#include "runtime/kv/kv_layout.h"
+
+namespace winnow {
+
+std::uint32_t summary_unit_of(const SparsePolicy& policy) {
+    std::uint32_t unit = 0;
+    for (const SelectLevel& level : policy.levels) {
+        if (level.scorer != Scorer::kBox && level.scorer != Scorer::kMean) continue;
+        if (level.unit < kSuperTokens) return level.unit;
+        unit = 64;
+    }
+    return unit;
+}
+
+std::uint32_t index_unit_of(const SparsePolicy& policy) {
+    for (const SelectLevel& level : policy.levels)
+        if (level.scorer == Scorer::kLowdimMean) return level.unit;
+    return 0;
+}
+
+bool lists_serve_once(const SparsePolicy& policy) {
+    return policy.refresh <= 1 && std::none_of(policy.layers.begin(), policy.layers.end(),
+                                               [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
+}
+
+std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool usually) {
+    const SelectLevel& last = policy.levels.back();
+    if (policy.levels.size() > 1) {
+        const SelectLevel& above = policy.levels[policy.levels.size() - 2];
+        const auto share = static_cast<std::uint64_t>(above.budget_share * static_cast<double>(capacity)) + 1;
+        if (above.budget != 0 && (usually || !policy.steered))
+            capacity = static_cast<std::uint32_t>(std::min<std::uint64_t>(capacity, std::max<std::uint64_t>(above.budget, share) + above.unit));
+    }
+    return (capacity + last.unit - 1) / last.unit + 1;
+}
+
+namespace {
+
+// Whether they are more than one workgroup should choose from.
+bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
+    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity, true));
+}
+
+}  // namespace
+
+AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t select_splits) {
+    const KvConfig& kv = layout.config();
+    const std::uint64_t group = s.n_heads / s.n_kv_heads;
+    AttentionSizes z;
+    z.summary_unit = summary_unit_of(policy);
+    z.super_stride = (kv.capacity + kSuperTokens - 1) / kSuperTokens;
+    z.summary_element = std::uint64_t{s.head_dim} * summary_element_bytes(kv.type);
+    z.summary_sum = s.head_dim * 4ull;
+    for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
+        const LayerKind kind = policy.layers[layer].kind;
+        const bool selects = kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
+        const std::uint64_t blocks = layout.layer_blocks(layer);
+        z.summary_rows.push_back(
+            selects && z.summary_unit != 0
+                ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
+                : 0);
+        z.index_rows.push_back(selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
+        z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
+        z.index_sums.push_back(index_unit_of(policy) == 0 ? 0 : z.index_rows.back() / index_unit_of(policy));
+        z.total += z.index_rows.back() * index_row_bytes(policy.index_type, policy.index_dim) +
+                   z.index_sums.back() * policy.index_dim * 4;
+    }
+    if (policy.is_dense()) return z;
+    std::uint64_t list_words = 0;
+    std::uint32_t coarsest = 1;  // a level scores all children of the units above it, also those beyond the capacity
+    for (const SelectLevel& level : policy.levels) coarsest = std::max(coarsest, level.unit);
+    const std::uint32_t n_scored = (kv.capacity + coarsest - 1) / coarsest * coarsest;
+    for (std::size_t i = 0; i < policy.levels.size(); ++i) {
+        const SelectLevel& level = policy.levels[i];
+        const std::uint32_t rows = n_scored / level.unit + 1;
+        std::uint32_t stride = rows;
+        // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head has its own budget.
+        const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
+        if (level.budget != 0 && level.budget_share == 0 && !policy.steered)
+            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
+        z.strides.push_back(stride);
+        z.max_rows = std::max(z.max_rows, rows);
+        list_words += std::uint64_t{stride} * s.n_kv_heads;
+    }
+    const std::uint64_t n_levels = std::max<std::size_t>(policy.levels.size(), 1);
+    const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
+    z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
+    z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
+    z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
+    z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
+    z.counters = s.n_kv_heads * 8ull;  // selection, audit
+    z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);
+    z.policies = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(HeadPolicy);
+    z.queries = std::uint64_t{s.n_layers} * s.n_heads * s.head_dim * 4;
+    z.dropped = s.n_heads * 4ull;
+    z.head_maps = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
+    z.lse = s.n_heads * 4ull;
+    z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
+    z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
+    z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
+    if (chooses_wide(policy, kv.capacity)) {
+        z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
+        z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
+        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), select_splits);
+        z.cuts = s.n_kv_heads * sizeof(SelectCut);
+    }
+    z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
+               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts + 16;
+    return z;
+}
+
+}  // namespace winnow

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Group sizes fit devices that run smaller groups than those which they were tuned on.
+#include <gtest/gtest.h>
+
+#include "runtime/step/sample_token.h"
+#include "runtime/vk/device.h"
+#include "runtime/weights/attend_tuning.h"
+#include "runtime/weights/matvec_tuning.h"
+#include "runtime/weights/select_tuning.h"
+#include "tests/support/gpu_fixture.h"
+
+namespace winnow::test {
+namespace {
+
+class TuningTest : public GpuTest {};
+
+TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
+    vk::DeviceLimits limits;
+    limits.max_workgroup_invocations = limits.max_workgroup_size[0] = 1024;
+    EXPECT_EQ(limits.fitting_group(512), 512u);
+    limits.max_workgroup_invocations = 384;
+    EXPECT_EQ(limits.fitting_group(512), 256u);
+    EXPECT_EQ(limits.fitting_group(256), 256u);
+    limits.max_workgroup_size[0] = 128;
+    EXPECT_EQ(limits.fitting_group(512), 128u);
+
+    DeviceOptions options;
+    options.select = std::to_string(device().info().index);
+    const std::uint32_t most = options.max_group_invocations = 2 * device().limits().subgroup_size;
+    const auto small = vk::Device::open(options);
+    ASSERT_EQ(small->limits().max_workgroup_invocations, most);
+    EXPECT_LE(select_tuning(*small, 64, {}).group_size, most);
+    EXPECT_LE(attend_tuning(*small, 4, 64, 8, {}).group_size, most);
+    for (const MatvecKind kind : {MatvecKind::kQkv, MatvecKind::kMatvecAdd, MatvecKind::kGateUp, MatvecKind::kLogits})
+        EXPECT_LE(matvec_tuning(*small, kind, 4096, {}).group_size, most);
+    EXPECT_NO_THROW(SampleToken{*small});
+}
+
+}  // namespace
+}  // namespace winnow::test
