@@ -32,8 +32,9 @@ Stage make_variant(const std::string& variant, const typename Stage::Config& con
 
 /// Times a dispatch of anything from microseconds to seconds, for benches of one iteration.
 inline void run_flops(benchmark::State& state, double flops, std::uint64_t bytes,
-                      const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
+                      const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check = {}) {
     Bench& b = Bench::get();
+    if (check && !b.is_right(state, record, check)) return;
     double microseconds = b.best_of(1, 1, record);
     const auto n = static_cast<std::uint32_t>(std::min(std::max(20e3 / microseconds, 1.0), 200.0));
     for ([[maybe_unused]] auto _ : state) {

@@ -130,8 +130,17 @@ std::vector<vk::Buffer> Bench::matrices(WeightType type, std::uint32_t n_rows, s
     return list;
 }
 
+bool Bench::is_right(benchmark::State& state, const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+                     const std::function<std::string()>& check) {
+    vk::run_once(*device_, [&](vk::Recorder& recorder) { record(recorder, 0); });
+    const std::string wrong = check();
+    if (!wrong.empty()) state.SkipWithError(wrong.c_str());
+    return wrong.empty();
+}
+
 void Bench::run(benchmark::State& state, std::uint64_t bytes,
-                const std::function<void(vk::Recorder&, std::uint32_t)>& record) {
+                const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check) {
+    if (check && !is_right(state, record, check)) return;
     const std::uint32_t n = device_->is_cpu() ? 1 : kDispatchesPerRun;
     vk::TimedWork work = dispatches_in_a_row(*device_, n, record);
     work.warm_up();

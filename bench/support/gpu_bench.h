@@ -48,9 +48,13 @@ public:
     std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
 
     /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i
-    /// - 1. Reports bytes per second and the share of the copy bandwidth.
+    /// - 1. Reports bytes per second and the share of the copy bandwidth. With `check`, dispatch 0 runs once before, and what the check
+    /// then says is wrong, if anything, fails the bench.
     void run(benchmark::State& state, std::uint64_t bytes,
-             const std::function<void(vk::Recorder&, std::uint32_t)>& record);
+             const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check = {});
+    /// The check alone; false where it failed.
+    bool is_right(benchmark::State& state, const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+                  const std::function<std::string()>& check);
     /// Microseconds of one of n dispatches in a row, each with its barrier: the best of n_samples runs.
     double best_of(std::uint32_t n_samples, std::uint32_t n,
                    const std::function<void(vk::Recorder&, std::uint32_t)>& record);

@@ -6,6 +6,7 @@
 // earliest.
 // One workgroup handles: one kv head; an invocation 8 dimensions of the keys or the values.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 sums, evicted.glsl; 5 tokens in each u32 [n_layers * n_kv_heads]
+// Needs: storage16.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_EXT_control_flow_attributes : require
