@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
         winnow::bench::register_all();
         benchmark::RunSpecifiedBenchmarks();
         benchmark::Shutdown();
-        return 0;
+        return winnow::bench::Bench::get().all_right() ? 0 : 1;
     } catch (const winnow::Error& error) {
         std::fprintf(stderr, "winnow_bench: error: %s\n", error.what());
         return winnow::exit_status(error.code());

@@ -159,12 +159,15 @@ public:
         wanted = with_calibration(model_, std::move(wanted));
         const std::vector<std::uint32_t> tables_before = role_tables();
         SparsePolicy policy = resolve_policy(model_.shape, wanted, options_.kv_type);
-        cache_.set_summed(*device_, kv_config(model_.shape, options_.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy).roles);
-        policy_ = std::move(policy);
-        options_.sparse = std::move(wanted);
-        prefill_.set_attention(nullptr);
-        engine_.reset();
-        build_engine();
+        const SparsePolicy policy_before = policy_;
+        const SparseOptions options_before = options_.sparse;
+        try {
+            adopt(std::move(policy), std::move(wanted));
+        } catch (...) {  // the device cannot: the session goes on as it was
+            adopt(policy_before, options_before);
+            refresh_summaries(0);
+            throw;
+        }
         if (role_tables() != tables_before) {  // what is cached came about under roles that a file would not tell of
             history_.n_dense = 0;
             history_.policy = 0;
@@ -347,6 +350,15 @@ private:
     CacheStamp cache_stamp() const {
         if (!model_.file) throw Error(ErrorCode::kInvalidArgument, "a prompt cache needs a model that is a file");
         return {model_hash(*model_.file), role_tables()};
+    }
+
+    void adopt(SparsePolicy policy, SparseOptions sparse) {
+        cache_.set_summed(*device_, kv_config(model_.shape, options_.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy).roles);
+        policy_ = std::move(policy);
+        options_.sparse = std::move(sparse);
+        prefill_.set_attention(nullptr);
+        engine_.reset();  // before the next one, which needs its memory
+        build_engine();
     }
 
     void build_engine() {

@@ -258,7 +258,7 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
     std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
     if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
     ResolvedOptions resolved = planner.plan(wanted);
-    attend_tuning(device, shape.n_group(), shape.head_dim, resolved.n_splits);  // refused before the weights are read
+    if (must_fit) attend_tuning(device, shape.n_group(), shape.head_dim, resolved.n_splits);  // refused before the weights are read
     if (resolved.fits) return resolved;
     const std::uint32_t most = planner.largest(shape.n_ctx_train);
     if (options.n_ctx == 0 && most > 0) return planner.plan(most);

@@ -134,8 +134,10 @@ bool Bench::is_right(benchmark::State& state, const std::function<void(vk::Recor
                      const std::function<std::string()>& check) {
     vk::run_once(*device_, [&](vk::Recorder& recorder) { record(recorder, 0); });
     const std::string wrong = check();
-    if (!wrong.empty()) state.SkipWithError(wrong.c_str());
-    return wrong.empty();
+    if (wrong.empty()) return true;
+    all_right_ = false;
+    state.SkipWithError(wrong.c_str());
+    return false;
 }
 
 void Bench::run(benchmark::State& state, std::uint64_t bytes,

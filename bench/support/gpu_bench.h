@@ -34,6 +34,8 @@ class Bench {
 public:
     static Bench& get();
     vk::Device& device() { return *device_; }
+    /// Whether every result that was checked was right.
+    bool all_right() const { return all_right_; }
     double copy_bytes_per_second() const { return copy_bytes_per_second_; }
 
     /// A buffer of kSmallValues.
@@ -62,6 +64,7 @@ public:
 private:
     Bench();
     std::unique_ptr<vk::Device> device_;
+    bool all_right_ = true;
     double copy_bytes_per_second_;
 };
 

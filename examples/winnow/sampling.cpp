@@ -79,7 +79,9 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
         if (setting.model_key.empty()) continue;
         const std::optional<double> value = file.find_float(setting.model_key);
         if (!value) continue;
-        if (fits(setting, *value)) {
+        if (setting.name == "repeat_last_n" && *value > kMostRepeatTokens) {
+            setting.assign(sampling, kMostRepeatTokens, n_ctx);  // the file's wish as far as it goes
+        } else if (fits(setting, *value)) {
             setting.assign(sampling, *value, n_ctx);
         } else {
             log_warning(fmt::format("the model's {} = {} is not {} to {}: not used", setting.model_key, *value, setting.least,

@@ -80,7 +80,7 @@ struct SessionStats {
 
 /// A model on a device with one sequence: the ordinary user's class. Not thread-safe.
 /// open() takes all memory that prefill and decode need; evaluate() takes 32 rows of logits more when it is first called, capture() the
-/// queries for the time of the call.
+/// queries for the time of the call, use_sparse() the buffers of its policy.
 class Session {
 public:
     /// @throws Error(kBadFile | kNoDevice | kUnsupported | kOutOfMemory | kInvalidArgument).

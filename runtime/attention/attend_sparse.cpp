@@ -13,7 +13,7 @@ namespace winnow {
 AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendTuning tuning = sparse_attend_tuning(device, group, c.head_dim, c.n_splits);
+    const AttendTuning tuning = sparse_attend_tuning(device, group, c.head_dim, c.n_splits, c.tuning);
     const std::array<std::uint32_t, 14> spec{tuning.group_size,
                                              c.head_dim,
                                              group,

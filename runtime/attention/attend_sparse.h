@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/attend_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/types.h"
 
@@ -19,6 +20,7 @@ public:
         std::uint32_t unit = 1;  ///< tokens of a list entry
         bool skip_values = false;  ///< whether AttendSparsePush::skip is heeded
         bool evicted = false;      ///< what left a window counts as one more token
+        AttendTuning tuning{};           ///< empty = the table's
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;

@@ -40,7 +40,7 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
 }
 
 AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) {
-    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, own_shared_bytes(device, c));
+    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, c.tuning, own_shared_bytes(device, c));
 }
 
 std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
+#include "runtime/weights/attend_tuning.h"
 #include "shaders/common/interface.h"
 #include "winnow/sparse.h"
 #include "winnow/types.h"
@@ -27,6 +28,7 @@ public:
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
         bool evicted = false;            ///< what left a window counts as one more token
+        AttendTuning tuning{};           ///< empty = the table's
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;

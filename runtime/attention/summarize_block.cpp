@@ -17,7 +17,7 @@ std::uint32_t group_size(const vk::Device& device, const SummarizeBlock::Config&
     const std::uint32_t passes = c.index_dim * (c.head_dim / 8 + 1) * (c.index_type == IndexType::kInt8 ? 2 : 1);
     std::uint32_t size = 32;
     while (size < 1024 && kSuperTokens / size * passes > 40000) size *= 2;
-    return size;
+    return device.limits().fitting_group(size);
 }
 }
 

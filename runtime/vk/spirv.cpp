@@ -169,7 +169,9 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
             const bool given = id != spec_id_of.end() && id->second < spec.size();
             constants.set(args[1], given ? spec[id->second] : args[2]);
         } else if ((op == kOpConstantTrue || op == kOpConstantFalse || op == kOpSpecConstantTrue || op == kOpSpecConstantFalse) && args.size() == 2) {
-            constants.set(args[1], op == kOpConstantTrue || op == kOpSpecConstantTrue ? 1 : 0);
+            const auto id = spec_id_of.find(args[1]);
+            const bool given = id != spec_id_of.end() && id->second < spec.size();
+            constants.set(args[1], given ? spec[id->second] != 0 : op == kOpConstantTrue || op == kOpSpecConstantTrue);
         } else if (op == kOpSpecConstantOp && args.size() > 3) {
             constants.compute(args);
         } else if ((op == kOpConstantComposite || op == kOpSpecConstantComposite) && args.size() == 5 &&

@@ -58,9 +58,9 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
 }
 
 AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
-                                  std::uint32_t n_splits, std::uint64_t own_shared_bytes) {
-    AttendTuning t = attend_tuning(device, n_group, head_dim, n_splits);
-    if (device.is_cpu() || head_dim < 128) return t;
+                                  std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes) {
+    AttendTuning t = attend_tuning(device, n_group, head_dim, n_splits, asked);
+    if (asked.group_size != 0 || device.is_cpu() || head_dim < 128) return t;
     // There are no more workgroups than processors, so that each should bring as many invocations as its registers allow: 31 us in place of
     // 33 for 6,547 tokens, choice included, 26.6 in place of 28.4 for a list (H200, 8B).
     constexpr std::uint32_t kWide = 384;

@@ -23,7 +23,7 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
 /// The same for the stages that attend to a part of the cache, select_attend and attend_sparse. @param own_shared_bytes what the stage has
 /// besides attend.glsl.
 AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
-                                  std::uint32_t n_splits, std::uint64_t own_shared_bytes = 0);
+                                  std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes = 0);
 
 /// Shared memory that shaders/common/attend.glsl declares, at most.
 std::uint64_t attend_shared_bytes(std::uint32_t n_subgroups, std::uint32_t n_group, std::uint32_t head_dim,

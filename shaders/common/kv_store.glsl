@@ -52,7 +52,7 @@ float round_half(float x) {
 // kv_unpack makes two vec4 of it, KV_LOAD does both. Macros, because buffers cannot be passed to functions.
 #if KV_TYPE == WINNOW_KV_F16
 struct KvUnit { uvec4 w; };
-#define KV_FETCH(name, row, unit, x) x.w = name##_quad((row) * kRowUnits + (unit));
+#define KV_FETCH(name, row, unit, x) { x.w = name##_quad((row) * kRowUnits + (unit)); }
 void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
     a = vec4(unpackHalf2x16(x.w.x), unpackHalf2x16(x.w.y));
     b = vec4(unpackHalf2x16(x.w.z), unpackHalf2x16(x.w.w));
@@ -61,9 +61,11 @@ void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
 #define KV_STORE(name, row, dim, x) name##_halves[(row) * kHeadDim + (dim)] = uint16_t(packHalf2x16(vec2(x, 0.0)))
 #elif KV_TYPE == WINNOW_KV_F32
 struct KvUnit { uvec4 w, v; };
-#define KV_FETCH(name, row, unit, x)                        \
-    x.w = name##_quad(((row) * kRowUnits + (unit)) * 2);     \
-    x.v = name##_quad(((row) * kRowUnits + (unit)) * 2 + 1);
+#define KV_FETCH(name, row, unit, x)                             \
+    {                                                            \
+        x.w = name##_quad(((row) * kRowUnits + (unit)) * 2);     \
+        x.v = name##_quad(((row) * kRowUnits + (unit)) * 2 + 1); \
+    }
 void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
     a = uintBitsToFloat(x.w);
     b = uintBitsToFloat(x.v);
@@ -72,9 +74,11 @@ void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
 #define KV_STORE(name, row, dim, x) name##_floats[(row) * kHeadDim + (dim)] = x
 #elif KV_TYPE == WINNOW_KV_Q8_0
 struct KvUnit { uvec2 w; uint scale; };
-#define KV_FETCH(name, row, unit, x)             \
-    x.w = name##_pair(code_unit(row, unit));      \
-    x.scale = name##_half(scale_half(row, unit));
+#define KV_FETCH(name, row, unit, x)                  \
+    {                                                 \
+        x.w = name##_pair(code_unit(row, unit));      \
+        x.scale = name##_half(scale_half(row, unit)); \
+    }
 void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
     const float d = unpackHalf2x16(x.scale).x;
     a = d * code_bytes(x.w.x);
@@ -85,9 +89,11 @@ void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
      code_bytes(name##_word(code_unit(row, 0) * 2 + (dim) / 4))[(dim) % 4])
 #else
 struct KvUnit { uint w, scale; };
-#define KV_FETCH(name, row, unit, x)             \
-    x.w = name##_word(code_unit(row, unit));      \
-    x.scale = name##_half(scale_half(row, unit));
+#define KV_FETCH(name, row, unit, x)                  \
+    {                                                 \
+        x.w = name##_word(code_unit(row, unit));      \
+        x.scale = name##_half(scale_half(row, unit)); \
+    }
 void kv_unpack(KvUnit x, out vec4 a, out vec4 b) {
     const float d = unpackHalf2x16(x.scale).x;
     a = d * code_nibbles(x.w);

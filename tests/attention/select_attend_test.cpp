@@ -101,6 +101,12 @@ TEST_F(SelectAttendTest, EveryHeadShape) {
     }
 }
 
+// As a GPU has it: more subgroups, whose number is no power of two.
+TEST_F(SelectAttendTest, WideGroups) {
+    for (const std::uint32_t n : {700u, 7000u})
+        check({.shape = {n, 64, 4}, .levels = {boxes(16, 600)}, .tuning = {96, 8, 4}});
+}
+
 TEST_F(SelectAttendTest, ChildrenOfBlocks) {
     for (const std::uint32_t n : {64u, 1025u, 3500u, 8192u}) {
         const CacheShape shape{.n_tokens = n};

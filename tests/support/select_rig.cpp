@@ -71,10 +71,12 @@ const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCas
                                       .block_size = kBlock, .n_splits = kAttendSplits, .quantize = s.n_group * s.head_dim % 32 == 0,
                                       .skip_values = c.skip > 0, .level = c.levels.back(), .pool = c.pool,
                                       .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
-                                      .most_rows = 8192 / c.levels.back().unit, .most_always = 2048, .score_stride = IndexerScore::score_stride(kMaxRows), .n_score_splits = kSplits};
+                                      .most_rows = 8192 / c.levels.back().unit, .most_always = 2048, .score_stride = IndexerScore::score_stride(kMaxRows), .n_score_splits = kSplits,
+                                      .tuning = c.tuning};
     std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
-        "{} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim, static_cast<int>(config.kv_type), config.skip_values,
-        config.level.unit, static_cast<int>(config.level.rule), static_cast<int>(c.pool), config.parent_unit)];
+        "{} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim, static_cast<int>(config.kv_type), config.skip_values,
+        config.level.unit, static_cast<int>(config.level.rule), static_cast<int>(c.pool), config.parent_unit,
+        c.tuning.group_size, c.tuning.tokens_in_flight)];
     if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }

@@ -28,6 +28,7 @@ struct SelectCase {
     float cosine = 2;
     Chooser chooser = Chooser::kScore;
     float skip = 0;  ///< of kAttend: SelectAttendPush::skip
+    AttendTuning tuning{};  ///< of kAttend
 };
 
 /// Pipelines that tests share: compiling one takes longer than running it.
