@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "winnow/version.h"
+
 namespace winnow::program {
 namespace {
 
@@ -99,7 +101,7 @@ Fields fields(const BenchSubject& subject, const BenchResult& result) {
     const std::vector<std::uint64_t> whole(nanoseconds.begin(), nanoseconds.end());
     Fields object = {{"build_commit", WINNOW_BUILD_COMMIT},
                      {"build_number", 0},
-                     {"winnow_version", WINNOW_VERSION},
+                     {"winnow_version", version().text},
                      {"cpu_info", cpu_name()},
                      {"gpu_info", subject.device.name},
                      {"backends", "Vulkan"},
@@ -306,7 +308,7 @@ std::string BenchReport::end() const {
     if (format_ == "md") {
         std::string text;
         if (!stage_table_.empty()) text.append("\n").append(table_head(kStageColumns)).append(stage_table_);
-        text += fmt::format("\nwinnow {} on {} ({})", WINNOW_VERSION, subject_.device.name, subject_.device.driver);
+        text += fmt::format("\nwinnow {} on {} ({})", version().text, subject_.device.name, subject_.device.driver);
         if (subject_.copy_speed > 0) text += fmt::format(", which copies {:.1f} GB/s", subject_.copy_speed / 1e9);
         return text + "\n";
     }

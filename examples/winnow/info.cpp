@@ -16,6 +16,7 @@
 #include "models/session_plan.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/quirks.h"
+#include "winnow/version.h"
 
 namespace winnow::program {
 namespace {
@@ -352,7 +353,7 @@ int run_info(const Options& options) {
                  {"sparse", options.sparse.preset},
                  {"device", device_json(plan.device)},
                  {"model", model_json(subject, plan.shape)},
-                 {"version", WINNOW_VERSION}};
+                 {"version", version().text}};
     if (plan.n_dependent_dispatches != 0)
         root["n_dependent_dispatches"] = plan.n_dependent_dispatches;
     write_json(root);

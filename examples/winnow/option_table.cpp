@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "winnow/session.h"
+#include "winnow/version.h"
 
 namespace winnow::program {
 namespace {
@@ -394,7 +395,9 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
     auto app = std::make_unique<CLI::App>(description(command), command_name(command));
     app->formatter(std::make_shared<HelpFormatter>());
     app->set_help_flag("-h,--help", "this text");
-    app->set_version_flag("--version", std::string("winnow ") + WINNOW_VERSION, "the version");
+    app->set_version_flag("--version", fmt::format("winnow {} (cooperative matrices: {})", version().text,
+                                                      version().cooperative_matrices ? "yes" : "no"),
+                          "the version, and whether shaders for cooperative matrices are built in");
     if (command == Command::kChat) app->footer(kCommandsHelp);
 
     Table table(*app);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Flags, environment, exit statuses: nothing here needs a device.
 #include "tests/cli/program.h"
+#include "winnow/version.h"
 
 namespace winnow::test {
 namespace {
@@ -15,7 +16,8 @@ TEST(Usage, HelpAndVersionGoToStandardOutput) {
     EXPECT_EQ(help.status, 0);
     EXPECT_NE(help.out.find("-ngl, --gpu-layers"), std::string::npos) << help.out;
     EXPECT_NE(help.out.find("perplexity"), std::string::npos);
-    EXPECT_TRUE(run_program({"--version"}).out.starts_with("winnow "));
+    EXPECT_EQ(run_program({"--version"}).out, "winnow " + version().text + " (cooperative matrices: " +
+                                                  (version().cooperative_matrices ? "yes" : "no") + ")\n");
 }
 
 TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# find_package(winnow): winnow::winnow is all of it, winnow::runtime what winnow/attention.h needs.
+include(CMakeFindDependencyMacro)
+find_dependency(Threads)
+find_dependency(fmt CONFIG)
+find_dependency(PkgConfig)
+pkg_check_modules(XXHASH QUIET IMPORTED_TARGET libxxhash)
+pkg_check_modules(PCRE2 QUIET IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC QUIET IMPORTED_TARGET libutf8proc)
+foreach(winnow_dependency XXHASH PCRE2 UTF8PROC)
+    if(NOT TARGET PkgConfig::${winnow_dependency})
+        set(winnow_FOUND FALSE)
+        set(winnow_NOT_FOUND_MESSAGE "pkg-config does not find ${winnow_dependency}: install its development files")
+        return()
+    endif()
+endforeach()
+include(${CMAKE_CURRENT_LIST_DIR}/winnow-targets.cmake)
