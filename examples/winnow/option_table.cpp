@@ -346,7 +346,7 @@ constexpr const char* kCommandsHelp =
     "  eval        sparse attention presets against dense, on a text\n"
     "  calibrate   learn which heads retrieve and a small index, for better presets\n"
     "`winnow COMMAND --help` lists the flags of a command. Each flag with a long name has an "
-    "environment twin,\nWINNOW_CTX_SIZE for --ctx-size; the command line wins.";
+    "environment twin,\nWINNOW_CTX_SIZE for --ctx-size (the first long name counts); the command line wins.";
 
 const char* description(Command command) {
     switch (command) {

@@ -377,7 +377,7 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
                         std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; })))
         bad("it has heads that see only sinks and a window, and the window is 0: give at least 1 (--sparse-window)");
     if (compensate && std::none_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; }))
-        bad("no head of it drops what leaves a window: --sparse-compensation is for razor, duo and rtpurbo, leave it out");
+        bad("--sparse-compensation is for razor, duo and rtpurbo: leave it out");
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
         const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;
