@@ -106,8 +106,11 @@ uint own_head(uint j) {
 }
 float own_by_head(float own[kOwned], uint g) {
     const uvec2 owner = owner_of(g);
-    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for that.
+#ifdef WINNOW_TEXELS
+    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for that. NVIDIA's
+    // compiler makes the whole stage take twice as long if it only sees this line, though never taken there.
     if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
+#endif
     return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
 }
 
