@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "models/cached_tokens.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/device.h"
 #include "winnow/sparse.h"
@@ -15,15 +16,6 @@ namespace winnow {
 struct CacheStamp {
     std::string model;                  ///< model_hash()
     std::vector<std::uint32_t> tables;  ///< block tables as the device has them: what each head sees, and its ring
-};
-
-/// How the tokens of a cache came into it.
-struct CacheHistory {
-    /// Most tokens since it was empty, those of surplus steps too: what rings hold follows from that.
-    std::uint32_t n_written = 0;
-    std::uint32_t n_dense = 0;  ///< first tokens that no selection touched, which serve every policy
-    /// policy_hash() of the one that the others were decoded under; 0 = several, or other head roles than the file's.
-    std::uint32_t policy = 0;
 };
 
 /// What decides which tokens a step selects, but for what head roles do. Never 0.

@@ -85,7 +85,7 @@ KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, st
         if (keeps_window_only(policy, layer))
             for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) make_ring(layer * shape.n_kv_heads + h, policy.window);
     for (std::size_t i = 0; i < policy.local_heads.size(); ++i)
-        if (policy.local_heads[i] != 0) {
+        if (policy.is_local(i)) {
             make_ring(i, local_window(policy, n_ctx));
             c.roles[i].summed = policy.compensate;
         }
@@ -225,8 +225,8 @@ private:
             if (model_.shape.layers[layer].window != 0) continue;
             for (std::uint32_t h = 0; h < model_.shape.n_kv_heads; ++h) {
                 ++n_all;
-                const bool local = keeps_window_only(policy_, layer) ||
-                                   (!policy_.local_heads.empty() && policy_.local_heads[layer * model_.shape.n_kv_heads + h] != 0);
+                const bool local =
+                    keeps_window_only(policy_, layer) || policy_.is_local(layer * model_.shape.n_kv_heads + h);
                 n_full += local ? 0 : 1;
             }
         }

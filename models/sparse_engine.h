@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <algorithm>
+#include <cstdint>
+#include <vector>
 
-#include "models/model.h"
-#include "models/session_plan.h"
+#include "models/sparse_meter.h"
 #include "runtime/decode/attention_pipeline.h"
 #include "runtime/decode/decode_loop.h"
 #include "runtime/decode/decode_plan.h"
@@ -11,24 +11,32 @@
 
 namespace winnow {
 
-// When an answer ends, the steps queued beyond the token that was read last have appended too many. Beside its window
-// a ring has room for a chunk: were they more, the next token would look back to keys that they took the place of.
-inline std::uint32_t most_in_flight(const KvLayout& layout) { return layout.config().max_chunk + 1; }
+/// What each head sees under a policy whose local window is settled, as block tables. Rings stay as they were allocated; a head that keeps
+/// everything can be narrowed.
+std::vector<std::uint32_t> role_tables(const KvLayout& layout, const SparsePolicy& policy);
 
-// Everything that a policy decides: rebuilt when the policy changes, while weights and cache stay.
+/// Everything that a policy decides: made anew when the policy changes, while weights and the keys and values in the cache stay. Of the
+/// cache it changes what follows from those: block tables, sums of what left the windows, and its own summaries and index keys.
 struct SparseEngine {
-    SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
-                 StepBuffers& b, std::uint32_t n_splits, const SparsePolicy& policy, const SessionOptions& options)
-        : attention(device, attention_shape(shape), cache,
-                    {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits, policy,
-                    policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>()),
-          plan(device, shape, weights, cache, b, attention),
-          loop(device, plan, b,
-               {options.sparse.audit_every == 0 ? std::min(options.steps_in_flight, most_in_flight(cache.layout())) : 1,
-                !policy.is_dense(), policy.min_ctx, options.sparse.audit_every, options.replay_steps}) {}
+    /// Writes the block tables. @param options those of the session: audits and how many steps are queued.
+    SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache, StepBuffers& buffers,
+                 std::uint32_t n_splits, const SparsePolicy& policy, const SessionOptions& options);
+
+    /// Brings the sums of what left the windows to a cache of n tokens.
+    void settle_sums(std::uint32_t n_tokens) const;
+    /// Sums, summaries and index keys, after the policy or the length of a cache of n tokens changed. @param from first token whose
+    /// summaries may be wrong.
+    void refresh(std::uint32_t n_tokens, std::uint32_t from);
+
     AttentionPipeline attention;
     DecodePlan plan;
     DecodeLoop loop;
+    SparseMeter meter;
+
+private:
+    vk::Device& device_;
+    const ModelShape& shape_;
+    const KvCache& cache_;
 };
 
 }  // namespace winnow

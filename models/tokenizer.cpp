@@ -281,7 +281,6 @@ public:
     }
     std::size_t n_vocab() const override { return vocabulary_.tokens.size(); }
     TokenId bos() const override { return bos_; }
-    TokenId eos() const override { return eos_; }
     bool adds_bos() const override { return adds_bos_; }
     bool is_control(TokenId id) const override {
         check(id);

@@ -36,10 +36,9 @@ public:
     virtual std::string_view raw_token(TokenId id) const = 0;
     virtual std::size_t n_vocab() const = 0;
     virtual TokenId bos() const = 0;  ///< -1 when there is none
-    virtual TokenId eos() const = 0;
     virtual bool adds_bos() const = 0;
     virtual bool is_control(TokenId id) const = 0;
-    /// End-of-generation ids: stop on any of them (ECOSYSTEM 4.4).
+    /// End-of-generation ids: stop on any of them.
     virtual const std::vector<TokenId>& eog() const = 0;
     /// Id of a token by its spelling, or -1.
     virtual TokenId find(std::string_view token) const = 0;

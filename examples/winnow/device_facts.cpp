@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <utility>
 
 #include "runtime/kv/kv_layout.h"
+#include "runtime/prefill/attend_prefill.h"
+#include "runtime/prefill/matmul.h"
 #include "runtime/vk/shader_registry.h"
 
 namespace winnow::program {
@@ -46,32 +49,28 @@ std::string matrix_refusal(const vk::Device& device, std::string_view name) {
     return {};
 }
 
-VariantChoice choose(const vk::Device& device, std::string stage, const std::string& texel, const std::string& gpu,
-                     const std::string& matrix, const std::string& unfit) {
-    const std::array<std::string_view, 2> without_matrices{texel, gpu};
-    const std::string plain(vk::best_shader(without_matrices, device.features()).name);
-    std::array<std::string_view, 2> names{plain, matrix};
-    std::string refusal = unfit.empty() ? matrix_refusal(device, matrix) : unfit;
-    if (refusal.empty()) std::swap(names[0], names[1]);
-    // With the flags of the environment; a variant that cannot do the work is not asked for.
-    const std::span<const std::string_view> candidates = std::span(names).first(unfit.empty() ? 2 : 1);
-    const std::string chosen(vk::best_shader(candidates, device.features()).name);
+// Between `matrix` and the others that the stage names, in its own order. @param unfit why `matrix` is not among them.
+VariantChoice choose(const vk::Device& device, std::string stage, std::vector<std::string> names, const std::string& matrix,
+                     const std::string& unfit) {
+    const std::string chosen(vk::best_shader(names, device.features()).name);
+    const bool fits = std::erase(names, matrix) != 0;
+    const std::string plain(vk::best_shader(names, device.features()).name);
     if (chosen == matrix) return {std::move(stage), chosen, plain, "the other is faster here"};
+    const std::string refusal = fits || unfit.empty() ? matrix_refusal(device, matrix) : unfit;
     return {std::move(stage), chosen, matrix, refusal.empty() ? "WINNOW_FORCE_VARIANT names the other" : refusal};
 }
 
 }  // namespace
 
 std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
+    AttendPrefill::Config attention;
+    attention.head_dim = head_dim;
+    attention.kv_type = kv_type;
     std::string unfit;
-    const std::uint32_t columns = head_dim > 128 ? 32 : 16;  // two subgroups share wide heads
-    if (kv_type != KvType::kF16)
-        unfit = "it reads a cache of f16 only";
-    else if (head_dim > 256 || head_dim % columns != 0)
-        unfit = fmt::format("it has no shape for heads of {}", head_dim);
-    return {choose(device, "matmul", "matmul_texel", "matmul", "matmul_coopmat", ""),
-            choose(device, "attend_prefill", kv_shader("attend_prefill_texel", kv_type), kv_shader("attend_prefill", kv_type),
-                   "attend_prefill_coopmat", unfit)};
+    if (kv_type != KvType::kF16) unfit = "it reads a cache of f16 only";
+    else if (device.features().has(Feature::kCooperativeMatrix)) unfit = fmt::format("it has no shape for heads of {}", head_dim);
+    return {choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
+            choose(device, "attend_prefill", AttendPrefill::variants(device, attention), "attend_prefill_coopmat", unfit)};
 }
 
 std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }

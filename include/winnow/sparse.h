@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -59,6 +61,9 @@ struct LayerSchedule {
     LayerKind kind = LayerKind::kDense;
     std::uint32_t source = 0;             ///< kReuse: layer whose lists serve
     std::vector<std::uint32_t> head_map;  ///< kReuse: kv head here -> kv head there; empty = the same
+
+    bool selects() const { return kind == LayerKind::kSelect || kind == LayerKind::kAnchor; }
+    bool attends_to_all() const { return kind == LayerKind::kDense || kind == LayerKind::kAnchor; }
 };
 
 /// What the last level of a preset should be set to on one model, so that its exactly audited attention mass reaches a target.
@@ -127,6 +132,11 @@ struct SparsePolicy {
     bool steered = false;                   ///< an audit may widen budgets between steps: lists have room for everything
 
     bool is_dense() const { return name == "dense"; }
+    /// @param head layer * n_kv_heads + kv head.
+    bool is_local(std::size_t head) const { return !local_heads.empty() && local_heads[head] != 0; }
+    bool has_local_heads() const {
+        return std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; });
+    }
     /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later or
     /// listless layer, a head map out of range, units that do not nest.
     void check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const;

@@ -44,8 +44,8 @@ AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) 
 }
 
 std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
-    return attend_shared_bytes(tuning_of(device, c).group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads, c.head_dim,
-                               c.n_splits) +
+    const std::uint32_t group_size = tuning_of(device, c).group_size;
+    return attend_shared_bytes(group_size, group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits) +
            own_shared_bytes(device, c);
 }
 

@@ -8,7 +8,7 @@
 
 namespace winnow {
 namespace {
-constexpr std::uint32_t kSuperTokens = 1024;
+constexpr std::uint32_t kSuperTokens = WINNOW_SUPER_TOKENS;
 
 // Few invocations are enough for a software driver, until an index key takes so long that the tokens of one (kSuperTokens over the group)
 // would come near the loop limit of llvmpipe: a pass for each 8 channels of each dimension, twice where keys have codes.

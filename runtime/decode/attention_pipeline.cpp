@@ -2,34 +2,12 @@
 #include "runtime/decode/attention_pipeline.h"
 
 #include <algorithm>
-#include <cstring>
-#include <limits>
 
-#include "runtime/decode/attention_sizes.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/device.h"
-#include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
 
 namespace winnow {
-namespace {
-
-constexpr std::uint32_t kNoLimit = 0x7fffffff;
-
-AttendDense::Config dense_config(const AttentionShape& s, const KvConfig& kv, std::uint32_t n_splits, bool quantize, bool evicted) {
-    AttendDense::Config c;
-    c.n_heads = s.n_heads;
-    c.n_kv_heads = s.n_kv_heads;
-    c.head_dim = s.head_dim;
-    c.kv_type = kv.type;
-    c.block_size = kv.block_size;
-    c.n_splits = n_splits;
-    c.quantize = quantize;
-    c.evicted = evicted;
-    return c;
-}
-
-}  // namespace
 
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                                      const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
@@ -40,7 +18,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
       cache_(cache),
       buffers_(buffers),
       policy_((policy.check(shape.n_layers, shape.n_kv_heads), policy)),
-      attend_dense_(device, dense_config(shape, cache.layout().config(), n_splits, quantize, policy.compensate)) {
+      attend_dense_(device, dense_config(n_splits, quantize)) {
     const KvConfig& kv = cache.layout().config();
     if (policy_.compensate && !cache.evicted())
         throw Error(ErrorCode::kInvalidArgument, "this cache does not add up what leaves a window: leave the compensation out");
@@ -48,202 +26,155 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
         sum_evicted_ = std::make_unique<SumEvicted>(
             device, SumEvicted::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size});
     if (policy_.is_dense()) return;
-    using vk::BufferUse;
-    const std::uint32_t n_select_splits = select_splits(device.is_cpu(), shape.n_kv_heads, kv.capacity);
-    const AttentionSizes z = sizes_of(shape, cache.layout(), policy_, n_select_splits);
-    summary_unit_ = z.summary_unit;
-    super_stride_ = z.super_stride;
-    level_strides_ = z.strides;
-    if (policy_.index_dim != 0 && maps.size() * 4 != z.maps)
-        throw Error(ErrorCode::kInvalidArgument, "the index maps do not fit the model");
-
-    const auto make = [&](const char* name, std::uint64_t bytes, BufferUse use = BufferUse::kDevice) {
-        return bytes == 0 ? vk::Buffer() : vk::Buffer(device, name, bytes, use);
-    };
-    memory_.resize(shape.n_layers);
-    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
-        LayerMemory& m = memory_[layer];
-        m.min = make("summary_min", z.summary_rows[layer] * z.summary_element);
-        m.max = make("summary_max", z.summary_rows[layer] * z.summary_element);
-        m.sum = make("summary_sum", z.summary_rows[layer] * z.summary_sum);
-        m.index_keys = make("index_keys", z.index_rows[layer] * index_row_bytes(policy_.index_type, policy_.index_dim));
-        m.index_sums = make("index_sums", z.index_sums[layer] * policy_.index_dim * 4);
-    }
-    none_ = make("none", 16);
-    maps_ = make("index_maps", z.maps);
-    lists_ = make("lists", z.lists);
-    scores_ = make("scores", z.scores);
-    select_partials_ = make("select_partials", z.partials);
-    select_counters_ = make("select_counters", z.counters);
-    controls_ = make("select_controls", z.controls);
-    policies_ = make("head_policies", z.policies, BufferUse::kShared);
-    last_queries_ = make("last_queries", z.queries);
-    dropped_ = make("dropped_mass", z.dropped);
-    head_maps_ = make("head_maps", z.head_maps);
-    lse_ = make("lse", z.lse);
-    counts_ = make("attended_counts", z.counts, BufferUse::kReadback);
-    audit_partials_ = make("audit_partials", z.audit_partials);
-    records_ = make("audit_records", z.records, BufferUse::kReadback);
-    ranks_ = make("select_ranks", z.ranks);
-    bins_ = make("select_bins", z.bins);
-    through_ = make("select_through", z.through);
-    cuts_ = make("select_cuts", z.cuts);
-
-    vk::Uploader uploader(device);
-    if (policy_.index_dim != 0) uploader.upload(maps_, std::as_bytes(maps));
-    std::vector<std::uint32_t> head_maps;
-    for (const LayerSchedule& layer : policy_.layers)
-        for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
-            head_maps.push_back(layer.head_map.empty() ? h : layer.head_map[h]);
-    uploader.upload(head_maps_, std::as_bytes(std::span(head_maps)));
-    uploader.finish();
-
-    auto* head_policies = policies_.mapped_as<HeadPolicy>();
-    const std::uint64_t always = std::uint64_t{policy_.sink} + policy_.window;
-    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
-        for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
-            const SelectLevel& level = policy_.levels[i];
-            const bool last = i + 1 == policy_.levels.size();
-            HeadPolicy p{};
-            p.mass = level.mass;
-            p.budget_min = level.budget_min;
-            // A token budget counts sinks and window, which need no selection.
-            p.budget_max = level.budget == 0 ? kNoLimit
-                                             : static_cast<std::uint32_t>(last ? level.budget - always : level.budget);
-            p.budget_share = level.budget == 0 ? 0 : level.budget_share;
-            p.threshold = level.threshold;
-            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
-                head_policies[(layer * policy_.levels.size() + i) * shape.n_kv_heads + h] = p;
-        }
-    }
-
-    AttendSparse::Config sparse;
-    sparse.n_heads = shape.n_heads;
-    sparse.n_kv_heads = shape.n_kv_heads;
-    sparse.head_dim = shape.head_dim;
-    sparse.kv_type = kv.type;
-    sparse.block_size = kv.block_size;
+    const AttentionSizes sizes =
+        sizes_of(shape, cache.layout(), policy_, select_splits(device.is_cpu(), shape.n_kv_heads, kv.capacity));
+    summary_unit_ = sizes.summary_unit;
+    super_stride_ = sizes.super_stride;
+    memory_ = AttentionMemory(device, shape, policy_, sizes, maps);
     // A part of the cache keeps half as many workgroups busy as all of it: on an H200 the lists of 5 % of 131,072 tokens were attended in
     // 30 us in place of 35, with the choice in the same stage 45 in place of 55.
-    sparse.n_splits = device.is_cpu() ? n_splits : (n_splits + 1) / 2;
-    sparse.quantize = quantize;
-    sparse.skip_values = policy_.value_skip > 0;
-    sparse.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
-    sparse.evicted = policy_.compensate;
-    attend_sparse_ = std::make_unique<AttendSparse>(device, sparse);
-    audit_ = std::make_unique<AuditMass>(device, AuditMass::Config{shape.n_heads, shape.n_kv_heads, shape.head_dim, kv.type,
-                                                                   kv.block_size, kAuditSplits});
-    if (summary_unit_ != 0 || policy_.index_dim != 0) {
-        summarize_ = std::make_unique<SummarizeBlock>(
-            device, SummarizeBlock::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size, summary_unit_,
-                                           policy_.index_dim, index_unit_of(policy_), policy_.index_type});
-    }
+    const std::uint32_t n_sparse_splits = device.is_cpu() ? n_splits : (n_splits + 1) / 2;
+    make_sparse_attention(n_sparse_splits, quantize);
     // On a software driver every workgroup of a kv head would choose in turn what one of them can choose for all.
+    if (choose_in_attend.value_or(!device.is_cpu())) make_select_attend(sizes, n_sparse_splits, quantize);
+    make_levels(sizes, appends_index);
+}
+
+AttendDense::Config AttentionPipeline::dense_config(std::uint32_t n_splits, bool quantize) const {
+    const KvConfig& kv = cache_.layout().config();
+    AttendDense::Config c;
+    c.n_heads = shape_.n_heads;
+    c.n_kv_heads = shape_.n_kv_heads;
+    c.head_dim = shape_.head_dim;
+    c.kv_type = kv.type;
+    c.block_size = kv.block_size;
+    c.n_splits = n_splits;
+    c.quantize = quantize;
+    c.evicted = policy_.compensate;
+    return c;
+}
+
+// What follows a choice: attention to it and its audit; and what lets a prompt be chosen from.
+void AttentionPipeline::make_sparse_attention(std::uint32_t n_splits, bool quantize) {
+    const KvConfig& kv = cache_.layout().config();
+    AttendSparse::Config c;
+    c.n_heads = shape_.n_heads;
+    c.n_kv_heads = shape_.n_kv_heads;
+    c.head_dim = shape_.head_dim;
+    c.kv_type = kv.type;
+    c.block_size = kv.block_size;
+    c.n_splits = n_splits;
+    c.quantize = quantize;
+    c.skip_values = policy_.value_skip > 0;
+    c.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
+    c.evicted = policy_.compensate;
+    attend_sparse_ = std::make_unique<AttendSparse>(device_, c);
+    audit_ = std::make_unique<AuditMass>(device_, AuditMass::Config{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim, kv.type,
+                                                                    kv.block_size, kAuditSplits});
+    if (summary_unit_ != 0 || policy_.index_dim != 0)
+        summarize_ = std::make_unique<SummarizeBlock>(
+            device_, SummarizeBlock::Config{shape_.n_kv_heads, shape_.head_dim, kv.type, kv.block_size, summary_unit_,
+                                            policy_.index_dim, index_unit_of(policy_), policy_.index_type});
+}
+
+// The last level's choice and attention in one stage, where the policy and the device allow it.
+void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uint32_t n_splits, bool quantize) {
     // An anchor attends to everything: its list is for others, and a stage that attends makes none for it.
     const bool has_anchors = std::any_of(policy_.layers.begin(), policy_.layers.end(),
                                          [](const LayerSchedule& l) { return l.kind == LayerKind::kAnchor; });
-    if (!policy_.levels.empty() && !cuts_ && policy_.refresh <= 1 && !has_anchors) {
-        const SelectAttend::Config c{.n_heads = sparse.n_heads, .n_kv_heads = sparse.n_kv_heads, .head_dim = sparse.head_dim,
-                    .kv_type = sparse.kv_type, .block_size = sparse.block_size, .n_splits = sparse.n_splits, .quantize = quantize,
-                    .skip_values = sparse.skip_values, .level = policy_.levels.back(), .pool = policy_.pool,
-                    .parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0,
-                    .most_rows = last_rows(policy_, kv.capacity, false),
-                    .most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity),
-                    .score_stride = IndexerScore::score_stride(z.max_rows), .n_score_splits = n_select_splits,
-                    .evicted = policy_.compensate};
-        const bool wanted = choose_in_attend.value_or(!device.is_cpu());
-        if (wanted && SelectAttend::takes(device, c)) select_attend_ = std::make_unique<SelectAttend>(device, c);
-    }
+    if (policy_.levels.empty() || memory_.cuts || policy_.refresh > 1 || has_anchors) return;
+    const KvConfig& kv = cache_.layout().config();
+    SelectAttend::Config c;
+    c.n_heads = shape_.n_heads;
+    c.n_kv_heads = shape_.n_kv_heads;
+    c.head_dim = shape_.head_dim;
+    c.kv_type = kv.type;
+    c.block_size = kv.block_size;
+    c.n_splits = n_splits;
+    c.quantize = quantize;
+    c.skip_values = policy_.value_skip > 0;
+    c.level = policy_.levels.back();
+    c.pool = policy_.pool;
+    c.parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0;
+    c.most_rows = last_rows(policy_, kv.capacity, false);
+    c.most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity);
+    c.score_stride = IndexerScore::score_stride(sizes.max_rows);
+    c.n_score_splits = sizes.n_select_splits;
+    c.evicted = policy_.compensate;
+    if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
+}
+
+// The levels, the last of which ends as the stage after it needs it; and the append of an index key where nothing is selected.
+void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_index) {
+    const KvConfig& kv = cache_.layout().config();
     IndexerScore::Config base;
-    base.n_heads = shape.n_heads;
-    base.n_kv_heads = shape.n_kv_heads;
-    base.head_dim = shape.head_dim;
+    base.n_heads = shape_.n_heads;
+    base.n_kv_heads = shape_.n_kv_heads;
+    base.head_dim = shape_.head_dim;
     base.kv_type = kv.type;
     base.block_size = kv.block_size;
     base.pool = policy_.pool;
     base.index_dim = std::max(policy_.index_dim, 8u);
     base.index_unit = index_unit_of(policy_);
     base.index_type = policy_.index_type;
-    base.max_rows = z.max_rows;
-    base.n_splits = n_select_splits;
+    base.max_rows = sizes.max_rows;
+    base.n_splits = sizes.n_select_splits;
     for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
         IndexerScore::Config c = base;
         c.level = policy_.levels[i];
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
         c.append_index = appends_index && i == 0 && policy_.index_dim != 0;
-        if (c.is_final && cuts_) c.ending = ScoreEnding::kDenominators;
+        if (c.is_final && memory_.cuts) c.ending = ScoreEnding::kDenominators;
         if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
-        levels_.emplace_back(device, c);
+        levels_.emplace_back(device_, c);
         if (c.ending != ScoreEnding::kDenominators) continue;
         select_rows_ = std::make_unique<SelectRows>(
-            device, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
-                                       IndexerScore::score_stride(c.max_rows), n_select_splits, n_select_splits, {}});
+            device_, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
+                                        IndexerScore::score_stride(c.max_rows), sizes.n_select_splits, sizes.n_select_splits, {}});
     }
     if (appends_index && policy_.index_dim != 0) {
         IndexerScore::Config c = base;
         c.level.scorer = Scorer::kLowdim;
         c.append_index = c.append_only = true;
-        append_index_ = std::make_unique<IndexerScore>(device, c);
+        append_index_ = std::make_unique<IndexerScore>(device_, c);
     }
-    reset();
-}
-
-bool AttentionPipeline::selects(std::uint32_t layer) const {
-    const LayerKind kind = policy_.layers[layer].kind;
-    return kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
-}
-
-std::uint32_t AttentionPipeline::control(std::uint32_t layer, std::size_t level) const {
-    return static_cast<std::uint32_t>((layer * policy_.levels.size() + level) * shape_.n_kv_heads);
-}
-
-std::uint32_t AttentionPipeline::list_offset(std::uint32_t layer, std::size_t level) const {
-    std::uint32_t per_layer = 0, before = 0;
-    for (std::size_t i = 0; i < level_strides_.size(); ++i) {
-        if (i == level) before = per_layer;
-        per_layer += level_strides_[i] * shape_.n_kv_heads;
-    }
-    return (lists_serve_once(policy_) ? 0 : layer) * per_layer + before;
 }
 
 IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, std::size_t level) const {
-    const LayerMemory& m = memory_[layer];
-    const vk::BufferRange none = none_;
-    const vk::BufferRange index_keys = m.index_keys ? vk::BufferRange(m.index_keys) : none;
-    const vk::BufferRange index_sums = m.index_sums ? vk::BufferRange(m.index_sums) : none;
-    vk::BufferRange rows = none, rows_max = none;
+    const AttentionMemory& m = memory_;
+    const AttentionMemory::Layer& own = m.layers[layer];
+    const vk::BufferRange index_keys = m.or_none(own.index_keys), index_sums = m.or_none(own.index_sums);
+    vk::BufferRange rows = m.none, rows_max = m.none;
     switch (policy_.levels.empty() ? Scorer::kExact : policy_.levels[level].scorer) {
         case Scorer::kBox:
-            rows = m.min;
-            rows_max = m.max;
+            rows = own.min;
+            rows_max = own.max;
             break;
-        case Scorer::kMean: rows = m.sum; break;
+        case Scorer::kMean: rows = own.sum; break;
         case Scorer::kLowdimMean: rows = index_sums; break;
         case Scorer::kExact:
         case Scorer::kLowdim: break;
     }
-    return {buffers_.state,   cache_.tables(), rows,       rows_max,  buffers_.query, maps_,
-            cache_.keys(layer), index_keys,    index_sums, lists_,    lists_,         scores_,
-            select_partials_, select_counters_, controls_, policies_, last_queries_,  dropped_};
+    return {buffers_.state, cache_.tables(), rows,       rows_max,  buffers_.query, m.maps,     cache_.keys(layer), index_keys, index_sums,
+            m.lists,        m.lists,         m.scores,   m.partials, m.counters,    m.controls, m.policies,         m.last_queries, m.dropped};
 }
 
 SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t level) const {
     const KvLayout& layout = cache_.layout();
     const std::size_t parent = level == 0 ? 0 : level - 1;
-    const std::size_t last = policy_.levels.empty() ? 0 : policy_.levels.size() - 1;
     SelectPush p{};
     p.table_offset = layout.table_offset(layer);
     p.table_stride = layout.table_stride();
-    p.list_offset = list_offset(layer, level);
-    p.list_stride = level_strides_.empty() ? 0 : level_strides_[level];
-    p.parent_offset = list_offset(layer, parent);
-    p.parent_stride = level_strides_.empty() ? 0 : level_strides_[parent];
-    p.control = control(layer, level);
-    p.parent_control = control(layer, parent);
-    p.final_control = control(layer, last);
-    p.policy = control(layer, level);
-    p.maps = layer * shape_.n_kv_heads * 2 * policy_.index_dim * shape_.head_dim;
+    p.list_offset = memory_.list_offset(layer, level);
+    p.list_stride = memory_.list_stride(level);
+    p.parent_offset = memory_.list_offset(layer, parent);
+    p.parent_stride = memory_.list_stride(parent);
+    p.control = memory_.control(layer, level);
+    p.parent_control = memory_.control(layer, parent);
+    p.final_control = memory_.control(layer, last_level());
+    p.policy = memory_.control(layer, level);
+    p.maps = first_head(layer) * 2 * policy_.index_dim * shape_.head_dim;
     p.counter = 0;
     p.sink_tokens = policy_.sink;
     p.window = policy_.window;
@@ -262,10 +193,10 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
         recorder.timestamp(timer, "indexer_score");
     }
     if (!select_rows_) return;
-    const std::size_t last = levels_.size() - 1;
-    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), lists_, lists_,    scores_,   select_partials_, ranks_, bins_, through_,
-                                      select_counters_, controls_, policies_, cuts_};
-    const SelectPush push = selection_push(layer, last);
+    const AttentionMemory& m = memory_;
+    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists,   m.lists,    m.scores,   m.partials, m.ranks,
+                                      m.bins,         m.through,       m.counters, m.controls, m.policies, m.cuts};
+    const SelectPush push = selection_push(layer, last_level());
     select_rows_->record_count(recorder, buffers, push);
     recorder.barrier();
     select_rows_->record_write(recorder, buffers, push);
@@ -275,58 +206,83 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
 
 void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer,
                                       bool sparse) const {
-    const KvLayout& layout = cache_.layout();
     const LayerSchedule& schedule = policy_.layers[layer];
-    const bool dense = !sparse || schedule.kind == LayerKind::kDense || schedule.kind == LayerKind::kAnchor;
-    if (sparse && selects(layer)) record_selection(recorder, timer, layer);
-    if (!sparse && selects(layer) && append_index_)
-        append_index_->record(recorder, selection_buffers(layer, 0), selection_push(layer, 0));
-    if (dense) {
-        attend_dense_.record(recorder,
-                             {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                              buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, cache_.evicted().sums()},
-                             {layout.table_offset(layer), layout.table_stride(), 0, evicted_row(layer)});
-        recorder.barrier();
-        recorder.timestamp(timer, "attend_dense");
-        return;
+    if (schedule.selects()) {
+        if (sparse) record_selection(recorder, timer, layer);
+        else if (append_index_) append_index_->record(recorder, selection_buffers(layer, 0), selection_push(layer, 0));
     }
-    const std::uint32_t source = schedule.kind == LayerKind::kReuse ? schedule.source : layer;
-    const std::size_t last = levels_.empty() ? 0 : levels_.size() - 1;
+    const char* stage = nullptr;
+    if (!sparse || schedule.attends_to_all()) {
+        stage = "attend_dense";
+        record_attend_dense(recorder, layer);
+    } else if (select_attend_ && schedule.selects()) {
+        stage = "select_attend";
+        record_select_attend(recorder, layer);
+    } else {
+        stage = "attend_sparse";
+        record_attend_sparse(recorder, layer);
+    }
+    recorder.barrier();
+    recorder.timestamp(timer, stage);
+}
+
+void AttentionPipeline::record_attend_dense(vk::Recorder& recorder, std::uint32_t layer) const {
+    const KvLayout& layout = cache_.layout();
+    attend_dense_.record(recorder,
+                         {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
+                          buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, cache_.evicted().sums()},
+                         {layout.table_offset(layer), layout.table_stride(), 0, evicted_row(layer)});
+}
+
+void AttentionPipeline::record_attend_sparse(vk::Recorder& recorder, std::uint32_t layer) const {
+    const AttentionMemory& m = memory_;
+    const LayerSchedule& schedule = policy_.layers[layer];
+    const std::uint32_t lender = schedule.kind == LayerKind::kReuse ? schedule.source : layer;
     AttendSparsePush p{};
-    p.table_offset = layout.table_offset(layer);
-    p.table_stride = layout.table_stride();
-    p.list_offset = levels_.empty() ? 0 : list_offset(source, last);
-    p.list_stride = levels_.empty() ? 0 : level_strides_[last];
-    p.control = levels_.empty() ? 0 : control(source, last);
-    p.first_count = layer * shape_.n_kv_heads;
-    p.head_map = layer * shape_.n_kv_heads;
+    p.table_offset = cache_.layout().table_offset(layer);
+    p.table_stride = cache_.layout().table_stride();
+    p.list_offset = m.list_offset(lender, last_level());
+    p.list_stride = m.list_stride(last_level());
+    p.control = m.control(lender, last_level());
+    p.first_count = first_head(layer);
+    p.head_map = first_head(layer);
     p.counter = 0;
     p.sink_tokens = policy_.sink;
     p.window = policy_.window;
     p.window_only = schedule.kind == LayerKind::kWindowOnly ? 1 : 0;
     p.skip = policy_.value_skip;
     p.evicted = evicted_row(layer);
-    if (select_attend_ && selects(layer)) {
-        const SelectPush select = selection_push(layer, last);
-        const SelectAttendPush push{p.table_offset, p.table_stride, select.list_offset, select.list_stride, select.parent_offset,
-                                    select.parent_stride, select.control, select.parent_control, select.policy, p.sink_tokens,
-                                    p.window, p.first_count, p.counter, p.skip, p.evicted};
-        select_attend_->record(recorder,
-                               {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                                buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
-                                lists_, lse_, counts_, scores_, select_partials_, policies_, cache_.evicted().sums()},
-                               push);
-        recorder.barrier();
-        recorder.timestamp(timer, "select_attend");
-        return;
-    }
     attend_sparse_->record(recorder,
                            {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, lists_, controls_,
-                            head_maps_, lse_, counts_, cache_.evicted().sums()},
+                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls,
+                            m.head_maps, m.lse, m.counts, cache_.evicted().sums()},
                            p);
-    recorder.barrier();
-    recorder.timestamp(timer, "attend_sparse");
+}
+
+void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32_t layer) const {
+    const AttentionMemory& m = memory_;
+    const SelectPush select = selection_push(layer, last_level());
+    SelectAttendPush p{};
+    p.table_offset = select.table_offset;
+    p.table_stride = select.table_stride;
+    p.list_offset = select.list_offset;
+    p.list_stride = select.list_stride;
+    p.parent_offset = select.parent_offset;
+    p.parent_stride = select.parent_stride;
+    p.control = select.control;
+    p.parent_control = select.parent_control;
+    p.policy = select.policy;
+    p.sink_tokens = select.sink_tokens;
+    p.window = select.window;
+    p.first_count = first_head(layer);
+    p.counter = 0;
+    p.skip = policy_.value_skip;
+    p.evicted = evicted_row(layer);
+    select_attend_->record(recorder,
+                           {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
+                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls,
+                            m.lists, m.lse, m.counts, m.scores, m.partials, m.policies, cache_.evicted().sums()},
+                           p);
 }
 
 std::uint32_t AttentionPipeline::evicted_row(std::uint32_t layer) const {
@@ -342,12 +298,11 @@ void AttentionPipeline::record_evicted(vk::Recorder& recorder, std::uint32_t lay
 }
 
 void AttentionPipeline::record_audit(vk::Recorder& recorder, std::uint32_t layer) const {
-    const LayerKind kind = policy_.layers[layer].kind;
-    if (kind == LayerKind::kDense || kind == LayerKind::kAnchor) return;
+    if (policy_.layers[layer].attends_to_all()) return;
     const KvLayout& layout = cache_.layout();
     audit_->record(recorder,
-                   {buffers_.state, cache_.tables(), cache_.keys(layer), buffers_.query, lse_, audit_partials_,
-                    select_counters_, records_},
+                   {buffers_.state, cache_.tables(), cache_.keys(layer), buffers_.query, memory_.lse, memory_.audit_partials,
+                    memory_.counters, memory_.records},
                    {layout.table_offset(layer), layout.table_stride(), shape_.n_kv_heads, policy_.sink,
                     layer * shape_.n_heads});
 }
@@ -361,59 +316,50 @@ void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t lay
                       {*captured_to_, layer * (captured_to_->bytes() / shape_.n_layers), n_tokens * row});
         recorder.full_barrier();
     }
-    if (!summarize_ || !selects(layer)) return;
+    if (!summarize_ || !policy_.layers[layer].selects()) return;
     const KvLayout& layout = cache_.layout();
-    const LayerMemory& m = memory_[layer];
-    const vk::BufferRange none = none_;
-    const auto or_none = [&](const vk::Buffer& b) { return b ? vk::BufferRange(b) : none; };
+    const AttentionMemory& m = memory_;
+    const AttentionMemory::Layer& own = m.layers[layer];
     const SelectPush select = selection_push(layer, 0);
     summarize_->record(recorder,
-                       {cache_.tables(), cache_.keys(layer), or_none(m.min), or_none(m.max), or_none(m.sum), maps_,
-                        or_none(m.index_keys), or_none(m.index_sums)},
+                       {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum), m.maps,
+                        m.or_none(own.index_keys), m.or_none(own.index_sums)},
                        {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps,
                         select.super_first, select.super_stride});
 }
 
 void AttentionPipeline::reset() {
-    if (policy_.is_dense()) return;
-    vk::run_once(device_, [&](vk::Recorder& recorder) {
-        recorder.fill(controls_, 0);
-        recorder.fill(select_counters_, 0);
-        if (bins_) recorder.fill(bins_, 0);
-        recorder.fill(counts_, 0);
-        recorder.fill(records_, 0);
-    });
+    if (!policy_.is_dense()) memory_.reset(device_);
 }
 
 AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) const {
-    if (summary_unit_ == 0 || !selects(layer)) return {};
-    const LayerMemory& m = memory_[layer];
+    if (summary_unit_ == 0 || !policy_.layers[layer].selects()) return {};
+    const AttentionMemory::Layer& m = memory_.layers[layer];
     const SelectPush push = selection_push(layer, 0);
     return {m.min, m.max, m.sum, push.super_first, push.super_stride};
 }
 
 std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
-    if (!selects(layer)) return 1;
+    if (!policy_.layers[layer].selects()) return 1;
     return 1 + static_cast<std::uint32_t>(levels_.size()) + (select_rows_ ? SelectRows::kDispatches : 0);
 }
 
 std::span<const std::uint32_t> AttentionPipeline::attended_counts() const {
     if (policy_.is_dense()) return {};
-    return {counts_.mapped_as<const std::uint32_t>(), std::size_t{shape_.n_layers} * shape_.n_kv_heads};
+    return {memory_.counts.mapped_as<const std::uint32_t>(), std::size_t{shape_.n_layers} * shape_.n_kv_heads};
 }
 
 std::span<const AttentionPipeline::Mass> AttentionPipeline::audit_records() const {
     if (policy_.is_dense()) return {};
-    return {records_.mapped_as<const Mass>(), std::size_t{shape_.n_layers} * shape_.n_heads};
+    return {memory_.records.mapped_as<const Mass>(), std::size_t{shape_.n_layers} * shape_.n_heads};
 }
 
 std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std::uint32_t kv_head) const {
-    if (levels_.empty() || !selects(layer)) return {};
-    const std::size_t last = levels_.size() - 1;
-    const auto controls = vk::read_back_as<SelectControl>(device_, controls_);
-    const SelectControl& c = controls[control(layer, last) + kv_head];
-    const auto words = vk::read_back_as<std::uint32_t>(device_, lists_);
-    const auto begin = words.begin() + list_offset(layer, last) + kv_head * level_strides_[last];
+    if (levels_.empty() || !policy_.layers[layer].selects()) return {};
+    const auto controls = vk::read_back_as<SelectControl>(device_, memory_.controls);
+    const SelectControl& c = controls[memory_.control(layer, last_level()) + kv_head];
+    const auto words = vk::read_back_as<std::uint32_t>(device_, memory_.lists);
+    const auto begin = words.begin() + memory_.list_offset(layer, last_level()) + kv_head * memory_.list_stride(last_level());
     std::vector<std::uint32_t> tokens;
     const std::uint32_t unit = policy_.levels.back().unit;
     for (auto entry = begin; entry != begin + c.n_list; ++entry)
@@ -422,31 +368,21 @@ std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std
     return tokens;
 }
 
-HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head) {
-    const std::size_t last = policy_.levels.empty() ? 0 : policy_.levels.size() - 1;
-    return policies_.mapped_as<HeadPolicy>()[control(layer, last) + kv_head];
-}
-
-HeadPolicy& AttentionPipeline::head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level) {
-    return policies_.mapped_as<HeadPolicy>()[control(layer, level) + kv_head];
-}
-
 std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse) const {
     const KvConfig& kv = cache_.layout().config();
     const std::uint64_t row = 2 * kv_row_bytes(kv.type, shape_.head_dim);
     std::uint64_t sum = 0;
     for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
-        const LayerKind kind = policy_.layers[layer].kind;
-        const bool dense = !sparse || kind == LayerKind::kDense || kind == LayerKind::kAnchor;
+        const bool dense = !sparse || policy_.layers[layer].attends_to_all();
         for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
             const std::size_t head = layer * shape_.n_kv_heads + h;
-            const bool local = !policy_.local_heads.empty() && policy_.local_heads[head] != 0;
+            const bool local = policy_.is_local(head);
             const std::uint32_t window = local ? policy_.local_window + policy_.sink : kv.roles[head].window;
             const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(n_tokens, window);
-            sum += row * (dense ? visible : attended_counts()[layer * shape_.n_kv_heads + h]);
+            sum += row * (dense ? visible : attended_counts()[head]);
             if (policy_.compensate && local && visible < n_tokens) sum += EvictedSums::row_bytes(shape_.head_dim);
         }
-        if (!sparse || !selects(layer)) continue;
+        if (!sparse || !policy_.layers[layer].selects()) continue;
         std::uint64_t candidates = n_tokens;  // what the next level looks at
         for (const SelectLevel& level : policy_.levels) {
             IndexerScore::Config c;
@@ -461,17 +397,6 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
             if (level.budget != 0) candidates = std::min(candidates, std::max<std::uint64_t>(level.budget, share));
         }
     }
-    return sum;
-}
-
-std::uint64_t AttentionPipeline::bytes() const {
-    std::uint64_t sum = 0;
-    for (const LayerMemory& m : memory_)
-        for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums}) sum += b->bytes();
-    for (const vk::Buffer* b : {&maps_, &lists_, &scores_, &select_partials_, &select_counters_, &controls_, &policies_,
-                                &last_queries_, &dropped_, &head_maps_, &lse_, &counts_, &audit_partials_, &records_, &ranks_,
-                                &bins_, &through_, &cuts_, &none_})
-        sum += b->bytes();
     return sum;
 }
 

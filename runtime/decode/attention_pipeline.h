@@ -14,16 +14,13 @@
 #include "runtime/attention/select_rows.h"
 #include "runtime/attention/sum_evicted.h"
 #include "runtime/attention/summarize_block.h"
+#include "runtime/decode/attention_memory.h"
+#include "runtime/decode/attention_sizes.h"
 #include "runtime/kv/kv_cache.h"
 #include "runtime/vk/timer.h"
 #include "winnow/sparse.h"
 
 namespace winnow {
-
-/// Shape of the attention alone: what the pipeline needs to know of a model.
-struct AttentionShape {
-    std::uint32_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
-};
 
 /// Buffers of one token that the pipeline reads and writes; they belong to the caller.
 struct AttentionBuffers {
@@ -35,7 +32,7 @@ struct AttentionBuffers {
     vk::BufferRange act_attended; ///< quantised [n_heads * head_dim]
 };
 
-/// Order of the attention stages of a layer under a policy, with their barriers, and all the memory that selection needs. Knows
+/// Order of the attention stages of a layer under a policy, with their barriers. Owns all the memory that selection needs. Knows
 /// nothing of weights or MLPs: SparseAttention uses it on other people's queries and keys as well.
 class AttentionPipeline {
 public:
@@ -88,35 +85,40 @@ public:
     /// Tokens that the last list of a selecting layer stands for in a kv head, read back; waits. For reports and tests. Without reuse in
     /// layers or in time the layers share one place: only the layer recorded last has its list still.
     std::vector<std::uint32_t> read_list(std::uint32_t layer, std::uint32_t kv_head) const;
-    /// What each (layer, kv head) may keep at the last level, [n_layers, n_kv_heads]; written by the controller between steps.
-    HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head);
-    HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level);  ///< the same of any level
+    /// What a kv head may keep at a level; written by the controller between steps.
+    HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level) {
+        return memory_.head_policy(layer, kv_head, level);
+    }
 
     /// Bytes of keys, values, summaries and index keys that the last step read, with n tokens in the cache.
     std::uint64_t bytes_read(std::uint64_t n_tokens, bool sparse) const;
 
-    std::uint64_t bytes() const;
+    std::uint64_t bytes() const { return memory_.bytes(); }
     /// What the constructor takes, without a device.
     static std::uint64_t bytes_needed(const AttentionShape& shape, const KvLayout& layout, const SparsePolicy& policy,
                                       std::uint32_t n_select_splits);
 
 private:
-    struct LayerMemory {
-        vk::Buffer min, max, sum, index_keys, index_sums;
-    };
-    bool selects(std::uint32_t layer) const;
+    AttendDense::Config dense_config(std::uint32_t n_splits, bool quantize) const;
+    void make_sparse_attention(std::uint32_t n_splits, bool quantize);
+    void make_select_attend(const AttentionSizes& sizes, std::uint32_t n_splits, bool quantize);
+    void make_levels(const AttentionSizes& sizes, bool appends_index);
     void record_selection(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer) const;
+    void record_attend_dense(vk::Recorder& recorder, std::uint32_t layer) const;
+    void record_attend_sparse(vk::Recorder& recorder, std::uint32_t layer) const;
+    void record_select_attend(vk::Recorder& recorder, std::uint32_t layer) const;
     IndexerScore::Buffers selection_buffers(std::uint32_t layer, std::size_t level) const;
     SelectPush selection_push(std::uint32_t layer, std::size_t level) const;
-    std::uint32_t control(std::uint32_t layer, std::size_t level) const;
-    std::uint32_t list_offset(std::uint32_t layer, std::size_t level) const;
-    std::uint32_t evicted_row(std::uint32_t layer) const;  ///< what attention is to count of it
+    std::size_t last_level() const { return policy_.levels.empty() ? 0 : policy_.levels.size() - 1; }
+    std::uint32_t first_head(std::uint32_t layer) const { return layer * shape_.n_kv_heads; }
+    std::uint32_t evicted_row(std::uint32_t layer) const;  ///< of what attention counts as one more token
 
     vk::Device& device_;
     AttentionShape shape_;
     const KvCache& cache_;
     AttentionBuffers buffers_;
     SparsePolicy policy_;
+    AttentionMemory memory_;
     std::uint32_t summary_unit_ = 0;
     std::uint32_t super_stride_ = 0;
     AttendDense attend_dense_;
@@ -128,10 +130,6 @@ private:
     std::vector<IndexerScore> levels_;
     std::unique_ptr<SelectRows> select_rows_;      ///< where the last level has many tokens
     std::unique_ptr<SelectAttend> select_attend_;  ///< where it has few rows, and chooses anew in every step
-    std::vector<std::uint32_t> level_strides_;  ///< words of a kv head's list, per level
-    std::vector<LayerMemory> memory_;
-    vk::Buffer maps_, lists_, scores_, select_partials_, select_counters_, controls_, policies_, last_queries_, dropped_;
-    vk::Buffer head_maps_, lse_, counts_, audit_partials_, records_, ranks_, bins_, through_, cuts_, none_;
     const vk::Buffer* captured_from_ = nullptr;
     const vk::Buffer* captured_to_ = nullptr;
 };

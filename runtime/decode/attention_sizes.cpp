@@ -3,7 +3,9 @@
 
 #include <algorithm>
 
-#include "runtime/kv/kv_layout.h"
+#include "runtime/attention/indexer_score.h"
+#include "runtime/attention/select_rows.h"
+#include "shaders/common/interface.h"
 
 namespace winnow {
 
@@ -11,7 +13,7 @@ std::uint32_t summary_unit_of(const SparsePolicy& policy) {
     std::uint32_t unit = 0;
     for (const SelectLevel& level : policy.levels) {
         if (level.scorer != Scorer::kBox && level.scorer != Scorer::kMean) continue;
-        if (level.unit < kSuperTokens) return level.unit;
+        if (level.unit < WINNOW_SUPER_TOKENS) return level.unit;
         unit = 64;
     }
     return unit;
@@ -48,17 +50,17 @@ bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
 
 }  // namespace
 
-AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t select_splits) {
+AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t n_select_splits) {
     const KvConfig& kv = layout.config();
     const std::uint64_t group = s.n_heads / s.n_kv_heads;
     AttentionSizes z;
+    z.n_select_splits = n_select_splits;
     z.summary_unit = summary_unit_of(policy);
-    z.super_stride = (kv.capacity + kSuperTokens - 1) / kSuperTokens;
+    z.super_stride = (kv.capacity + WINNOW_SUPER_TOKENS - 1) / WINNOW_SUPER_TOKENS;
     z.summary_element = std::uint64_t{s.head_dim} * summary_element_bytes(kv.type);
     z.summary_sum = s.head_dim * 4ull;
     for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
-        const LayerKind kind = policy.layers[layer].kind;
-        const bool selects = kind == LayerKind::kSelect || kind == LayerKind::kAnchor;
+        const bool selects = policy.layers[layer].selects();
         const std::uint64_t blocks = layout.layer_blocks(layer);
         z.summary_rows.push_back(
             selects && z.summary_unit != 0
@@ -92,7 +94,7 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
     z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
-    z.partials = std::uint64_t{s.n_kv_heads} * (select_splits + 1) * group * 8;
+    z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 8;
     z.counters = s.n_kv_heads * 8ull;  // selection, audit
     z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);
     z.policies = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(HeadPolicy);
@@ -106,7 +108,7 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     if (chooses_wide(policy, kv.capacity)) {
         z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
         z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
-        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), select_splits);
+        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), n_select_splits);
         z.cuts = s.n_kv_heads * sizeof(SelectCut);
     }
     z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +

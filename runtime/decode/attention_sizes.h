@@ -3,11 +3,16 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/decode/attention_pipeline.h"
+#include "runtime/kv/kv_layout.h"
+#include "winnow/sparse.h"
 
 namespace winnow {
 
-constexpr std::uint32_t kSuperTokens = 1024;
+/// Shape of the attention alone: what the pipeline needs to know of a model.
+struct AttentionShape {
+    std::uint32_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
+};
+
 constexpr std::uint32_t kAuditSplits = 8;
 
 /// Block size of the summaries: what the levels ask for, 64 when only superblocks are scored, 0 when nothing is.
@@ -31,10 +36,10 @@ struct AttentionSizes {
     std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
     std::uint64_t dropped = 0, head_maps = 0, lse = 0, counts = 0, audit_partials = 0, records = 0;
     std::uint64_t ranks = 0, bins = 0, through = 0, cuts = 0;  // of SelectRows
-    std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0;
+    std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0, n_select_splits = 0;
     std::uint64_t total = 0;
 };
 
-AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t select_splits);
+AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t n_select_splits);
 
 }  // namespace winnow

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
-#include <memory>
-#include <utility>
+#include <cstdint>
 #include <vector>
 
 #include "runtime/decode/attention_pipeline.h"
+#include "runtime/decode/stage_set.h"
 #include "runtime/dense/gate_up.h"
 #include "runtime/dense/logits.h"
 #include "runtime/dense/matvec_add.h"
@@ -17,21 +17,6 @@
 #include "runtime/weights/model_weights.h"
 
 namespace winnow {
-
-/// One stage object per distinct configuration; layers of the same kind share it.
-template <typename Stage>
-class StageSet {
-public:
-    const Stage& get(vk::Device& device, const typename Stage::Config& config) {
-        for (const auto& [known, stage] : stages_)
-            if (known == config) return *stage;
-        stages_.emplace_back(config, std::make_unique<Stage>(device, config));
-        return *stages_.back().second;
-    }
-
-private:
-    std::vector<std::pair<typename Stage::Config, std::unique_ptr<Stage>>> stages_;
-};
 
 /// The order of one decode step: the only file that knows which stage follows which, and where barriers stand.
 /// Holds references to everything it is given; they must outlive it and its recordings.

@@ -35,7 +35,7 @@ constexpr double kSubmissionSeconds = 0.1;  // longer ones make a display stutte
 // Tokens for which a weight is loaded and unpacked once: fewer in a piece take almost as long as all of them. On a software driver a piece
 // that the time allows less than that would never grow again.
 std::uint32_t tile_tokens(const vk::Device& device) {
-    if (device.features().has(vk::Feature::kTexelLoads)) return 32;
+    if (device.features().has(vk::Feature::kTexelLoads)) return Matmul::texel_tokens(device);
     return device.is_cpu() ? 8 : 128;
 }
 

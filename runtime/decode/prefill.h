@@ -5,8 +5,9 @@
 #include <span>
 #include <vector>
 
-#include "runtime/decode/decode_plan.h"
+#include "runtime/decode/attention_pipeline.h"
 #include "runtime/decode/pace.h"
+#include "runtime/decode/stage_set.h"
 #include "runtime/prefill/attend_prefill.h"
 #include "runtime/prefill/embed_rows.h"
 #include "runtime/prefill/gate_rows.h"
@@ -14,6 +15,7 @@
 #include "runtime/prefill/norm_rows.h"
 #include "runtime/prefill/rope_append.h"
 #include "runtime/vk/timeline.h"
+#include "runtime/weights/model_weights.h"
 
 namespace winnow {
 

@@ -4,13 +4,14 @@
 
 #include <algorithm>
 
+#include "shaders/common/interface.h"
 #include "winnow/sparse.h"
 
 namespace winnow {
 namespace {
 
 constexpr std::uint32_t kBlock = 64;
-constexpr std::uint32_t kSuper = 1024;
+constexpr std::uint32_t kSuper = WINNOW_SUPER_TOKENS;
 
 SelectLevel top_k(Scorer scorer, std::uint32_t unit, std::uint32_t budget) {
     SelectLevel level;
@@ -373,19 +374,16 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     if (!local_heads.empty() && local_heads.size() != std::size_t{n_layers} * n_kv_heads)
         bad(fmt::format("has roles for {} kv heads, not {}", local_heads.size(), n_layers * n_kv_heads));
     const auto narrow = [](const LayerSchedule& layer) { return layer.kind == LayerKind::kWindowOnly; };
-    if (window == 0 && (std::any_of(layers.begin(), layers.end(), narrow) ||
-                        std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; })))
+    if (window == 0 && (std::any_of(layers.begin(), layers.end(), narrow) || has_local_heads()))
         bad("it has heads that see only sinks and a window, and the window is 0: give at least 1 (--sparse-window)");
-    if (compensate && std::none_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; }))
+    if (compensate && !has_local_heads())
         bad("--sparse-compensation is for razor, duo and rtpurbo: leave it out");
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
-        const bool selects = layer.kind == LayerKind::kSelect || layer.kind == LayerKind::kAnchor;
-        if (selects && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
+        if (layer.selects() && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
         if (layer.kind != LayerKind::kReuse) continue;
         if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later: name one before it", i, layer.source));
-        const LayerKind source = layers[layer.source].kind;
-        if (source != LayerKind::kSelect && source != LayerKind::kAnchor)
+        if (!layers[layer.source].selects())
             bad(fmt::format("layer {} reuses layer {}, which selects nothing", i, layer.source));
         if (!layer.head_map.empty() && layer.head_map.size() != n_kv_heads)
             bad(fmt::format("the head map of layer {} has {} entries, not {}", i, layer.head_map.size(), n_kv_heads));

@@ -48,7 +48,7 @@ const AttentionConfig& checked(const AttentionConfig& c, const SparsePolicy& pol
         throw Error(ErrorCode::kInvalidArgument, fmt::format("head_dim {} is no multiple of 8 up to 256", c.head_dim));
     if (c.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a capacity of 0 tokens: give at least 1");
     policy.check(1, c.n_kv_heads);
-    if (std::any_of(policy.local_heads.begin(), policy.local_heads.end(), [](std::uint8_t local) { return local != 0; }))
+    if (policy.has_local_heads())
         throw Error(ErrorCode::kInvalidArgument, fmt::format("policy '{}' has local heads, which this cache does not make: leave local_heads empty", policy.name));
     const std::size_t n_maps = std::size_t{c.n_kv_heads} * 2 * policy.index_dim * c.head_dim;
     if (n_maps != 0 && (!policy.index_maps || policy.index_maps->size() != n_maps))

@@ -12,7 +12,7 @@
 namespace winnow {
 namespace {
 
-constexpr std::string_view kCooperative = "attend_prefill_coopmat";
+constexpr std::string_view kCooperative = "attend_prefill_coopmat", kTexel = "attend_prefill_texel";
 
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
 
@@ -44,15 +44,17 @@ CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendP
 }  // namespace
 
 AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
-    const std::string plain = kv_shader("attend_prefill", config.kv_type);
-    const std::string texel = kv_shader("attend_prefill_texel", config.kv_type);
-    std::vector<std::string_view> names{texel, plain};
-    if (cooperative_shape(device.limits(), config, 8).keys != 0)
-        names.insert(device.prefers_matrices() ? names.begin() : names.end(), kCooperative);
-    const vk::ShaderVariant& shader = vk::best_shader(names, device.features());
+    const vk::ShaderVariant& shader = vk::best_shader(variants(device, config), device.features());
     if (shader.name == kCooperative) make_cooperative(device, shader);
-    else if (shader.name == texel) make_texel(device, shader);
+    else if (shader.name == kv_shader(kTexel, config.kv_type)) make_texel(device, shader);
     else make_plain(device, shader);
+}
+
+std::vector<std::string> AttendPrefill::variants(const vk::Device& device, const Config& config) {
+    std::vector<std::string> names{kv_shader(kTexel, config.kv_type), kv_shader("attend_prefill", config.kv_type)};
+    if (cooperative_shape(device.limits(), config, 8).keys != 0)
+        names.emplace(device.prefers_matrices() ? names.begin() : names.end(), kCooperative);
+    return names;
 }
 
 void AttendPrefill::make_plain(vk::Device& device, const vk::ShaderVariant& shader) {

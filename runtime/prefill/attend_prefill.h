@@ -30,6 +30,8 @@ public:
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPrefillPush& push) const;
     /// Name of the shader variant in use.
     const std::string& variant() const { return tiles_.front().pipeline.name(); }
+    /// Shader variants that can do the work, the one first that serves best on the device.
+    static std::vector<std::string> variants(const vk::Device& device, const Config& config);
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_cached);
 
 private:

@@ -15,18 +15,25 @@ namespace {
 // H200 (winnow_tune matmul). Subgroups whose part is 64 wide load less from shared memory for each product.
 constexpr std::array<Matmul::TileShape, 5> kTileShapes{{{4, 4, 4, 2}, {4, 2, 2, 4}, {4, 2, 2, 2}, {2, 2, 2, 2}, {1, 2, 2, 2}}};
 
+constexpr std::uint32_t kTexelTokens = 4;  // of a lane
+
 std::uint32_t divide_up(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
 Matmul::Matmul(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
-    std::array<std::string_view, 3> names{"matmul_texel", "matmul", "matmul_coopmat"};
-    if (device.prefers_matrices()) std::swap(names[1], names[2]);
-    const vk::ShaderVariant& shader = vk::best_shader(names, device.features());
+    const vk::ShaderVariant& shader = vk::best_shader(variants(device), device.features());
     if (shader.name == "matmul_texel") make_texel(device, shader);
     else if (shader.name == "matmul") make_plain(device, shader);
     else make_cooperative(device, shader);
 }
+
+std::vector<std::string> Matmul::variants(const vk::Device& device) {
+    if (device.prefers_matrices()) return {"matmul_texel", "matmul_coopmat", "matmul"};
+    return {"matmul_texel", "matmul", "matmul_coopmat"};
+}
+
+std::uint32_t Matmul::texel_tokens(const vk::Device& device) { return kTexelTokens * device.limits().subgroup_size; }
 
 void Matmul::make_plain(vk::Device& device, const vk::ShaderVariant& shader) {
     const Config& c = config_;
@@ -45,7 +52,7 @@ void Matmul::make_texel(vk::Device& device, const vk::ShaderVariant& shader) {
     const Config& c = config_;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     constexpr std::uint32_t kRows = 8;
-    for (const std::uint32_t tokens : {4u, 1u}) {  // per lane; a short prompt fills few
+    for (const std::uint32_t tokens : {kTexelTokens, 1u}) {  // a short prompt fills few
         const std::array<std::uint32_t, 7> spec{subgroup, subgroup, tokens, kRows, c.n_in / 32, static_cast<std::uint32_t>(c.type),
                                                 c.add ? 1u : 0u};
         tiles_.push_back({tokens * subgroup, kRows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});

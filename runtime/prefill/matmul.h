@@ -36,6 +36,10 @@ public:
     void record(vk::Recorder& recorder, const Buffers& buffers, const MatmulPush& push) const;
     /// Name of the shader variant in use.
     const std::string& variant() const { return tiles_.front().pipeline.name(); }
+    /// Tokens of the largest tile of the variant for texels.
+    static std::uint32_t texel_tokens(const vk::Device& device);
+    /// Shader variants that can do the work, the one first that serves best on the device.
+    static std::vector<std::string> variants(const vk::Device& device);
     /// @param n_rows rows of the matrix.
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_rows, std::uint64_t n_tokens);
 

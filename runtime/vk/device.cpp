@@ -142,10 +142,8 @@ std::uint64_t Device::free_memory_bytes() const {
     return std::min(vk::free_memory_bytes(physical_), info_.memory_bytes - own);
 }
 
-bool Device::debug_utils() const { return instance_->debug_utils(); }
-
 void Device::set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const {
-    if (!debug_utils()) return;
+    if (!instance_->debug_utils()) return;
     auto info = make_struct<VkDebugUtilsObjectNameInfoEXT>(
         VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT);
     info.objectType = type;

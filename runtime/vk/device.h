@@ -97,7 +97,6 @@ public:
     std::uint32_t n_validation_messages() const { return n_validation_messages_.load(); }
     std::vector<std::string> validation_messages() const;
     bool validation_enabled() const { return validation_enabled_; }
-    bool debug_utils() const;  ///< names and labels can be set
     void add_validation_message(std::string text);  ///< called by the messenger only
 
 private:

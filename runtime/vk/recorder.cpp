@@ -175,15 +175,4 @@ void Recorder::timestamp(GpuTimer* timer, const std::string& label) {
     vkCmdWriteTimestamp2(command_, VK_PIPELINE_STAGE_2_ALL_COMMANDS_BIT, timer->pool(), query);
 }
 
-void Recorder::begin_label(const std::string& label) {
-    if (!device_->debug_utils()) return;
-    auto info = make_struct<VkDebugUtilsLabelEXT>(VK_STRUCTURE_TYPE_DEBUG_UTILS_LABEL_EXT);
-    info.pLabelName = label.c_str();
-    vkCmdBeginDebugUtilsLabelEXT(command_, &info);
-}
-
-void Recorder::end_label() {
-    if (device_->debug_utils()) vkCmdEndDebugUtilsLabelEXT(command_);
-}
-
 }  // namespace winnow::vk

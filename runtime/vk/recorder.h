@@ -51,8 +51,6 @@ public:
     void copy(const BufferRange& from, const BufferRange& to);
     /// Writes a timestamp; see GpuTimer. No-op when `timer` is null.
     void timestamp(GpuTimer* timer, const std::string& label);
-    void begin_label(const std::string& label);
-    void end_label();
 
     std::uint32_t n_dispatches() const { return n_dispatches_; }
     std::uint32_t n_barriers() const { return n_barriers_; }

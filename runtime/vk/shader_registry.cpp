@@ -53,12 +53,12 @@ const ShaderVariant& find_shader(std::string_view name) {
 
 const ShaderVariant& find_shader(std::string_view name, FeatureSet features) {
     const std::string texel = fmt::format("{}_texel", name);
-    const std::array<std::string_view, 2> names{texel, name};
+    const std::array<std::string, 2> names{texel, std::string(name)};
     return lookup(texel) != nullptr ? best_shader(names, features) : find_shader(name);
 }
 
-const ShaderVariant& best_shader(std::span<const std::string_view> names, FeatureSet features) {
-    for (std::string_view name : names) {
+const ShaderVariant& best_shader(std::span<const std::string> names, FeatureSet features) {
+    for (const std::string& name : names) {
         if (!is_forced(name)) continue;
         if (const std::string why = refusal(name, features); !why.empty()) {
             throw Error(ErrorCode::kUnsupported, fmt::format("WINNOW_FORCE_VARIANT: {}", why));
@@ -66,7 +66,7 @@ const ShaderVariant& best_shader(std::span<const std::string_view> names, Featur
         return find_shader(name);
     }
     std::string refusals;
-    for (std::string_view name : names) {
+    for (const std::string& name : names) {
         const std::string why = refusal(name, features);
         if (why.empty()) return find_shader(name);
         if (!refusals.empty()) refusals += "; ";

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "runtime/vk/features.h"
@@ -27,6 +28,6 @@ const ShaderVariant& find_shader(std::string_view name, FeatureSet features);
 /// First of `names` (in order of preference) that is in this build and that `features` allow. The
 /// environment variable WINNOW_FORCE_VARIANT (comma-separated names) wins when it names one of them.
 /// @throws Error(kUnsupported) naming what is missing when none fits.
-const ShaderVariant& best_shader(std::span<const std::string_view> names, FeatureSet features);
+const ShaderVariant& best_shader(std::span<const std::string> names, FeatureSet features);
 
 }  // namespace winnow::vk

@@ -53,13 +53,6 @@ Ticket Timeline::submit(const Recorder& recorder) {
     return ++last_;
 }
 
-bool Timeline::reached(Ticket ticket) const {
-    if (ticket == 0) return true;
-    std::uint64_t value = 0;
-    check(vkGetSemaphoreCounterValue(device_.handle(), semaphore_, &value), "vkGetSemaphoreCounterValue");
-    return value >= ticket;
-}
-
 void Timeline::wait(Ticket ticket) const {
     if (ticket == 0) return;
     if (ticket > last_) {

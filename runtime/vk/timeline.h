@@ -23,8 +23,7 @@ public:
 
     /// Host writes made before this call are visible to the work. @throws Error(kDeviceLost).
     Ticket submit(const Recorder& recorder);
-    bool reached(Ticket ticket) const;
-    /// Blocks until reached. @throws Error(kDeviceLost) naming the last label when the device is gone.
+    /// Blocks until the work is done. @throws Error(kDeviceLost) naming the last recording when the device is gone.
     void wait(Ticket ticket) const;
     Ticket last_submitted() const { return last_; }
 

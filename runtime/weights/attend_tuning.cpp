@@ -10,23 +10,13 @@
 
 namespace winnow {
 
-std::uint64_t attend_shared_bytes(std::uint32_t n_subgroups, std::uint32_t n_group, std::uint32_t head_dim,
+std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
                                   std::uint32_t n_splits) {
-    return 4ull * (n_subgroups * n_group * (head_dim + 2) + n_splits * n_group + n_group * head_dim * 5 + 64);
-}
-
-namespace {
-
-// To the word what shaders/common/attend.glsl declares.
-std::uint64_t declared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
-                             std::uint32_t n_splits) {
     const std::uint64_t quads = n_group * head_dim / 4;
     const std::uint64_t parts = group_size >= 4 * quads ? 4 : group_size >= 2 * quads ? 2 : 1;
     return 4 * (n_subgroups * n_group * (head_dim + 2) + std::max(n_splits, n_subgroups) * n_group + n_group +
                 (1 + parts) * n_group * head_dim + 1);
 }
-
-}  // namespace
 
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                            std::uint32_t n_splits, const AttendTuning& asked) {
@@ -35,10 +25,11 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
     AttendTuning t;
     // A software driver runs the subgroups of a group in turn: small groups spread better over few cores.
     t.group_size = device.limits().fitting_group(device.is_cpu() ? 32 : 256);
-    while (t.group_size > subgroup &&
-           attend_shared_bytes(t.group_size / subgroup, n_group, head_dim, n_splits) > device.limits().max_shared_memory_bytes)
-        t.group_size /= 2;
-    const std::uint64_t bytes = declared_bytes(t.group_size, t.group_size / subgroup, n_group, head_dim, n_splits);
+    const auto bytes_of = [&](std::uint32_t group_size) {
+        return attend_shared_bytes(group_size, group_size / subgroup, n_group, head_dim, n_splits);
+    };
+    while (t.group_size > subgroup && bytes_of(t.group_size) > device.limits().max_shared_memory_bytes) t.group_size /= 2;
+    const std::uint64_t bytes = bytes_of(t.group_size);
     if (bytes > device.limits().max_shared_memory_bytes)
         throw Error(ErrorCode::kUnsupported,
                     fmt::format("{} query heads of {} on one kv head need {} KiB of shared memory, and '{}' has {}: choose another model, "
@@ -66,7 +57,8 @@ AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_grou
     constexpr std::uint32_t kWide = 384;
     const vk::DeviceLimits& limits = device.limits();
     if (kWide % limits.subgroup_size != 0 || kWide > limits.max_workgroup_invocations) return t;
-    if (attend_shared_bytes(kWide / limits.subgroup_size, n_group, head_dim, n_splits) + own_shared_bytes > limits.max_shared_memory_bytes) return t;
+    const std::uint64_t bytes = attend_shared_bytes(kWide, kWide / limits.subgroup_size, n_group, head_dim, n_splits);
+    if (bytes + own_shared_bytes > limits.max_shared_memory_bytes) return t;
     t.group_size = kWide;
     t.tokens_in_flight = 2;
     return t;

@@ -25,8 +25,8 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
 AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                                   std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes = 0);
 
-/// Shared memory that shaders/common/attend.glsl declares, at most.
-std::uint64_t attend_shared_bytes(std::uint32_t n_subgroups, std::uint32_t n_group, std::uint32_t head_dim,
+/// Shared memory that shaders/common/attend.glsl declares, to the word, in a workgroup of so many invocations and subgroups.
+std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
                                   std::uint32_t n_splits);
 
 }  // namespace winnow

@@ -88,21 +88,15 @@ uvec2 owner_of(uint x) {
     if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
     return uvec2(lane, x);
 }
-// Lane bit 0 stands for the upper half of the tokens, bit 1 for the upper half of those, and so on.
-uint own_token() {
-    uint t = 0;
-    [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) t = 2 * t + ((attend_lane() & d) != 0 ? 1 : 0);
-    return t;
-}
-// Head of the score that this lane owns at place j.
-uint own_head(uint j) {
+// The inverse: the value, token * kGroup + head, that this lane owns at place j. All that a lane owns is of one token.
+uint own_value(uint j) {
     uint x = j;
     if (kOwned1 < kValues && (attend_lane() & 1) != 0) x += kOwned1;
     if (kOwned2 < kOwned1 && (attend_lane() & 2) != 0) x += kOwned2;
     if (kOwned3 < kOwned2 && (attend_lane() & 4) != 0) x += kOwned3;
     if (kOwned4 < kOwned3 && (attend_lane() & 8) != 0) x += kOwned4;
     if (kOwned < kOwned4 && (attend_lane() & 16) != 0) x += kOwned;
-    return x % kGroup;
+    return x;
 }
 float own_by_head(float own[kOwned], uint g) {
     const uvec2 owner = owner_of(g);
@@ -141,8 +135,8 @@ void attend_evicted(uint split, uint sum_row, uint n) {
     if (attend_slot() != 0) return;
     [[unroll]] for (uint j = 0; j < kOwned; ++j) {
         [[unroll]] for (uint g = 0; g < kGroup; ++g)
-            if (own_head(j) == g) own_m[j] = score[g] + log(float(n));
-        own_d[j] = own_token() == 0 ? 1.0 : 0.0;
+            if (own_value(j) % kGroup == g) own_m[j] = score[g] + log(float(n));
+        own_d[j] = own_value(j) < kGroup ? 1.0 : 0.0;
     }
     for (uint u = 0; u < kUnitsPerLane; ++u) {
         const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;
@@ -212,9 +206,10 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
     SHARE_OUT(4, kOwned2, kOwned3)
     SHARE_OUT(8, kOwned3, kOwned4)
     SHARE_OUT(16, kOwned4, kOwned)
+    const uint own_token = own_value(0) / kGroup;
     bool own_visible = false;
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t)
-        if (own_token() == t) own_visible = visible[t];
+        if (own_token == t) own_visible = visible[t];
     float correction[kOwned];
     float p[kOwned];
     [[unroll]] for (uint j = 0; j < kOwned; ++j) {
@@ -230,7 +225,7 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
         float heaviest = 0.0;
         [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, attend_p[t * kGroup + g]);
         visible[t] = visible[t] && heaviest >= skip;
-        if (own_token() == t) own_visible = visible[t];
+        if (own_token == t) own_visible = visible[t];
         [[unroll]] for (uint g = 0; g < kGroup; ++g) attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
     }
     [[unroll]] for (uint j = 0; j < kOwned; ++j) own_d[j] = own_d[j] * correction[j] + (own_visible ? p[j] : 0.0);

@@ -18,6 +18,9 @@ using uint = std::uint32_t;
 // Stands in the ring in place of a token when the logits are not numbers; the step then stops the answer.
 #define WINNOW_NO_TOKEN 0xffffffffu
 
+// Tokens of a superblock, the coarsest unit of selection: 16 blocks of 64.
+#define WINNOW_SUPER_TOKENS 1024
+
 // A weight matrix inside a buffer that holds its repacked planes (shaders/common/weights.glsl).
 struct MatrixRef {
     uint base_quads;  // first 16-byte word of the matrix in the buffer

@@ -5,12 +5,13 @@
 // from its key alone; the block's other keys are never read again.
 #ifndef WINNOW_SUMMARY_GLSL
 #define WINNOW_SUMMARY_GLSL
+#include "shaders/common/interface.h"
 
 layout(set = 0, binding = SUMMARY_BINDING, scalar) restrict buffer SummaryMin { SUMMARY_T summary_min[]; };
 layout(set = 0, binding = SUMMARY_BINDING + 1, scalar) restrict buffer SummaryMax { SUMMARY_T summary_max[]; };
 layout(set = 0, binding = SUMMARY_BINDING + 2, scalar) restrict buffer SummarySum { float summary_sum[]; };
 
-const uint kSuperTokens = 1024;  // of a superblock: 16 blocks of 64
+const uint kSuperTokens = WINNOW_SUPER_TOKENS;
 
 struct Summary {
     float low, high, sum;

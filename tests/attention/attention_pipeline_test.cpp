@@ -188,7 +188,7 @@ TEST_F(AttentionPipelineTest, AWidenedHeadLeavesOthersAlone) {
                 const auto before = rig.lists;
                 std::uint32_t layer = 0;
                 while (p.policy().layers[layer].kind != LayerKind::kSelect) ++layer;
-                p.head_policy(layer, 0).budget_max = 0x7fffffff;
+                p.head_policy(layer, 0, p.policy().levels.size() - 1).budget_max = 0x7fffffff;
                 p.reset();
                 rig.step(p, true, true);
                 for (std::size_t i = 0; i < before.size(); ++i) {

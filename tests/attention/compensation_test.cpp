@@ -41,9 +41,9 @@ TestCache windowed(const WindowCase& c) {
 
 class CompensationTest : public GpuTest {
 protected:
-    /// What every stage reads and writes.
+    /// What every stage reads and writes, and what only some of them do.
     struct Bound {
-        explicit Bound(const TestCache& cache, bool poison_unseen = true)
+        explicit Bound(const TestCache& cache)
             : state(make_sparse_state(device(), cache.shape.position())),
               tables(make_buffer(cache.table())),
               query(make_buffer(cache.query)),
@@ -53,7 +53,11 @@ protected:
               counters(make_buffer(std::vector<std::uint32_t>(cache.shape.n_kv_heads + 8))),
               attended(device(), "attended", cache.query.size() * 4),
               act(make_poisoned<std::uint32_t>(cache.query.size() / 32 * 20)),
-              zeros(make_buffer(std::vector<std::uint32_t>(1u << 16))) {
+              zeros(make_buffer(std::vector<std::uint32_t>(1u << 16))),
+              lse(make_poisoned<float>(cache.shape.n_heads())),
+              counts(make_poisoned<std::uint32_t>(cache.shape.n_kv_heads)),
+              lists(make_poisoned<std::uint32_t>(64)),
+              controls(make_poisoned<SelectControl>(cache.shape.n_kv_heads)) {
             // Rows that are not seen may be anything by now.
             std::vector<float> k = cache.keys, v = cache.values;
             std::vector<std::int64_t> words(kFirstRow * 2 * cache.shape.head_dim, -1);
@@ -61,7 +65,7 @@ protected:
                 const reference::EvictedSum sum = reference::sum_evicted(cache.view(), h, cache.shape.position());
                 words.insert(words.end(), sum.key.begin(), sum.key.end());
                 words.insert(words.end(), sum.value.begin(), sum.value.end());
-                for (std::uint32_t t = 0; t < cache.shape.n_tokens && poison_unseen; ++t)
+                for (std::uint32_t t = 0; t < cache.shape.n_tokens; ++t)
                     for (std::uint32_t i = 0;
                          i < cache.shape.head_dim && !cache.heads[h].sees(cache.shape.position(), t); ++i)
                         k[cache.key_at(h, t) + i] = v[cache.key_at(h, t) + i] = std::nanf("");
@@ -72,76 +76,65 @@ protected:
         }
         vk::Buffer state, tables, query, partials, counters;
         GuardedBuffer attended;
-        vk::Buffer act, zeros, keys, values, sums;
+        vk::Buffer act, zeros, lse, counts, lists, controls, keys, values, sums;
     };
 
-    static std::vector<float> dense(const TestCache& cache, bool evicted) {
+    // The three stages differ in what they bind and push besides.
+    static void record(const AttendDense& stage, vk::Recorder& recorder, const Bound& b, const TestCache& cache) {
+        stage.record(recorder,
+                     {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, b.sums},
+                     {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
+    }
+    static void record(const AttendSparse& stage, vk::Recorder& recorder, const Bound& b, const TestCache& cache) {
+        stage.record(recorder,
+                     {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act,
+                      b.zeros, b.zeros, b.zeros, b.lse, b.counts, b.sums},
+                     push<AttendSparsePush>(cache));
+    }
+    static void record(const SelectAttend& stage, vk::Recorder& recorder, const Bound& b, const TestCache& cache) {
+        stage.record(recorder,
+                     {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act,
+                      b.lists, b.controls, b.zeros, b.lse, b.counts, b.zeros, b.zeros, b.zeros, b.sums},
+                     push<SelectAttendPush>(cache));
+    }
+    template <typename Push>
+    static Push push(const TestCache& cache) {
+        Push p{};
+        p.table_offset = TestCache::table_offset;
+        p.table_stride = cache.table_stride;
+        p.evicted = kFirstRow;
+        return p;
+    }
+
+    /// What the stage attends to. @param config whatever the shape does not say.
+    template <typename Stage>
+    static std::vector<float> attend(const TestCache& cache, bool evicted, typename Stage::Config config = {}) {
         const CacheShape& s = cache.shape;
-        AttendDense::Config config{s.n_heads(), s.n_kv_heads, s.head_dim, s.kv_type, kBlock, kSplits, false};
+        config.n_heads = s.n_heads();
+        config.n_kv_heads = s.n_kv_heads;
+        config.head_dim = s.head_dim;
+        config.kv_type = s.kv_type;
+        config.block_size = kBlock;
+        config.n_splits = kSplits;
+        config.quantize = false;
         config.evicted = evicted;
-        const AttendDense stage(device(), config);
+        const Stage stage(device(), config);
         const Bound b(cache);
-        vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder,
-                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
-                          b.act, b.sums},
-                         {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
-        });
+        vk::run_once(device(), [&](vk::Recorder& recorder) { record(stage, recorder, b, cache); });
         return b.attended.contents<float>();
     }
-    static std::vector<float> sparse(const TestCache& cache, bool evicted) {
-        const CacheShape& s = cache.shape;
-        AttendSparse::Config config{s.n_heads(), s.n_kv_heads, s.head_dim, s.kv_type, kBlock, kSplits, false};
-        config.evicted = evicted;
-        const AttendSparse stage(device(), config);
-        const Bound b(cache);
-        const vk::Buffer lse = make_poisoned<float>(s.n_heads()), counts = make_poisoned<std::uint32_t>(s.n_kv_heads);
-        AttendSparsePush push{};
-        push.table_offset = TestCache::table_offset;
-        push.table_stride = cache.table_stride;
-        push.evicted = kFirstRow;
-        vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder,
-                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
-                          b.act, b.zeros, b.zeros, b.zeros, lse, counts, b.sums},
-                         push);
-        });
-        return b.attended.contents<float>();
-    }
+    static std::vector<float> dense(const TestCache& cache, bool evicted) { return attend<AttendDense>(cache, evicted); }
+    static std::vector<float> sparse(const TestCache& cache, bool evicted) { return attend<AttendSparse>(cache, evicted); }
     static std::vector<float> select(const TestCache& cache, bool evicted) {
-        const CacheShape& s = cache.shape;
-        SelectLevel level;
-        level.scorer = Scorer::kBox;
-        level.unit = 16;
-        level.rule = BudgetRule::kTopK;
-        level.budget = 64;
-        SelectAttend::Config config{.n_heads = s.n_heads(),
-                                    .n_kv_heads = s.n_kv_heads,
-                                    .head_dim = s.head_dim,
-                                    .kv_type = s.kv_type,
-                                    .n_splits = kSplits,
-                                    .quantize = false,
-                                    .level = level,
-                                    .most_rows = 64,
-                                    .most_always = 256,
-                                    .score_stride = IndexerScore::score_stride(64)};
-        config.evicted = evicted;
-        const SelectAttend stage(device(), config);
-        const Bound b(cache);
-        const vk::Buffer lse = make_poisoned<float>(s.n_heads()), counts = make_poisoned<std::uint32_t>(s.n_kv_heads),
-                         lists = make_poisoned<std::uint32_t>(64),
-                         controls = make_poisoned<SelectControl>(s.n_kv_heads);
-        SelectAttendPush push{};
-        push.table_offset = TestCache::table_offset;
-        push.table_stride = cache.table_stride;
-        push.evicted = kFirstRow;
-        vk::run_once(device(), [&](vk::Recorder& recorder) {
-            stage.record(recorder,
-                         {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(),
-                          b.act, lists, controls, b.zeros, lse, counts, b.zeros, b.zeros, b.zeros, b.sums},
-                         push);
-        });
-        return b.attended.contents<float>();
+        SelectAttend::Config config;
+        config.level.scorer = Scorer::kBox;
+        config.level.unit = 16;
+        config.level.rule = BudgetRule::kTopK;
+        config.level.budget = 64;
+        config.most_rows = 64;
+        config.most_always = 256;
+        config.score_stride = IndexerScore::score_stride(64);
+        return attend<SelectAttend>(cache, evicted, config);
     }
 
     // As in attend_dense_test; the mean adds its division, conversion and the weight's logarithm.

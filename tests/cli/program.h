@@ -19,8 +19,8 @@
 #include <utility>
 #include <vector>
 
-#include "models/tiny.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 

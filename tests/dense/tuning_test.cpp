@@ -2,8 +2,12 @@
 // Group sizes fit devices that run smaller groups than those which they were tuned on.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "runtime/step/sample_token.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/shader_registry.h"
+#include "runtime/vk/spirv.h"
 #include "runtime/weights/attend_tuning.h"
 #include "runtime/weights/matvec_tuning.h"
 #include "runtime/weights/select_tuning.h"
@@ -34,6 +38,22 @@ TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
     for (const MatvecKind kind : {MatvecKind::kQkv, MatvecKind::kMatvecAdd, MatvecKind::kGateUp, MatvecKind::kLogits})
         EXPECT_LE(matvec_tuning(*small, kind, 4096, {}).group_size, most);
     EXPECT_NO_THROW(SampleToken{*small});
+}
+
+// The group is chosen by a sum over what the shader declares: the shader itself says the same.
+TEST_F(TuningTest, SharedMemoryOfAttentionIsWhatItsShaderDeclares) {
+    for (const std::uint32_t n_group : {1u, 3u, 8u})
+        for (const std::uint32_t head_dim : {64u, 80u, 256u})
+            for (const std::uint32_t group_size : {32u, 64u, 256u, 384u, 1024u})
+                for (const std::uint32_t n_subgroups : {group_size / 8, group_size / 32})
+                    for (const std::uint32_t n_splits : {1u, 128u}) {
+                        // group_size, head_dim, n_group, n_kv_heads, lanes, n_subgroups, n_splits, tokens_in_flight
+                        const std::array<std::uint32_t, 8> spec{group_size, head_dim, n_group, 2, 8, n_subgroups, n_splits, 2};
+                        EXPECT_EQ(attend_shared_bytes(group_size, n_subgroups, n_group, head_dim, n_splits),
+                                  vk::inspect_spirv(vk::find_shader("attend_dense_f16").words, spec).shared_bytes)
+                            << group_size << " invocations, " << n_subgroups << " subgroups, " << n_group << " heads of " << head_dim
+                            << ", " << n_splits << " splits";
+                    }
 }
 
 }  // namespace

@@ -16,12 +16,12 @@
 #include "models/calibration/index_quality.h"
 #include "models/calibration/layer_similarity.h"
 #include "models/calibration/preset_settings.h"
-#include "models/sidecar.h"
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
-#include "models/tiny.h"
+#include "models/sidecar.h"
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 namespace {

@@ -12,12 +12,12 @@
 
 #include "models/model.h"
 #include "models/sidecar.h"
-#include "models/tiny.h"
 #include "runtime/kv/evicted_sums.h"
 #include "runtime/vk/device.h"
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/sparse_data.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_gguf.h"
 #include "winnow/session.h"
 
 namespace winnow::test {

@@ -15,8 +15,8 @@
 #include "models/gguf.h"
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
-#include "models/tiny.h"
 #include "runtime/io/safe_path.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 namespace {

@@ -14,7 +14,7 @@
 
 #include "models/gguf_writer.h"
 #include "models/model_config.h"
-#include "models/tiny.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 namespace {

@@ -15,7 +15,7 @@
 #include <set>
 
 #include "models/gguf_writer.h"
-#include "models/tiny.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 namespace {

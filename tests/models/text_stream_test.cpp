@@ -20,7 +20,6 @@ public:
     std::string_view raw_token(TokenId id) const override { return pieces_.at(id); }
     std::size_t n_vocab() const override { return pieces_.size(); }
     TokenId bos() const override { return -1; }
-    TokenId eos() const override { return -1; }
     bool adds_bos() const override { return false; }
     bool is_control(TokenId) const override { return false; }
     const std::vector<TokenId>& eog() const override { return eog_; }

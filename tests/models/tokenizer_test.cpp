@@ -364,11 +364,11 @@ TEST(TokenizerSpecial, KnowsWhatEndsAnAnswer) {
     d.add("</s>");                         // normal: text
     const TokenId eos = d.add("[EOS]", kControl);
     auto t = d.open();
-    EXPECT_EQ(t->eog(), (Ids{t->eos(), t->find("<|eot|>"), end, eos}));
+    EXPECT_EQ(t->eog(), (Ids{t->find("<|eos|>"), t->find("<|eot|>"), end, eos}));
     EXPECT_TRUE(t->is_control(end));
     const TokenId first = d.add("<|return|>", kControl), second = d.add("<|call|>", kControl);
     t = d.open();
-    EXPECT_EQ(t->eog(), (Ids{t->eos(), t->find("<|eot|>"), eos, first, second}));
+    EXPECT_EQ(t->eog(), (Ids{t->find("<|eos|>"), t->find("<|eot|>"), eos, first, second}));
 }
 
 TEST(TokenizerSpecial, HidesBosInFilesWithoutTypes) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 #include "models/model.h"
-#include "models/tiny.h"
+#include "tests/support/tiny_gguf.h"
 
 namespace winnow::test {
 

@@ -96,12 +96,10 @@ TEST_F(DispatchTest, ReplaysOneCommandBuffer) {
     const auto record = [&](const ComputePipeline& pipeline) {
         Recorder recorder(device(), "replay", Recorder::Reuse::kReplay);
         recorder.begin();
-        recorder.begin_label("stage");
         recorder.barrier();  // orders this replay after the last
         recorder.dispatch(pipeline, {out}, push, push.n / 64);
         recorder.barrier();
         recorder.dispatch(pipeline, {out}, push, push.n / 64);
-        recorder.end_label();
         recorder.end();
         EXPECT_EQ(recorder.n_dispatches(), 2u);
         EXPECT_EQ(recorder.n_barriers(), 2u);
@@ -110,7 +108,6 @@ TEST_F(DispatchTest, ReplaysOneCommandBuffer) {
     const Recorder a = record(first);
     const Recorder b = record(second);
     Timeline timeline(device());
-    EXPECT_TRUE(timeline.reached(0));
     Ticket ticket = 0;
     for (int i = 0; i < 5; ++i) {
         timeline.submit(a);
@@ -119,8 +116,6 @@ TEST_F(DispatchTest, ReplaysOneCommandBuffer) {
     EXPECT_EQ(ticket, 10u);
     EXPECT_EQ(timeline.last_submitted(), 10u);
     timeline.wait(ticket);
-    EXPECT_TRUE(timeline.reached(ticket));
-    EXPECT_FALSE(timeline.reached(ticket + 1));
     EXPECT_EQ(download<std::uint32_t>(out), expected(push, 5));
     EXPECT_THAT(failure(ErrorCode::kInternal, [&] { timeline.wait(11); }), HasSubstr("ticket 11"));
 }

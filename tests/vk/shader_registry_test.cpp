@@ -100,7 +100,7 @@ TEST(ShaderRegistry, FindsByName) {
 
 TEST(ShaderRegistry, ChoosesTheFirstThatFits) {
     const test::ScopedEnv unset("WINNOW_FORCE_VARIANT", nullptr);
-    const std::array<std::string_view, 2> names{"no_such_shader", "fill_index"};
+    const std::array<std::string, 2> names{"no_such_shader", "fill_index"};
     EXPECT_EQ(best_shader(names, FeatureSet()).name, "fill_index");
     try {
         best_shader(std::span(names).first(1), FeatureSet());
@@ -114,13 +114,13 @@ TEST(ShaderRegistry, ChoosesTheFirstThatFits) {
 TEST(ShaderRegistry, ForcesAVariant) {
     const auto all = all_shaders();
     if (all.size() < 2) GTEST_SKIP() << "one shader only";
-    const std::array<std::string_view, 2> names{all[0].name, all[1].name};
+    const std::array<std::string, 2> names{std::string(all[0].name), std::string(all[1].name)};
     const FeatureSet everything(~0u);
     const std::string list = "other," + std::string(all[1].name);
     const test::ScopedEnv forced("WINNOW_FORCE_VARIANT", list.c_str());
     EXPECT_EQ(best_shader(names, everything).name, all[1].name);
     EXPECT_EQ(best_shader(std::span(names).first(1), everything).name, all[0].name);
-    const std::array<std::string_view, 2> absent{"other", all[0].name};
+    const std::array<std::string, 2> absent{"other", std::string(all[0].name)};
     EXPECT_THROW(best_shader(absent, everything), Error);
 }
 

@@ -6,7 +6,7 @@
 
 #include "winnow/types.h"
 
-namespace winnow {
+namespace winnow::test {
 
 /// A model small enough for tests, in a real GGUF file.
 struct TinyOptions {
@@ -28,4 +28,4 @@ struct TinyOptions {
 /// a few merges (llama), or SentencePiece with byte fallback (gemma3), special tokens and a chat template.
 std::vector<std::byte> make_tiny_gguf(const TinyOptions& options = {});
 
-}  // namespace winnow
+}  // namespace winnow::test

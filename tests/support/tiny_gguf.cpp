@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "models/tiny.h"
+#include "tests/support/tiny_gguf.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include "models/gguf_writer.h"
 #include "models/random_model.h"
 
-namespace winnow {
+namespace winnow::test {
 namespace {
 
 std::string utf8(std::uint32_t code) {
@@ -171,4 +171,4 @@ std::vector<std::byte> make_tiny_gguf(const TinyOptions& o) {
     return w.bytes();
 }
 
-}  // namespace winnow
+}  // namespace winnow::test

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Invented models and weights: the same everywhere, of sensible size, with a tokenizer that knows every byte.
-#include "models/tiny.h"
+#include "tests/support/tiny_gguf.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
