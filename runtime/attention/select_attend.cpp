@@ -25,7 +25,7 @@ std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
 
 // Units that can fall to one workgroup.
 std::uint32_t most_chosen(const SelectAttend::Config& c) {
-    const std::uint64_t items = (std::uint64_t{c.most_rows} + 3) * c.level.unit + c.most_always;
+    const std::uint64_t items = (std::uint64_t{c.most_rows} + 5) * c.level.unit + c.most_always;
     const std::uint64_t most = std::max<std::uint64_t>(2 * kMinTokens, items / c.n_splits + c.block_size);
     return static_cast<std::uint32_t>(most / c.level.unit) + 3;
 }
@@ -63,8 +63,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
     if (!takes(device, c)) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = tuning_of(device, c);
-    // What ranking holds, attending cannot: with 12 rows in place of 4 the stage took 45 us where it takes 40 (H200, 2,049 rows, 6,547 tokens).
-    const std::uint32_t most_held = device.is_cpu() || c.level.rule != BudgetRule::kTopP ? 4 : 8;
+    const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
     const std::array<std::uint32_t, 22> spec{tuning.group_size,
                                              c.head_dim,

@@ -14,8 +14,8 @@ std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subg
                                   std::uint32_t n_splits) {
     const std::uint64_t quads = n_group * head_dim / 4;
     const std::uint64_t parts = group_size >= 4 * quads ? 4 : group_size >= 2 * quads ? 2 : 1;
-    return 4 * (n_subgroups * n_group * (head_dim + 2) + std::max(n_splits, n_subgroups) * n_group + n_group +
-                (1 + parts) * n_group * head_dim + 1);
+    return 16 * quads * (std::max<std::uint64_t>(n_subgroups, parts) + 1) + 8 * n_group * (n_subgroups + 1) +
+           4 * n_group * std::max(n_splits, n_subgroups) + 4;
 }
 
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
@@ -52,9 +52,9 @@ AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_grou
                                   std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes) {
     AttendTuning t = attend_tuning(device, n_group, head_dim, n_splits, asked);
     if (asked.group_size != 0 || device.is_cpu() || head_dim < 128) return t;
-    // There are no more workgroups than processors, so that each should bring as many invocations as its registers allow: 31 us in place of
-    // 33 for 6,547 tokens, choice included, 26.6 in place of 28.4 for a list (H200, 8B).
-    constexpr std::uint32_t kWide = 384;
+    // There are no more workgroups than processors, so that each should bring as many invocations as its registers allow: 23 us where 384 take
+    // 25, choice included (6,547 tokens, H200, 8B; 4 tokens in flight 24, one 25, 8 lanes 29).
+    constexpr std::uint32_t kWide = 512;
     const vk::DeviceLimits& limits = device.limits();
     if (kWide % limits.subgroup_size != 0 || kWide > limits.max_workgroup_invocations) return t;
     const std::uint64_t bytes = attend_shared_bytes(kWide, kWide / limits.subgroup_size, n_group, head_dim, n_splits);

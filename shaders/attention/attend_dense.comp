@@ -52,7 +52,7 @@ const bool kSkipValues = false;
 
 layout(push_constant, scalar) uniform Push { AttendPush push; };
 
-float act_value(uint e) { return merge_output[e]; }
+float act_value(uint e) { return merge_output[e / 4][e % 4]; }
 float act_square(uint e) { return 0.0; }
 
 uint position;
@@ -85,8 +85,6 @@ void main() {
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
 
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
     if (kQuantize != 0) {
         const uint n_blocks = kGroup * kHeadDim / 32;
         store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);

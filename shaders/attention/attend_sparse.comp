@@ -58,7 +58,7 @@ layout(set = 0, binding = 11, scalar) restrict readonly buffer HeadMaps { uint h
 layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
 layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint attended_counts[]; };
 
-float act_value(uint e) { return merge_output[e]; }
+float act_value(uint e) { return merge_output[e / 4][e % 4]; }
 float act_square(uint e) { return 0.0; }
 
 // What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from `recent` on.
@@ -123,9 +123,7 @@ void main() {
 
     if (gl_LocalInvocationIndex == 0) attended_counts[push.first_count + kv_head] = n;
     if (gl_LocalInvocationIndex < kGroup)
-        lse[kv_head * kGroup + gl_LocalInvocationIndex] = merge_states[gl_LocalInvocationIndex];
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
+        lse[kv_head * kGroup + gl_LocalInvocationIndex] = attend_lse(gl_LocalInvocationIndex);
     if (kQuantize != 0) {
         const uint n_blocks = kGroup * kHeadDim / 32;
         store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);

@@ -76,7 +76,8 @@ const uint kFinal = 1;
 #include "shaders/common/candidates.glsl"
 #include "shaders/common/softmax_state.glsl"
 
-// Units of this workgroup: the first token and the row of its key; a token beyond the cache where there is none.
+// Units of this workgroup: the row of the first token, and which of the unit's tokens are attended, from | to << 16. Until place_units()
+// the unit's number, kNoUnit where there is none.
 const uint kNoUnit = 0xffffffffu;
 shared uvec2 chosen[kMostChosen];
 shared uint first_missing;  // tokens that the row lacks which the sinks reach into, where it is at the cut
@@ -96,28 +97,31 @@ void load_rows(uint first, uint end, float threshold) {
     hold_scores(fetched, first, end, threshold);
 }
 
-// What a workgroup attends to: n_first sinks, then the units of the list, then everything from `recent` on.
+// What is attended, in whole units one after the other: sinks, the list's, and everything from `recent` on, which ends with the newest
+// token. Of a unit that two of these share each takes its own tokens.
 struct Attended {
-    uint n_first, recent, n_list;  // n_list: tokens of the list's units, at most
-    uint n_items, n_active;
+    uint n_first, recent;         // tokens
+    uint n_sink_units, n_list;    // units; those of the list at most
+    uint n_items, n_active;       // places of tokens; splits
 };
 Attended attended_range(uint n_first, uint recent, uint n_list) {
-    Attended a = Attended(n_first, recent, n_list, n_first + n_list + position + 1 - recent, 0);
+    const uint n_sink_units = (n_first + kUnit - 1) / kUnit;
+    Attended a = Attended(n_first, recent, n_sink_units, n_list, (n_sink_units + n_list) * kUnit + position + 1 - recent / kUnit * kUnit, 0);
     a.n_active = clamp(a.n_items / kMinTokens, 1, kMaxSplits);
     return a;
 }
 uint split_begin(Attended a, uint split) { return split * a.n_items / a.n_active; }
-uint first_entry(Attended a, uint split) { return (max(split_begin(a, split), a.n_first) - a.n_first) / kUnit; }
 
 // Log of each head's denominator, and the share that sinks and window have of it.
 void merge_ranges() {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
         const uint at = kv_head * (kScoreSplits + 1) * kGroup + g;
         const vec2 sure = ranges[at + kScoreSplits * kGroup];
-        vec2 total = vec2(kEmpty, 0.0);
-        for (uint s = gl_SubgroupInvocationID; s < kScoreSplits; s += gl_SubgroupSize) merge_state(total, ranges[at + s * kGroup]);
-        for (uint d = 1; d < gl_SubgroupSize; d <<= 1) merge_state(total, subgroupShuffleXor(total, d));
-        merge_state(total, sure);
+        vec2 total = gl_SubgroupInvocationID < kScoreSplits ? ranges[at + gl_SubgroupInvocationID * kGroup] : vec2(kEmpty, 0.0);
+        if (kScoreSplits > kWidth)
+            for (uint s = gl_SubgroupInvocationID + kWidth; s < kScoreSplits; s += kWidth) merge_state(total, ranges[at + s * kGroup]);
+        const float largest = max(subgroupMax(total.x), sure.x);
+        total = vec2(largest, subgroupAdd(total.y * exp(total.x - largest)) + sure.y * exp(sure.x - largest));
         if (subgroupElect()) {
             shared_lse[g] = total.x + log(max(total.y, 1.0e-30));
             select_before_mass[g] = uint(share_of(sure, shared_lse[g]) * kMassUnit);
@@ -126,7 +130,41 @@ void merge_ranges() {
 }
 
 Attended a;
-uint entry_begin;  // place in the list of the first chosen unit
+uint first_unit;  // of this workgroup, in that order
+
+// Where the units lie, all at once. A unit without tokens has row 0, which is read and does not count.
+void place_units() {
+    barrier();
+    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) {
+        const uint listed = first_unit + i - a.n_sink_units;  // of a sink's unit: beyond everything
+        uint unit = chosen[i].x;
+        uint from = a.n_first, to = a.recent;
+        if (first_unit + i < a.n_sink_units) {
+            unit = first_unit + i;
+            from = 0;
+            to = a.n_first;
+        } else if (listed >= a.n_list) {
+            unit = a.recent / kUnit + listed - a.n_list;
+            from = a.recent;
+            to = position + 1;
+        }
+        const uint token = unit * kUnit;
+        if (unit == kNoUnit || token > position) chosen[i] = uvec2(0);
+        else chosen[i] = uvec2(physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize,
+                               clamp(from, token, token + kUnit) - token | (clamp(to, token, token + kUnit) - token) << 16);
+    }
+    barrier();
+}
+
+// Whether the row that sinks reach into is at the cut, or kept.
+void find_first(uint below, uint at, uint room) {
+    if (kUnit == 1) return;
+    [[unroll]] for (uint k = 0; k < (kParentUnit == 0 ? 1 : kHeld); ++k) {  // without a level above it is row 0
+        if (held_tokens[k] == 0 || held_tokens[k] == kUnit) continue;
+        if ((at >> k & 1) != 0) first_missing = kUnit - held_tokens[k];
+        if ((below >> k & 1) != 0 || ((at >> k & 1) != 0 && room != 0)) first_kept = kUnit - held_tokens[k];
+    }
+}
 
 // The cut, and the units of this workgroup into `chosen`. Returns how many tokens of the list are attended, exactly.
 uint choose(uint split, uint n_rows) {
@@ -135,7 +173,6 @@ uint choose(uint split, uint n_rows) {
         select_before_count[0] = 0;
         first_missing = first_kept = 0;
     }
-    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i] = uvec2(kNoUnit, 0);
     uint coarse[kRankings];
     coarse[0] = kBins;
     count_bins(0, coarse, 0, n_rows, rule.threshold);
@@ -145,78 +182,64 @@ uint choose(uint split, uint n_rows) {
     const uint bin = select_cut[0];
     const uint room = rule.budget_max - min(rule.budget_max, select_before_count[0]);
     const uint n_at = bin < kBins ? min(select_count[bin], min(room, 0x7fffffffu - kUnit) + kUnit - 1) : 0;
+    const uint most_listed = (select_before_count[0] + n_at) / kUnit + 2;
     const uint recent = min(middle_end, position + 1);
-    a = attended_range(min(sinks, recent), recent, ((select_before_count[0] + n_at) / kUnit + 2) * kUnit);
-    entry_begin = first_entry(a, split);
-    const uint entry_end = entry_begin + kMostChosen;
     const uint list_at = push.list_offset + kv_head * push.list_stride;
-    const bool own_entries = split < a.n_active;
     uint before_cut = 0, at_cut = 0;  // rows of the tiles so far
     uint most_at = 0, place = 0;
-    for (uint base = 0; base < n_rows; base += kTile) {
+    uint base = 0;
+    do {
         const uint first = base + gl_LocalInvocationIndex * kHeld;
-        if (n_rows > kTile) load_rows(first, n_rows, rule.threshold);
-        uint below = 0, at = 0;  // a bit for each row
+        if (!kOneTile && n_rows > kTile) load_rows(first, n_rows, rule.threshold);
+        uint below = 0, at = 0;  // a bit for each row; a row outside is in no bin
         [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-            const uint rank = held_rank[k];
-            below |= (rank != kOutside && rank / kRanksPerBin < bin ? 1 : 0) << k;
-            at |= (rank != kOutside && rank / kRanksPerBin == bin ? 1 : 0) << k;
+            const uint own_bin = held_rank[k] / kRanksPerBin;
+            below |= (own_bin < bin ? 1 : 0) << k;
+            at |= (own_bin == bin ? 1 : 0) << k;
         }
-        [[unroll]] for (uint k = 0; kUnit > 1 && k < kHeld; ++k) {
-            if (held_tokens[k] == 0 || held_tokens[k] == kUnit) continue;  // all but the row that sinks reach into
-            if ((at >> k & 1) != 0) first_missing = kUnit - held_tokens[k];
-            if ((below >> k & 1) != 0 || ((at >> k & 1) != 0 && room != 0)) first_kept = kUnit - held_tokens[k];
-        }
+        find_first(below, at, room);
         // Both sums in one scan: a tile has less than 2^16 rows.
         uint all;
         const uint before = scan_before(bitCount(below) | bitCount(at) << 16, place, all);
         place ^= 1;
-        if (base == 0) most_at = room == 0 ? 0 : (min(room, 0x7fffffffu - kUnit) + first_missing - 1) / kUnit + 1;
+        if (base == 0) {
+            most_at = room == 0 ? 0 : (min(room, 0x7fffffffu - kUnit) + first_missing - 1) / kUnit + 1;
+            a = attended_range(min(sinks, recent), recent, kOneTile ? (all & 0xffff) + min(most_at, all >> 16) : most_listed);
+            first_unit = split_begin(a, split) / kUnit;
+        }
         uint at_before = at_cut + (before >> 16);
         uint entry = before_cut + (before & 0xffff) + min(most_at, at_before);
-        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-            const bool is_at = (at >> k & 1) != 0;
-            if ((below >> k & 1) != 0 || (is_at && at_before < most_at)) {
-                if (own_entries && entry >= entry_begin && entry < entry_end) {
-                    const uint unit = row_unit(first + k);
-                    chosen[entry - entry_begin].x = unit * kUnit;
-                    if (entry < push.list_stride) lists[list_at + entry] = unit;  // never into the next head's
-                }
-                ++entry;
+        for (uint rows = below | at; rows != 0; rows &= rows - 1) {
+            const uint k = findLSB(rows);
+            if ((at >> k & 1) != 0 && at_before++ >= most_at) continue;
+            const uint own = a.n_sink_units + entry - first_unit;
+            if (split < a.n_active && own < kMostChosen) {
+                const uint unit = row_unit(first + k);
+                chosen[own].x = unit;
+                if (entry < push.list_stride) lists[list_at + entry] = unit;  // never into the next head's
             }
-            if (is_at) ++at_before;
+            ++entry;
         }
         before_cut += all & 0xffff;
         at_cut += all >> 16;
-    }
-    barrier();
-    // Where they lie, all at once.
-    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize)
-        if (chosen[i].x != kNoUnit) chosen[i].y = physical_block(table, chosen[i].x / kBlockSize) * kBlockSize + chosen[i].x % kBlockSize;
-    barrier();
+        base += kTile;
+    } while (!kOneTile && base < n_rows);
     const uint n_list = before_cut + min(most_at, at_cut);
     if (split == 0 && gl_LocalInvocationIndex == 0)
         controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), min(n_list * kUnit - first_kept, push.list_stride * kUnit), middle_end, position + 1);
     return n_list * kUnit - first_kept;
 }
 
-float act_value(uint e) { return merge_output[e]; }
+float act_value(uint e) { return merge_output[e / 4][e % 4]; }
 float act_square(uint e) { return 0.0; }
 
 void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         const uint place = i + t * kSlots + attend_slot();
         const uint item = min(place, end - 1);
-        visible[t] = place < end;
-        if (item >= a.n_first && item < a.n_first + a.n_list) {
-            const uvec2 unit = chosen[(item - a.n_first) / kUnit - entry_begin];
-            const uint token = unit.x + (item - a.n_first) % kUnit;
-            visible[t] = visible[t] && token >= a.n_first && token < a.recent && unit.x != kNoUnit;
-            rows[t] = unit.y + (item - a.n_first) % kUnit;
-        } else {
-            const uint token = item < a.n_first ? item : a.recent + item - a.n_first - a.n_list;
-            rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
-        }
+        const uvec2 unit = chosen[item / kUnit - first_unit];
+        rows[t] = unit.x + item % kUnit;
+        visible[t] = place < end && item % kUnit >= (unit.y & 0xffff) && item % kUnit < unit.y >> 16;
     }
 }
 
@@ -232,16 +255,19 @@ void main() {
     merge_ranges();
     if (stopped != 0) return;
 
+    for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i].x = kNoUnit;
     uint n_tokens = 0;
     if (table.window != 0) {
         const uint recent = position + 1 > table.window ? position + 1 - table.window : 0;
         a = attended_range(min(table.sink_tokens, recent), recent, 0);
+        first_unit = split_begin(a, split) / kUnit;
     } else {
         find_candidates();
         const uint n_rows = n_level_rows();
         n_tokens = choose(split, n_rows);
     }
     if (split >= a.n_active) return;
+    place_units();
     attend_evicted(split, push.evicted + kv_head, push.evicted == WINNOW_NO_SUMS ? 0 : n_evicted(table, position));
     const uint n = a.n_first + n_tokens + position + 1 - a.recent;
     const uint begin = split_begin(a, split);
@@ -252,9 +278,7 @@ void main() {
 
     if (gl_LocalInvocationIndex == 0) attended_counts[push.first_count + kv_head] = n;
     if (gl_LocalInvocationIndex < kGroup)
-        lse[kv_head * kGroup + gl_LocalInvocationIndex] = merge_states[gl_LocalInvocationIndex];
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
-        attended[kv_head * kGroup * kHeadDim + i] = merge_output[i];
+        lse[kv_head * kGroup + gl_LocalInvocationIndex] = attend_lse(gl_LocalInvocationIndex);
     if (kQuantize != 0) {
         const uint n_blocks = kGroup * kHeadDim / 32;
         store_act(kKvHeads * n_blocks, kv_head * n_blocks, n_blocks);

@@ -15,46 +15,41 @@ READ_WORDS(key_pool, KEY_BINDING, restrict readonly)
 READ_WORDS(value_pool, VALUE_BINDING, restrict readonly)
 layout(set = 0, binding = QUERY_BINDING, scalar) restrict readonly buffer Query { vec4 query[]; };
 // Partial states: [kv head][split]([kGroup][kHeadDim] o, then [kGroup] (m, d)), f32
-layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer Partials { float partials[]; };
+layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer PartialPairs { vec2 partial_pairs[]; };
 layout(set = 0, binding = PARTIAL_BINDING, scalar) coherent buffer PartialQuads { vec4 partial_quads[]; };
 layout(set = 0, binding = COUNTER_BINDING, scalar) coherent buffer Counters { uint counters[]; };
-layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { float attended[]; };
+layout(set = 0, binding = OUTPUT_BINDING, scalar) restrict writeonly buffer Output { vec4 attended[]; };
 layout(set = 0, binding = EVICTED_BINDING, scalar) restrict readonly buffer EvictedSums { uvec2 evicted_sums[]; };
 
 const uint kUnits = kHeadDim / 8;                            // 8 dimensions each
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kQuadsPerLane = 2 * kUnitsPerLane;                // vec4 registers per head
-const uint kStateSize = kHeadDim + 2;
 const uint kSplitSize = kGroup * kHeadDim + (2 * kGroup + 3) / 4 * 4;  // floats of a split's partial states
-const uint kMergeQuads = kGroup * kHeadDim / 4;
+const uint kHeadQuads = kHeadDim / 4;
+const uint kMergeQuads = kGroup * kHeadQuads;
 const uint kParts = kGroupSize >= 4 * kMergeQuads ? 4 : (kGroupSize >= 2 * kMergeQuads ? 2 : 1);
+const uint kWidth = kGroupSize / kSubgroups;  // lanes of a subgroup, where a loop shall end when the stage is compiled
+const uint kMostWeights = kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups;
 const float kEmpty = -3.0e38;
 
-shared float merge_states[kSubgroups * kGroup * kStateSize];
-shared float merge_weights[(kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups) * kGroup];
-shared float merge_sums[kGroup];
-shared float merge_output[kGroup * kHeadDim];
-shared float merge_parts[kParts * kGroup * kHeadDim];
+// Code counts as bytes do: what the stages of a layer execute must fit a processor's instruction cache (128 KiB on an H200), or all of
+// them run slower (DESIGN.md). Loops here that have one turn in common cases are written so that the compiler sees it.
+shared vec4 merge_quads[(kSubgroups > kParts ? kSubgroups : kParts) * kMergeQuads];  // o of each subgroup; then sums of parts of the splits
+shared vec2 merge_md[kSubgroups * kGroup];
+shared float merge_weights[kMostWeights * kGroup];  // by head, of subgroups and then of splits
+shared vec2 merge_total[kGroup];                    // (m, d) of the workgroup, then of all splits
+shared vec4 merge_output[kMergeQuads];
 shared uint merge_arrived;
 
 vec4 attend_q[kGroup * kQuadsPerLane];
 vec4 attend_o[kGroup * kQuadsPerLane];
-float attend_m[kGroup];
-float attend_d[kGroup];
 
 uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
 uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
 const uint kSlots = kGroupSize / kLanes;
 
-// The scores of the tokens in flight, kValues in all (token by token, head by head), are summed over the lanes so that each lane is left
-// with kOwned of them, in half the shuffles and with one exp for each and not one in every lane. Step by step lanes that differ in
-// one bit share out what they have in halves, tokens first, as long as it is even.
 const uint kValues = kTokensInFlight * kGroup;
-const uint kOwned1 = kValues / (1 + (kLanes > 1 ? 1 - kValues % 2 : 0));
-const uint kOwned2 = kOwned1 / (1 + (kLanes > 2 ? 1 - kOwned1 % 2 : 0));
-const uint kOwned3 = kOwned2 / (1 + (kLanes > 4 ? 1 - kOwned2 % 2 : 0));
-const uint kOwned4 = kOwned3 / (1 + (kLanes > 8 ? 1 - kOwned3 % 2 : 0));
-const uint kOwned = kOwned4 / (1 + (kLanes > 16 ? 1 - kOwned4 % 2 : 0));
+#include "shaders/common/share_out.glsl"
 
 // Running maximum and sum of the heads whose scores this lane owns; the sum is of its own token only.
 float own_m[kOwned];
@@ -76,36 +71,6 @@ void attend_init(uint kv_head) {
             attend_o[g * kQuadsPerLane + 2 * u + 1] = vec4(0.0);
         }
     }
-}
-
-// The lane of a group that owns value x, and its place there.
-uvec2 owner_of(uint x) {
-    uint lane = 0;
-    if (kOwned1 < kValues && x >= kOwned1) { lane |= 1; x -= kOwned1; }
-    if (kOwned2 < kOwned1 && x >= kOwned2) { lane |= 2; x -= kOwned2; }
-    if (kOwned3 < kOwned2 && x >= kOwned3) { lane |= 4; x -= kOwned3; }
-    if (kOwned4 < kOwned3 && x >= kOwned4) { lane |= 8; x -= kOwned4; }
-    if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
-    return uvec2(lane, x);
-}
-// The inverse: the value, token * kGroup + head, that this lane owns at place j. All that a lane owns is of one token.
-uint own_value(uint j) {
-    uint x = j;
-    if (kOwned1 < kValues && (attend_lane() & 1) != 0) x += kOwned1;
-    if (kOwned2 < kOwned1 && (attend_lane() & 2) != 0) x += kOwned2;
-    if (kOwned3 < kOwned2 && (attend_lane() & 4) != 0) x += kOwned3;
-    if (kOwned4 < kOwned3 && (attend_lane() & 8) != 0) x += kOwned4;
-    if (kOwned < kOwned4 && (attend_lane() & 16) != 0) x += kOwned;
-    return x;
-}
-float own_by_head(float own[kOwned], uint g) {
-    const uvec2 owner = owner_of(g);
-#ifdef WINNOW_TEXELS
-    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for that. NVIDIA's
-    // compiler makes the whole stage take twice as long if it only sees this line, though never taken there.
-    if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
-#endif
-    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
 }
 
 vec4 evicted_mean(uint at, float inverse) {
@@ -177,17 +142,6 @@ void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFligh
     }
 }
 
-// One such step for the scores v: lanes that differ in `bit` hold `before` of them and keep `after`.
-#define SHARE_OUT(bit, before, after)                                                                          \
-    if (kLanes > bit) {                                                                                        \
-        const bool upper = (attend_lane() & bit) != 0;                                                         \
-        [[unroll]] for (uint i = 0; i < after; ++i) {                                                          \
-            const float given = after < before && !upper ? v[min(i + after, before - 1)] : v[i];               \
-            if (after < before && upper) v[i] = v[min(i + after, before - 1)];                                 \
-            v[i] += subgroupShuffleXor(given, bit);                                                            \
-        }                                                                                                      \
-    }
-
 // Weights of the tokens whose keys are there; the running maximum is raised once for all of them.
 // kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
 void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
@@ -201,11 +155,7 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
             v[t * kGroup + g] = score;
         }
     }
-    SHARE_OUT(1, kValues, kOwned1)
-    SHARE_OUT(2, kOwned1, kOwned2)
-    SHARE_OUT(4, kOwned2, kOwned3)
-    SHARE_OUT(8, kOwned3, kOwned4)
-    SHARE_OUT(16, kOwned4, kOwned)
+    share_out(v);
     const uint own_token = own_value(0) / kGroup;
     bool own_visible = false;
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t)
@@ -262,81 +212,98 @@ void attend_range(uint begin, uint end, float skip) {
     }
 }
 
-// Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g also into
-// attend_m[0] and attend_d[0] of invocation g.
+// Weights of n parts of each head's softmax, n <= most, for their sum, and merge_total; one subgroup per head, one lane per part.
+// `of_splits`: of the splits' partial states, otherwise of the subgroups'.
+vec2 part_md(const bool of_splits, uint part, uint g, uint states_at) {
+    return of_splits ? partial_pairs[(states_at + part * kSplitSize + kGroup * kHeadDim) / 2 + g] : merge_md[part * kGroup + g];
+}
+void weigh_parts(const bool of_splits, uint n, const uint most, uint states_at) {
+    for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
+        // The first part of a lane stays in registers: mostly it is the only one.
+        const uint lane = gl_SubgroupInvocationID;
+        const vec2 first = lane < n ? part_md(of_splits, lane, g, states_at) : vec2(kEmpty, 0.0);
+        float largest = first.x;
+        if (most > kWidth)
+            for (uint p = lane + kWidth; p < n; p += kWidth) largest = max(largest, part_md(of_splits, p, g, states_at).x);
+        largest = subgroupMax(largest);
+        const float weight = exp(first.x - largest);
+        if (lane < n) merge_weights[g * kMostWeights + lane] = weight;
+        float total = weight * first.y;
+        if (most > kWidth) {
+            for (uint p = lane + kWidth; p < n; p += kWidth) {
+                const vec2 md = part_md(of_splits, p, g, states_at);
+                const float more = exp(md.x - largest);
+                merge_weights[g * kMostWeights + p] = more;
+                total += more * md.y;
+            }
+        }
+        total = subgroupAdd(total);
+        if (subgroupElect()) merge_total[g] = vec2(largest, total);
+    }
+}
+
+// Merges the states of the whole workgroup: o into merge_output, not normalised, (m, d) into merge_total. Each invocation sees what it
+// wrote of merge_output itself.
 void attend_merge_workgroup() {
     [[unroll]] for (uint j = 0; j < kOwned; ++j)
         [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) own_d[j] += subgroupShuffleXor(own_d[j], d);
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
-        attend_m[g] = own_by_head(own_m, g);
-        attend_d[g] = own_by_head(own_d, g);
-        for (uint d = kLanes; d < gl_SubgroupSize; d <<= 1) {
-            const float m = subgroupShuffleXor(attend_m[g], d);
-            const float largest = max(m, attend_m[g]);
-            const float own = exp(attend_m[g] - largest);
-            const float other = exp(m - largest);
-            attend_d[g] = own * attend_d[g] + other * subgroupShuffleXor(attend_d[g], d);
+        float m = own_by_head(own_m, g);
+        float sum = own_by_head(own_d, g);
+        for (uint d = kLanes; d < kWidth; d <<= 1) {
+            const float other_m = subgroupShuffleXor(m, d);
+            const float largest = max(m, other_m);
+            const float own = exp(m - largest);
+            const float other = exp(other_m - largest);
+            sum = own * sum + other * subgroupShuffleXor(sum, d);
             [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) {
                 const vec4 o = attend_o[g * kQuadsPerLane + i];
                 attend_o[g * kQuadsPerLane + i] = own * o + other * subgroupShuffleXor(o, d);
             }
-            attend_m[g] = largest;
+            m = largest;
         }
-        const uint state_at = (gl_SubgroupID * kGroup + g) * kStateSize;
         if (gl_SubgroupInvocationID < kLanes) {
+            const uint at = gl_SubgroupID * kMergeQuads + g * kHeadQuads;
             [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
                 const uint unit = attend_lane() + u * kLanes;
-                if (unit < kUnits) {
-                    [[unroll]] for (uint i = 0; i < 4; ++i) {
-                        merge_states[state_at + unit * 8 + i] = attend_o[g * kQuadsPerLane + 2 * u][i];
-                        merge_states[state_at + unit * 8 + 4 + i] = attend_o[g * kQuadsPerLane + 2 * u + 1][i];
-                    }
-                }
+                if (unit >= kUnits) continue;
+                merge_quads[at + 2 * unit] = attend_o[g * kQuadsPerLane + 2 * u];
+                merge_quads[at + 2 * unit + 1] = attend_o[g * kQuadsPerLane + 2 * u + 1];
             }
-            if (gl_SubgroupInvocationID == 0) {
-                merge_states[state_at + kHeadDim] = attend_m[g];
-                merge_states[state_at + kHeadDim + 1] = attend_d[g];
-            }
+            if (gl_SubgroupInvocationID == 0) merge_md[gl_SubgroupID * kGroup + g] = vec2(m, sum);
         }
     }
     barrier();
-    for (uint i = gl_LocalInvocationIndex; i < kSubgroups * kGroup; i += kGroupSize) {
-        float largest = kEmpty;
-        for (uint s = 0; s < kSubgroups; ++s) largest = max(largest, merge_states[(s * kGroup + i % kGroup) * kStateSize + kHeadDim]);
-        merge_weights[i] = exp(merge_states[i * kStateSize + kHeadDim] - largest);
-        if (i < kGroup) attend_m[0] = largest;
-    }
+    weigh_parts(false, kSubgroups, kSubgroups, 0);
     barrier();
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
-        const uint g = i / kHeadDim;
-        float sum = 0.0;
-        for (uint s = 0; s < kSubgroups; ++s)
-            sum += merge_weights[s * kGroup + g] * merge_states[(s * kGroup + g) * kStateSize + i % kHeadDim];
+    for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize) {
+        vec4 sum = vec4(0.0);
+        for (uint s = 0; s < kSubgroups; ++s) sum += merge_weights[i / kHeadQuads * kMostWeights + s] * merge_quads[s * kMergeQuads + i];
         merge_output[i] = sum;
     }
-    if (gl_LocalInvocationIndex < kGroup) {
-        attend_d[0] = 0.0;
-        for (uint s = 0; s < kSubgroups; ++s) {
-            const uint state_of = s * kGroup + gl_LocalInvocationIndex;
-            attend_d[0] += merge_weights[state_of] * merge_states[state_of * kStateSize + kHeadDim + 1];
-        }
-        merge_sums[gl_LocalInvocationIndex] = attend_d[0];
-    }
-    barrier();
 }
 
-// After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output in exactly one workgroup
-// of the n_active ones and returns true there. `lse` of head g is kept in merge_states[g].
+// Of the last workgroup's sum over the splits: invocations that would idle take every kParts-th split; each holds kHeldParts loads under way.
+const uint kPartsEach = (kMaxSplits + kParts - 1) / kParts;
+const uint kHeldParts = kPartsEach < 16 ? kPartsEach : 16;
+const uint kItems = kMergeQuads * kParts;
+vec4 held_parts[kHeldParts];
+void fetch_parts(uint states_at, uint item, uint first, uint n_active) {
+    [[unroll]] for (uint k = 0; k < kHeldParts; ++k)
+        held_parts[k] = partial_quads[(states_at + min(item / kMergeQuads + (first + k) * kParts, n_active - 1) * kSplitSize) / 4 + item % kMergeQuads];
+}
+
+// Log of a head's denominator, in the workgroup for which attend_finish() is true.
+float attend_lse(uint g) { return merge_total[g].x + log(merge_total[g].y); }
+
+// After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output and `attended` in exactly one workgroup
+// of the n_active ones and returns true there.
 bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
-    const uint states_at = kv_head * kMaxSplits * kSplitSize;
     if (n_active > 1) {
+        const uint states_at = kv_head * kMaxSplits * kSplitSize;
         const uint own = states_at + split * kSplitSize;
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) partials[own + i] = merge_output[i];
-        if (gl_LocalInvocationIndex < kGroup) {
-            const uint at = own + kGroup * kHeadDim + 2 * gl_LocalInvocationIndex;
-            partials[at] = attend_m[0];
-            partials[at + 1] = attend_d[0];
-        }
+        for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize) partial_quads[own / 4 + i] = merge_output[i];
+        if (gl_LocalInvocationIndex < kGroup) partial_pairs[(own + kGroup * kHeadDim) / 2 + gl_LocalInvocationIndex] = merge_total[gl_LocalInvocationIndex];
         memoryBarrierBuffer();
         barrier();
         if (gl_LocalInvocationIndex == 0) {
@@ -346,62 +313,34 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         if (merge_arrived != n_active - 1) return false;
         memoryBarrierBuffer();
-        // Invocations that would idle take every kParts-th split; each holds eight loads under way, the first of them beside the weights'.
-        vec4 part[8];
-        const uint first_split = gl_LocalInvocationIndex / kMergeQuads;
-        [[unroll]] for (uint k = 0; k < 8; ++k)
-            part[k] = partial_quads[(states_at + min(first_split + k * kParts, n_active - 1) * kSplitSize) / 4 + gl_LocalInvocationIndex % kMergeQuads];
-        // One subgroup per head turns the splits' maxima into weights.
-        for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
-            // The first split of a lane stays in registers: mostly it is the only one.
-            const bool first_inside = gl_SubgroupInvocationID < n_active;
-            const uint first_at = states_at + gl_SubgroupInvocationID * kSplitSize + kGroup * kHeadDim + 2 * g;
-            const float first_m = first_inside ? partials[first_at] : kEmpty;
-            const float first_d = first_inside ? partials[first_at + 1] : 0.0;
-            float largest = first_m;
-            for (uint s = gl_SubgroupInvocationID + gl_SubgroupSize; s < n_active; s += gl_SubgroupSize)
-                largest = max(largest, partials[states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g]);
-            largest = subgroupMax(largest);
-            const float first_weight = exp(first_m - largest);
-            if (first_inside) merge_weights[g * kMaxSplits + gl_SubgroupInvocationID] = first_weight;
-            float total = first_weight * first_d;
-            for (uint s = gl_SubgroupInvocationID + gl_SubgroupSize; s < n_active; s += gl_SubgroupSize) {
-                const uint at = states_at + s * kSplitSize + kGroup * kHeadDim + 2 * g;
-                const float weight = exp(partials[at] - largest);
-                merge_weights[g * kMaxSplits + s] = weight;
-                total += weight * partials[at + 1];
-            }
-            total = subgroupAdd(total);
-            if (subgroupElect()) {
-                merge_states[g] = largest + log(total);
-                merge_states[kGroup + g] = 1.0 / total;
-            }
-        }
+        fetch_parts(states_at, gl_LocalInvocationIndex, 0, n_active);  // beside the loads of the weights
+        weigh_parts(true, n_active, kMaxSplits, states_at);
         barrier();
-        for (uint item = gl_LocalInvocationIndex; item < kMergeQuads * kParts; item += kGroupSize) {
-            const uint i = item % kMergeQuads;
-            const uint g = i / (kHeadDim / 4);
+        for (uint round = 0; round < (kItems + kGroupSize - 1) / kGroupSize; ++round) {
+            const uint item = gl_LocalInvocationIndex + round * kGroupSize;
+            const uint g = item % kMergeQuads / kHeadQuads;
             vec4 sum = vec4(0.0);
-            for (uint s0 = item / kMergeQuads; s0 < n_active; s0 += 8 * kParts) {
-                if (item >= kGroupSize || s0 >= kParts)
-                    [[unroll]] for (uint k = 0; k < 8; ++k)
-                        part[k] = partial_quads[(states_at + min(s0 + k * kParts, n_active - 1) * kSplitSize) / 4 + i];
-                [[unroll]] for (uint k = 0; k < 8; ++k)
-                    if (s0 + k * kParts < n_active) sum += merge_weights[g * kMaxSplits + s0 + k * kParts] * part[k];
+            for (uint first = 0; first < kPartsEach; first += kHeldParts) {
+                if (round + first != 0) fetch_parts(states_at, item, first, n_active);
+                [[unroll]] for (uint k = 0; k < kHeldParts; ++k) {
+                    const uint s = item / kMergeQuads + (first + k) * kParts;
+                    if (s < n_active) sum += merge_weights[g * kMostWeights + s] * held_parts[k];
+                }
             }
-            [[unroll]] for (uint e = 0; e < 4; ++e) merge_parts[(item / kMergeQuads * kMergeQuads + i) * 4 + e] = sum[e];
+            if (item < kItems) merge_quads[item] = sum;
         }
         barrier();
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
-            float sum = 0.0;
-            [[unroll]] for (uint part = 0; part < kParts; ++part) sum += merge_parts[part * kGroup * kHeadDim + i];
-            merge_output[i] = sum * merge_states[kGroup + i / kHeadDim];
-        }
-        barrier();
-        return true;
     }
-    if (gl_LocalInvocationIndex < kGroup) merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) merge_output[i] *= 1.0 / merge_sums[i / kHeadDim];
+    for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize) {
+        vec4 sum = merge_output[i];
+        if (n_active > 1) {
+            sum = merge_quads[i];
+            [[unroll]] for (uint part = 1; part < kParts; ++part) sum += merge_quads[part * kMergeQuads + i];
+        }
+        sum *= 1.0 / merge_total[i / kHeadQuads].y;
+        merge_output[i] = sum;
+        attended[kv_head * kMergeQuads + i] = sum;
+    }
     barrier();
     return true;
 }

@@ -7,7 +7,6 @@
 #include "shaders/common/select.glsl"
 
 shared float shared_lse[kGroup];  // log of the denominator of each head's softmax
-shared uint shared_counts[kSubgroups * 2];
 
 uint kv_head, position, sinks, middle_end, n_parents;
 
@@ -35,6 +34,12 @@ uint unit_tokens(uint unit_id) {
     return to > from ? to - from : 0;
 }
 
+uint row_tokens(uint i) {
+    // The middle region ends with a block, and begins inside of one where sinks do.
+    if (kParentUnit == 0 && kUnit <= kBlockSize) return kUnit - (i == 0 ? sinks % kUnit : 0);
+    return unit_tokens(row_unit(i));
+}
+
 HeadPolicy rule_of_head() {
     HeadPolicy rule = policies[push.policy + kv_head];
     rule.budget_max = max(rule.budget_max, uint(rule.budget_share * float(position + 1)));
@@ -54,7 +59,7 @@ void hold_scores(vec4 loaded[kFetched], uint first, uint end, float threshold) {
     [[unroll]] for (uint k = 0; k < kHeld; ++k) {
         float weight[kGroup];
         [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
-        hold_row(k, first + k < end ? unit_tokens(row_unit(first + k)) : 0, weight, threshold);
+        hold_row(k, first + k < end ? row_tokens(first + k) : 0, weight, threshold);
     }
 }
 void hold_scored_rows(uint first, uint end, float threshold) {
@@ -66,16 +71,11 @@ void hold_scored_rows(uint first, uint end, float threshold) {
 // Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one barrier is enough.
 uint scan_before(uint x, uint place, out uint total) {
     const uint through = subgroupInclusiveAdd(x);
-    if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) shared_counts[place * kSubgroups + gl_SubgroupID] = through;
+    if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) select_scan[place * kSubgroups + gl_SubgroupID] = through;
     barrier();
-    uint before = through - x;
-    total = 0;
-    for (uint s = 0; s < kSubgroups; ++s) {
-        const uint here = shared_counts[place * kSubgroups + s];
-        if (s < gl_SubgroupID) before += here;
-        total += here;
-    }
-    return before;
+    const uvec2 sums = sums_of_subgroups(place * kSubgroups);
+    total = sums.y;
+    return sums.x + through - x;
 }
 
 #endif

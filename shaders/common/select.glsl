@@ -4,7 +4,7 @@
 // w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw scores would let loud
 // heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; or, where many workgroups
 // count (select_rows, select_attend), one round of finer bins. Ties go to lower ids.
-// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins and load_rows().
+// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins, kMaxRows (that one range has) and load_rows().
 #ifndef WINNOW_SELECT_GLSL
 #define WINNOW_SELECT_GLSL
 
@@ -32,6 +32,7 @@ const uint kHeld = HELD_ROWS;
 const uint kHeld = kNeedsMass ? 8 : 16;
 #endif
 const uint kTile = kGroupSize * kHeld;
+const bool kOneTile = kMaxRows <= kTile;  // the compiler need not see loops over tiles
 // Of rows first .. first + kHeld: tokens (0 past the end), ranks, and where mass counts the weight per token for each head as natural
 // logarithm (<= about 0).
 uint held_tokens[kHeld];
@@ -73,7 +74,19 @@ uint mass_of(float log_weight, uint n_tokens) { return uint(min(exp(log_weight) 
 // Sums before each bin, over the rankings' tokens and then, where anybody asks, each head's mass.
 const uint kScans = kRankings + (kNeedsMass ? kGroup : 0);
 const uint kBinsEach = (kBins + kGroupSize - 1) / kGroupSize;  // bins of an invocation; the last ones may have none
-shared uint select_scan[kScans * kSubgroups];
+shared uint select_scan[(kScans > 2 ? kScans : 2) * kSubgroups];
+
+// Of the sums of the subgroups at `first`: those before this subgroup, and all.
+const uint kScanLanes = kGroupSize / kSubgroups;
+uvec2 sums_of_subgroups(uint first) {
+    uvec2 sums = uvec2(0);
+    for (uint s = 0; s < kSubgroups; s += kScanLanes) {  // one turn in common cases
+        const uint at = s + gl_SubgroupInvocationID;
+        const uint here = at < kSubgroups ? select_scan[first + at] : 0;
+        sums += uvec2(subgroupAdd(at < gl_SubgroupID ? here : 0), subgroupAdd(here));
+    }
+    return sums;
+}
 
 uint bin_value(uint scan, uint bin) {
     if (bin >= kBins) return 0;
@@ -95,13 +108,10 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
     barrier();
     uint all[kScans];
     [[unroll]] for (uint v = 0; v < kScans; ++v) {
-        all[v] = v < kRankings ? select_before_count[v] : select_before_mass[v - kRankings];
-        before[v] += all[v];
-        for (uint s = 0; s < kSubgroups; ++s) {
-            const uint sum = select_scan[v * kSubgroups + s];
-            if (s < gl_SubgroupID) before[v] += sum;
-            all[v] += sum;
-        }
+        const uint so_far = v < kRankings ? select_before_count[v] : select_before_mass[v - kRankings];
+        const uvec2 sums = sums_of_subgroups(v * kSubgroups);
+        before[v] += so_far + sums.x;
+        all[v] = so_far + sums.y;
     }
     // What lies before this invocation's first bin that satisfies the rule.
     uint cut[kRankings];
@@ -151,8 +161,9 @@ void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float 
             for (uint g = 0; g < kGroup; ++g) select_mass[g * kBins + i] = 0;
     }
     barrier();
-    for (uint base = begin; base < end; base += kTile) {
-        if (round == 0 || end - begin > kTile) load_rows(base + gl_LocalInvocationIndex * kHeld, end, threshold);
+    uint base = begin;
+    do {
+        if (round == 0 || (!kOneTile && end - begin > kTile)) load_rows(base + gl_LocalInvocationIndex * kHeld, end, threshold);
         [[unroll]] for (uint r = 0; r < kRankings; ++r) {
             // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the same few bins.
             uint run_bin = kBins, run_tokens = 0;
@@ -182,7 +193,8 @@ void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float 
                         run_mass[g] += mass_of(held_weight[k * kGroup + g], held_tokens[k]);
             }
         }
-    }
+        base += kTile;
+    } while (!kOneTile && base < end);
     barrier();
 }
 
