@@ -19,7 +19,7 @@ namespace winnow {
 namespace {
 
 constexpr std::uint64_t kVectorAlignment = 256;  // at least any device's minStorageBufferOffsetAlignment
-constexpr std::uint64_t kRowAlignment = 64;      // row ranges start at whole groups of every stage
+constexpr std::uint64_t kRowUnit = 64;           // row ranges start at whole groups of every stage
 
 std::uint64_t align_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -143,39 +143,59 @@ VectorPlaces place_vectors(const ModelShape& shape, const ModelTensors& tensors,
     return places;
 }
 
-// Rows of one or two matrices (gate and up) that share a buffer.
+// Consecutive rows of a matrix.
+struct Rows {
+    const GgufTensor* tensor;
+    std::uint64_t first;
+    std::uint64_t n;
+};
+
+// Rows that share a buffer: of one matrix, of gate and up, or of Q, K and V.
 struct Piece {
-    std::vector<const GgufTensor*> tensors;
-    std::uint64_t first_row = 0;
-    std::uint64_t n_rows = 0;  // of each tensor; 0 = all rows of each (q, k, v differ)
-    std::uint64_t rows_of(const GgufTensor& t) const { return n_rows != 0 ? n_rows : t.n_rows(); }
+    std::vector<Rows> matrices;
     std::uint64_t bytes() const {
         std::uint64_t sum = 0;
-        for (const GgufTensor* t : tensors) sum += weight_planes(t->type, rows_of(*t), t->n_in()).total;
+        for (const Rows& r : matrices) sum += weight_planes(r.tensor->type, r.n, r.tensor->n_in()).total;
         return sum;
     }
 };
 
-// Cuts the rows of matrices of equal height so that a piece fits a binding.
-std::vector<Piece> cut(std::vector<const GgufTensor*> tensors, std::uint64_t limit) {
-    std::uint64_t per_row = 0;
-    for (const GgufTensor* t : tensors) per_row += repacked_row_bytes(t->type, t->n_in());
-    const std::uint64_t n_rows = tensors.front()->n_rows();
-    const std::uint64_t slack = 256 * tensors.size();
-    if (limit <= slack + per_row * kRowAlignment)
+// A matrix made of units: so many rows each, which stay together.
+struct Units {
+    const GgufTensor* tensor;
+    std::uint64_t n_rows = kRowUnit;
+};
+
+// Cuts matrices of equally many units at the same units, so that a piece fits a binding.
+std::vector<Piece> cut(const std::vector<Units>& matrices, std::uint64_t limit) {
+    const auto piece = [&](std::uint64_t begin, std::uint64_t end) {
+        Piece p;
+        for (const Units& m : matrices) {
+            const std::uint64_t first = begin * m.n_rows;
+            p.matrices.push_back({m.tensor, first, std::min(end * m.n_rows, m.tensor->n_rows()) - first});
+        }
+        return p;
+    };
+    const Units& front = matrices.front();
+    const std::uint64_t n_units = (front.tensor->n_rows() + front.n_rows - 1) / front.n_rows;
+    Piece whole = piece(0, n_units);
+    if (whole.bytes() <= limit) return {std::move(whole)};
+    std::uint64_t unit_bytes = 0;
+    for (const Units& m : matrices) unit_bytes += m.n_rows * repacked_row_bytes(m.tensor->type, m.tensor->n_in());
+    const std::uint64_t slack = 256 * matrices.size();
+    if (limit < slack + unit_bytes)
         throw Error(ErrorCode::kUnsupported,
-                    fmt::format("tensor '{}' has rows too wide for this device; choose another with --device",
-                                tensors.front()->name));
-    std::uint64_t rows = (limit - slack) / per_row;
-    if (rows < n_rows) rows = rows / kRowAlignment * kRowAlignment;
+                    fmt::format("tensor '{}' is too large for this device even in parts of {} rows; choose another "
+                                "with --device",
+                                front.tensor->name, front.n_rows));
+    const std::uint64_t step = (limit - slack) / unit_bytes;
     std::vector<Piece> pieces;
-    for (std::uint64_t at = 0; at < n_rows; at += rows) pieces.push_back({tensors, at, std::min(rows, n_rows - at)});
+    for (std::uint64_t at = 0; at < n_units; at += step) pieces.push_back(piece(at, std::min(at + step, n_units)));
     return pieces;
 }
 
 struct LayerPieces {
-    Piece qkv;
-    std::vector<Piece> output, gate_up, down;
+    std::vector<Piece> qkv, output, gate_up, down;
 };
 struct ModelPieces {
     std::vector<Piece> table, output;
@@ -185,27 +205,25 @@ struct ModelPieces {
         for (const Piece& p : table) visit(p);
         for (const Piece& p : output) visit(p);
         for (const LayerPieces& l : layers) {
-            visit(l.qkv);
-            for (const auto* list : {&l.output, &l.gate_up, &l.down})
+            for (const auto* list : {&l.qkv, &l.output, &l.gate_up, &l.down})
                 for (const Piece& p : *list) visit(p);
         }
     }
 };
 
-ModelPieces plan_pieces(const ModelTensors& t, std::uint64_t limit) {
+ModelPieces plan_pieces(const ModelShape& shape, const ModelTensors& t, std::uint64_t limit) {
+    // A kv head with the query heads of its group: the qkv stage works on whole heads.
+    const std::uint64_t q_rows = std::uint64_t{shape.n_group()} * shape.head_dim;
+    const std::uint64_t kv_rows = shape.head_dim;
     ModelPieces pieces;
-    pieces.table = cut({t.token_embd}, limit);
-    if (t.output != t.token_embd) pieces.output = cut({t.output}, limit);
+    pieces.table = cut({{t.token_embd}}, limit);
+    if (t.output != t.token_embd) pieces.output = cut({{t.output}}, limit);
     for (const LayerTensors& l : t.layers) {
         LayerPieces layer;
-        layer.qkv.tensors = {l.attn_q, l.attn_k, l.attn_v};
-        if (layer.qkv.bytes() > limit)
-            throw Error(
-                ErrorCode::kUnsupported,
-                "the Q, K and V projections of a layer are too large for this device; choose another with --device");
-        layer.output = cut({l.attn_output}, limit);
-        layer.gate_up = cut({l.ffn_gate, l.ffn_up}, limit);
-        layer.down = cut({l.ffn_down}, limit);
+        layer.qkv = cut({{l.attn_q, q_rows}, {l.attn_k, kv_rows}, {l.attn_v, kv_rows}}, limit);
+        layer.output = cut({{l.attn_output}}, limit);
+        layer.gate_up = cut({{l.ffn_gate}, {l.ffn_up}}, limit);
+        layer.down = cut({{l.ffn_down}}, limit);
         pieces.layers.push_back(std::move(layer));
     }
     return pieces;
@@ -217,22 +235,21 @@ public:
            const std::function<void(std::uint64_t, std::uint64_t)>& progress)
         : device_(device), weights_(weights), uploader_(device), total_(total), progress_(progress) {}
 
-    // Buffers of a Piece; one MatrixRef per tensor.
+    // Buffer of a Piece; one MatrixRef per matrix.
     std::pair<vk::BufferRange, std::vector<MatrixRef>> load(const Piece& piece) {
         std::vector<std::byte> packed(piece.bytes());
         std::vector<MatrixRef> refs;
         std::uint64_t at = 0;
-        for (const GgufTensor* t : piece.tensors) {
-            const std::uint64_t rows = piece.rows_of(*t);
+        for (const auto& [t, first, n] : piece.matrices) {
             const std::uint64_t row_size = stored_row_bytes(t->type, t->n_in());
-            const std::uint64_t size = weight_planes(t->type, rows, t->n_in()).total;
-            repack_matrix(t->type, t->bytes.subspan(piece.first_row * row_size, rows * row_size), t->n_in(), rows,
+            const std::uint64_t size = weight_planes(t->type, n, t->n_in()).total;
+            repack_matrix(t->type, t->bytes.subspan(first * row_size, n * row_size), t->n_in(), n,
                           std::span(packed).subspan(at, size));
-            refs.push_back({static_cast<std::uint32_t>(at / 16), static_cast<std::uint32_t>(rows),
+            refs.push_back({static_cast<std::uint32_t>(at / 16), static_cast<std::uint32_t>(n),
                             static_cast<std::uint32_t>(t->type)});
             at += size;
         }
-        return {store(std::string(piece.tensors.front()->name), std::as_bytes(std::span(packed))), refs};
+        return {store(std::string(piece.matrices.front().tensor->name), std::as_bytes(std::span(packed))), refs};
     }
 
     vk::BufferRange store(const std::string& name, std::span<const std::byte> bytes) {
@@ -248,7 +265,7 @@ public:
         std::vector<MatrixRange> ranges;
         for (const Piece& piece : pieces) {
             auto [where, refs] = load(piece);
-            ranges.push_back({where, refs.front(), static_cast<std::uint32_t>(piece.first_row)});
+            ranges.push_back({where, refs.front(), static_cast<std::uint32_t>(piece.matrices.front().first)});
         }
         return ranges;
     }
@@ -274,12 +291,12 @@ std::uint64_t total_bytes(const ModelPieces& pieces, const VectorPlaces& places)
 
 std::uint64_t weight_bytes(const ModelShape& shape, const ModelTensors& tensors, std::uint32_t n_ctx,
                            std::uint64_t max_binding_bytes) {
-    return total_bytes(plan_pieces(tensors, max_binding_bytes), place_vectors(shape, tensors, n_ctx));
+    return total_bytes(plan_pieces(shape, tensors, max_binding_bytes), place_vectors(shape, tensors, n_ctx));
 }
 
 ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors,
                             std::uint32_t n_ctx, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-    const ModelPieces pieces = plan_pieces(tensors, device.limits().max_matrix_bytes);
+    const ModelPieces pieces = plan_pieces(shape, tensors, device.limits().max_matrix_bytes);
     const VectorPlaces places = place_vectors(shape, tensors, n_ctx);
 
     ModelWeights weights;
@@ -298,15 +315,16 @@ ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const M
         const LayerPieces& p = pieces.layers[l];
         const VectorPlaces::Layer& place = places.layers[l];
         LayerWeights w;
-        auto [where, refs] = loader.load(p.qkv);
-        w.qkv_buffer = where;
-        w.q = refs[0];
-        w.k = refs[1];
-        w.v = refs[2];
+        for (const Piece& piece : p.qkv) {
+            auto [where, refs] = loader.load(piece);
+            const Rows& k = piece.matrices[1];
+            w.qkv.push_back({where, refs[0], refs[1], refs[2], static_cast<std::uint32_t>(k.first / shape.head_dim),
+                             static_cast<std::uint32_t>(k.n / shape.head_dim)});
+        }
         w.output = loader.load_matrix(p.output);
         for (const Piece& piece : p.gate_up) {
-            auto [gate_where, gate_refs] = loader.load(piece);
-            w.gate_up.push_back({gate_where, gate_refs[0], gate_refs[1], static_cast<std::uint32_t>(piece.first_row)});
+            auto [where, refs] = loader.load(piece);
+            w.gate_up.push_back({where, refs[0], refs[1], static_cast<std::uint32_t>(piece.matrices.front().first)});
         }
         w.down = loader.load_matrix(p.down);
         w.attn_norm = norm(place.attn_norm);

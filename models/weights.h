@@ -13,7 +13,8 @@ namespace winnow {
 std::uint64_t weight_bytes(const ModelShape& shape, const ModelTensors& tensors, std::uint32_t n_ctx,
                            std::uint64_t max_binding_bytes);
 
-/// Repacks and uploads every tensor. Matrices above maxStorageBufferRange become row ranges.
+/// Repacks and uploads every tensor. Matrices above maxStorageBufferRange become row ranges, Q, K and V together
+/// ranges of kv heads.
 /// @param n_ctx tokens that the RoPE tables must reach.
 /// @throws Error(kOutOfMemory) naming the buffer that did not fit.
 ModelWeights upload_weights(vk::Device& device, const ModelShape& shape, const ModelTensors& tensors,

@@ -34,14 +34,18 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
         qkv.pairing = shape.rope_pairing;
         qkv.qk_norm = shape.qk_norm;
         qkv.bias = shape.qkv_bias;
-        qkv.type_q = type_of(w.q);
-        qkv.type_k = type_of(w.k);
-        qkv.type_v = type_of(w.v);
+        qkv.type_q = type_of(w.qkv.front().q);
+        qkv.type_k = type_of(w.qkv.front().k);
+        qkv.type_v = type_of(w.qkv.front().v);
         qkv.kv_type = cache.layout().config().type;
         qkv.block_size = cache.layout().config().block_size;
         qkv.summary_unit = attention.summaries(layer).min.buffer != nullptr ? attention.summary_unit() : 0;
         LayerStages stages;
-        stages.qkv = &qkv_stages_.get(device, qkv);
+        for (const QkvRange& range : w.qkv) {
+            qkv.first_kv_head = range.first_kv_head;
+            qkv.n_range_kv_heads = range.n_kv_heads;
+            stages.qkv.push_back(&qkv_stages_.get(device, qkv));
+        }
         stages.output = &matvec_stages_.get(
             device, {shape.q_dim(), shape.n_embd, type_of(w.output.front().ref), shape.post_norms});
         stages.gate_up =
@@ -82,12 +86,15 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
     const std::uint32_t counter = norm_counter(shape_);
     const AttentionPipeline::Summaries summaries = attention_.summaries(layer);
 
-    stages.qkv->record(recorder,
-                       {w.qkv_buffer, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
-                        cache_.keys(layer), cache_.values(layer), summaries.min, summaries.max, summaries.sum},
-                       {w.q, w.k, w.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
-                        layout.table_offset(layer), layout.table_stride(), summaries.super_first,
-                        summaries.super_stride});
+    for (std::size_t i = 0; i < w.qkv.size(); ++i) {
+        const QkvRange& range = w.qkv[i];
+        stages.qkv[i]->record(recorder,
+                              {range.where, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
+                               cache_.keys(layer), cache_.values(layer), summaries.min, summaries.max, summaries.sum},
+                              {range.q, range.k, range.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
+                               layout.table_offset(layer), layout.table_stride(), summaries.super_first,
+                               summaries.super_stride});
+    }
     recorder.barrier();
     recorder.timestamp(timer, "qkv");
 

@@ -35,12 +35,12 @@ public:
     void record(vk::Recorder& recorder, const Variant& variant, vk::GpuTimer* timer = nullptr) const;
 
     std::uint32_t n_layers() const { return shape_.n_layers; }
-    /// Dispatches of the step that wait for an earlier one.
+    /// Dispatches of the step that wait for an earlier one; row ranges, which run beside each other, count once.
     std::uint32_t n_dependent_dispatches(bool sparse) const;
 
 private:
     struct LayerStages {
-        const Qkv* qkv = nullptr;
+        std::vector<const Qkv*> qkv;  // of a range
         const MatvecAdd* output = nullptr;
         const GateUp* gate_up = nullptr;
         const MatvecAdd* down = nullptr;

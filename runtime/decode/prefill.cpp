@@ -111,9 +111,9 @@ Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights
     const bool add = !shape.post_norms;  // otherwise the branch is normed before the sum
     for (const LayerWeights& w : weights.layers) {
         LayerStages s;
-        s.q = matmul(shape.n_embd, w.q, false);
-        s.k = matmul(shape.n_embd, w.k, false);
-        s.v = matmul(shape.n_embd, w.v, false);
+        s.q = matmul(shape.n_embd, w.qkv.front().q, false);
+        s.k = matmul(shape.n_embd, w.qkv.front().k, false);
+        s.v = matmul(shape.n_embd, w.qkv.front().v, false);
         s.output = matmul(shape.q_dim(), w.output.front().ref, add);
         s.gate = matmul(shape.n_embd, w.gate_up.front().gate, false);
         s.up = matmul(shape.n_embd, w.gate_up.front().up, false);
@@ -202,9 +202,14 @@ void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uin
 
     norm_.record(recorder, {b.x, w.attn_norm, b.halves, b.x}, {n_tokens, shape_.rms_eps});
     recorder.barrier();
-    stages.q->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.q, 0, n_tokens, qkv_dim, 0});
-    stages.k->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.k, q_dim, n_tokens, qkv_dim, 0});
-    stages.v->record(recorder, {w.qkv_buffer, b.halves, b.projections}, {w.v, q_dim + kv_dim, n_tokens, qkv_dim, 0});
+    for (const QkvRange& range : w.qkv) {
+        const Matmul::Buffers buffers{range.where, b.halves, b.projections};
+        const std::uint32_t q_row = range.first_kv_head * shape_.n_group() * shape_.head_dim;
+        const std::uint32_t kv_row = range.first_kv_head * shape_.head_dim;
+        stages.q->record(recorder, buffers, {range.q, q_row, n_tokens, qkv_dim, 0});
+        stages.k->record(recorder, buffers, {range.k, q_dim + kv_row, n_tokens, qkv_dim, 0});
+        stages.v->record(recorder, buffers, {range.v, q_dim + kv_dim + kv_row, n_tokens, qkv_dim, 0});
+    }
     recorder.barrier();
     // Rings have room for so many tokens before a query must have read what they overwrite.
     const std::uint32_t part = has_rings(layer) ? layout.config().max_chunk : n_tokens;

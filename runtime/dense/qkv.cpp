@@ -21,8 +21,10 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
     while (c.head_dim % rows != 0) rows -= 2;
     // A quantised row of the cache is written by the group that has all of it.
     const bool quantized = c.kv_type == KvType::kQ8_0 || c.kv_type == KvType::kQ4_0;
-    n_groups_ = c.n_heads * c.head_dim / rows + 2 * c.n_kv_heads * c.head_dim / (quantized ? c.head_dim : rows);
-    const std::array<std::uint32_t, 17> spec{tuning.group_size,
+    const std::uint32_t n_kv_heads = c.n_range_kv_heads != 0 ? c.n_range_kv_heads : c.n_kv_heads;
+    const std::uint32_t n_heads = n_kv_heads * (c.n_heads / c.n_kv_heads);
+    n_groups_ = n_heads * c.head_dim / rows + 2 * n_kv_heads * c.head_dim / (quantized ? c.head_dim : rows);
+    const std::array<std::uint32_t, 19> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads,
                                              c.n_kv_heads,
@@ -38,7 +40,9 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              static_cast<std::uint32_t>(c.type_v),
                                              c.block_size,
                                              c.summary_unit,
-                                             tuning.blocks_in_flight};
+                                             tuning.blocks_in_flight,
+                                             c.first_kv_head,
+                                             n_kv_heads};
     const vk::ShaderVariant& shader = vk::find_shader(kv_shader("qkv", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }

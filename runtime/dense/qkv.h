@@ -13,6 +13,8 @@ class Qkv {
 public:
     struct Config {
         std::uint32_t n_embd = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0;
+        std::uint32_t first_kv_head = 0;     ///< of the range whose rows, with those of the groups, the weights hold
+        std::uint32_t n_range_kv_heads = 0;  ///< 0 = all
         RopePairing pairing = RopePairing::kNorm;
         bool qk_norm = false;
         bool bias = false;
@@ -31,7 +33,9 @@ public:
     };
     /// @throws Error(kUnsupported) for a bias together with QK norm.
     Qkv(vk::Device& device, const Config& config);
+    /// Ranges of a layer write apart: no barrier is needed between them.
     void record(vk::Recorder& recorder, const Buffers& buffers, const QkvPush& push) const;
+    /// Of a whole layer.
     static std::uint64_t bytes_moved(const Config& config);
 
 private:

@@ -23,9 +23,17 @@ struct GateUpRange {
     std::uint32_t first_row = 0;
 };
 
-struct LayerWeights {
-    vk::BufferRange qkv_buffer;  ///< holds q, k and v
+/// Consecutive kv heads of the Q, K and V projections, which share a dispatch: their rows of K and V, and the rows of Q
+/// of their groups.
+struct QkvRange {
+    vk::BufferRange where;
     MatrixRef q{}, k{}, v{};
+    std::uint32_t first_kv_head = 0;
+    std::uint32_t n_kv_heads = 0;
+};
+
+struct LayerWeights {
+    std::vector<QkvRange> qkv;
     vk::BufferRange params;  ///< f32 [q_norm][k_norm] if qk_norm, then [bias of q, k, v] if qkv_bias; never empty
     std::vector<MatrixRange> output;
     std::vector<GateUpRange> gate_up;

@@ -1,7 +1,8 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: RMS norm (by the producer's squares), Q/K/V projections, bias, QK norm, RoPE; writes q and appends k, v.
-// One workgroup handles: kRowsPerGroup rows of one head of the concatenation Q | K | V (a whole head when QK-normed).
+// One workgroup handles: kRowsPerGroup rows of one head of the concatenation Q | K | V (a whole head when QK-normed),
+// where Q, K and V are the rows of kRangeKvHeads kv heads and their groups, from kFirstKvHead on.
 // Pairs that RoPE rotates together are neighbours in the group's order, whatever the pairing in memory.
 // Bindings: 0 weights; 1 activations [n_embd]; 2 state; 3 rope vec2 [256][n_rot/2] low, then [..][n_rot/2] high digits;
 //   4 block table; 5 params f32: [q_norm head_dim][k_norm head_dim] if kQkNorm, then [bias of all rows] if kBias;
@@ -31,6 +32,11 @@ layout(constant_id = 13) const uint kTypeV = 3;
 layout(constant_id = 14) const uint kBlockSize = 64;
 layout(constant_id = 15) const uint kSummaryUnit = 0;  // tokens of a block summary; 0 = none are kept
 layout(constant_id = 16) const uint kBlocksInFlight = 1;
+layout(constant_id = 17) const uint kFirstKvHead = 0;
+layout(constant_id = 18) const uint kRangeKvHeads = 3;
+
+const uint kFirstHead = kFirstKvHead * (kHeads / kKvHeads);
+const uint kRangeHeads = kRangeKvHeads * (kHeads / kKvHeads);
 
 // A row of the cache is quantised as a whole, so its group holds all of it.
 const uint kKvRows = KV_TYPE == 2 || KV_TYPE == 8 ? kHeadDim : kRowsPerGroup;
@@ -62,7 +68,7 @@ KV_POOL(key_pool, 7, restrict writeonly)
 KV_POOL(value_pool, 8, restrict writeonly)
 
 uint first_dim;  // virtual dimension of the group's first row inside its head
-uint head_row;   // first row of the head in its own matrix
+uint head_row;   // first row of the head in its own matrix, as the range has it
 bool rotated;
 
 // Dimension of a head that stands at virtual place j.
@@ -81,17 +87,18 @@ vec4 load_rope(uint position, uint pair) {
 }
 
 void main() {
-    const uint n_q_groups = kHeads * kHeadDim / kRowsPerGroup;
+    const uint n_q_groups = kRangeHeads * kHeadDim / kRowsPerGroup;
     const bool is_q = gl_WorkGroupID.x < n_q_groups;
     const uint n_rows = is_q ? kRowsPerGroup : kKvRows;
     const uint virtual_row =
-        is_q ? gl_WorkGroupID.x * kRowsPerGroup : kHeads * kHeadDim + (gl_WorkGroupID.x - n_q_groups) * kKvRows;
+        is_q ? gl_WorkGroupID.x * kRowsPerGroup : kRangeHeads * kHeadDim + (gl_WorkGroupID.x - n_q_groups) * kKvRows;
     const uint head = virtual_row / kHeadDim;
     first_dim = virtual_row % kHeadDim;
-    const bool is_k = !is_q && head < kHeads + kKvHeads;
+    const bool is_k = !is_q && head < kRangeHeads + kRangeKvHeads;
     rotated = is_q || is_k;
-    const uint own_head = is_q ? head : (is_k ? head - kHeads : head - kHeads - kKvHeads);
-    head_row = own_head * kHeadDim;
+    const uint range_head = is_q ? head : (is_k ? head - kRangeHeads : head - kRangeHeads - kRangeKvHeads);
+    head_row = range_head * kHeadDim;
+    const uint kv_head = kFirstKvHead + range_head;  // K and V only
 
     if (is_q) matrix = push.q;
     else if (is_k) matrix = push.k;
@@ -103,7 +110,7 @@ void main() {
     // What the epilogue needs is on its way while the rows are read.
     const uint position = state.position;
     uint block = 0;
-    if (!is_q) block = physical_block(head_table(push.table_offset, push.table_stride, own_head), position / kBlockSize);
+    if (!is_q) block = physical_block(head_table(push.table_offset, push.table_stride, kv_head), position / kBlockSize);
     const bool rotates = rotated && first_dim + 2 * gl_LocalInvocationIndex < kRot && 2 * gl_LocalInvocationIndex < n_rows;
     vec4 angle = rotates ? load_rope(position, gl_LocalInvocationIndex) : vec4(0.0);
     if (state.stopped != 0) return;
@@ -130,7 +137,10 @@ void main() {
         const uvec2 dims = uvec2(head_dimension(j), head_dimension(j + 1));
         vec2 y = vec2(row_values[2 * pair], row_values[2 * pair + 1]) * inverse_rms;
         if (kBias != 0) {
-            const uint bias = (kQkNorm != 0 ? 2 * kHeadDim : 0) + head * kHeadDim;
+            // Heads before this one that the range lacks.
+            const uint before_k = kFirstKvHead + kHeads - kRangeHeads;
+            const uint n_before = is_q ? kFirstHead : (is_k ? before_k : before_k + kKvHeads - kRangeKvHeads);
+            const uint bias = (kQkNorm != 0 ? 2 * kHeadDim : 0) + (n_before + head) * kHeadDim;
             y += vec2(params[bias + dims.x], params[bias + dims.y]);
         }
         if (kQkNorm != 0 && rotated) {
@@ -144,8 +154,8 @@ void main() {
             y = vec2(y.x * c - y.y * s, y.x * s + y.y * c);
         }
         if (is_q) {
-            query[head_row + dims.x] = y.x * push.scale;
-            query[head_row + dims.y] = y.y * push.scale;
+            query[kFirstHead * kHeadDim + head_row + dims.x] = y.x * push.scale;
+            query[kFirstHead * kHeadDim + head_row + dims.y] = y.y * push.scale;
         } else {
 #if KV_QUANTIZED
             kv_row[dims.x] = y.x;
@@ -156,8 +166,8 @@ void main() {
                 KV_STORE(key_pool, row, dims.x, y.x);
                 KV_STORE(key_pool, row, dims.y, y.y);
                 if (kSummaryUnit != 0) {
-                    summarize(block, own_head, position, dims.x, round_summary(y.x), push.super_first, push.super_stride);
-                    summarize(block, own_head, position, dims.y, round_summary(y.y), push.super_first, push.super_stride);
+                    summarize(block, kv_head, position, dims.x, round_summary(y.x), push.super_first, push.super_stride);
+                    summarize(block, kv_head, position, dims.y, round_summary(y.y), push.super_first, push.super_stride);
                 }
             } else {
                 KV_STORE(value_pool, row, dims.x, y.x);
@@ -178,6 +188,6 @@ void main() {
     if (kSummaryUnit == 0) return;
     barrier();
     for (uint dim = gl_LocalInvocationIndex; dim < kHeadDim; dim += gl_WorkGroupSize.x)
-        summarize(block, own_head, position, dim, kv_row[dim], push.super_first, push.super_stride);
+        summarize(block, kv_head, position, dim, kv_row[dim], push.super_first, push.super_stride);
 #endif
 }

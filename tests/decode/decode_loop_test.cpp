@@ -34,9 +34,9 @@ KvConfig kv_config(const ModelShape& s, std::uint32_t n_ctx, std::uint32_t n_chu
 /// All that decodes a tiny model on the shared device.
 struct Rig {
     explicit Rig(vk::Device& device_to_use, Flavour flavour, std::uint32_t context = 128,
-                 std::uint32_t n_steps_in_flight = 2)
+                 std::uint32_t n_steps_in_flight = 2, WeightType query = WeightType::kQ4_0)
         : device(device_to_use),
-          model(flavour),
+          model(flavour, 0, WeightType::kQ8_0, query),
           source(model.source()),
           n_ctx(context),
           n_splits(AttendDense::default_splits(device, source.shape.n_kv_heads, n_ctx, 64)),
@@ -255,6 +255,22 @@ TEST_F(DecodeLoopTest, CountsItsDependentDispatches) {
     recorder.end();
     EXPECT_EQ(rig.plan.n_dependent_dispatches(false), 3 + 5 * rig.source.shape.n_layers);
     EXPECT_EQ(recorder.n_dispatches(), rig.plan.n_dependent_dispatches(false));  // nothing is split on so small a model
+    EXPECT_EQ(recorder.n_barriers(), rig.plan.n_dependent_dispatches(false) + 2);
+}
+
+TEST_F(DecodeLoopTest, RowRangesRunBesideEachOther) {
+    DeviceOptions options;
+    options.max_matrix_bytes = 26000;
+    const auto limited = vk::Device::open(options);
+    Rig rig(*limited, Flavour::kLlama, 128, 2, WeightType::kF16);
+    vk::Recorder recorder(*limited, "step");
+    recorder.begin();
+    rig.plan.record(recorder, {});
+    recorder.end();
+    const std::uint32_t n_dependent = 3 + 5 * rig.source.shape.n_layers;
+    EXPECT_EQ(rig.plan.n_dependent_dispatches(false), n_dependent);
+    EXPECT_EQ(recorder.n_dispatches(), n_dependent + 3 * 3 + 2);  // gate and up in 4, two layers' Q, K, V in 2 ranges
+    EXPECT_EQ(recorder.n_barriers(), n_dependent + 2);
 }
 
 }  // namespace

@@ -23,30 +23,42 @@ struct Case {
     const char* name;
     Qkv::Config config;
     float freq_base = 10000;
+    std::vector<std::uint32_t> first_kv_heads{0};  // of the ranges
 };
 
 // What a stage of this configuration binds, with random contents. Kv head 0 is full; the others are local with rings
-// of different length, and the first of them keeps sinks.
+// of different length, and the first of them keeps sinks. A range of kv heads has a buffer of its own.
 class QkvRig {
 public:
-    QkvRig(vk::Device& device, const Qkv::Config& config, float freq_base)
+    QkvRig(vk::Device& device, const Qkv::Config& config, float freq_base,
+           const std::vector<std::uint32_t>& first_kv_heads = {0})
         : c(config),
           rng(c.n_embd + c.head_dim),
           q(c.type_q, std::size_t{c.n_heads} * c.head_dim, c.n_embd, rng),
           k(c.type_k, std::size_t{c.n_kv_heads} * c.head_dim, c.n_embd, rng),
           v(c.type_v, std::size_t{c.n_kv_heads} * c.head_dim, c.n_embd, rng),
           layout(kv_config(config)),
-          device_(device),
-          stage_(device, config) {
+          device_(device) {
         for (int i = 0; i < 3; ++i) {
             a.emplace_back(c.n_embd, rng);
             act_in_.push_back(make_buffer(device, std::span<const std::uint32_t>(a.back().words)));
         }
-        std::vector<std::byte> planes;
-        push_.q = append_planes(planes, q, 0, q.ref.n_rows);
-        push_.k = append_planes(planes, k, 0, k.ref.n_rows);
-        push_.v = append_planes(planes, v, 0, v.ref.n_rows);
-        weights_ = make_buffer(device, std::span<const std::byte>(planes));
+        const std::size_t q_rows = std::size_t{c.n_heads / c.n_kv_heads} * c.head_dim;
+        for (std::size_t i = 0; i < first_kv_heads.size(); ++i) {
+            const std::size_t begin = first_kv_heads[i];
+            const std::size_t end = i + 1 < first_kv_heads.size() ? first_kv_heads[i + 1] : c.n_kv_heads;
+            std::vector<std::byte> planes;
+            QkvRange range;
+            range.q = append_planes(planes, q, begin * q_rows, end * q_rows);
+            range.k = append_planes(planes, k, begin * c.head_dim, end * c.head_dim);
+            range.v = append_planes(planes, v, begin * c.head_dim, end * c.head_dim);
+            weights_.push_back(make_buffer(device, std::span<const std::byte>(planes)));
+            ranges_.push_back(range);
+            Qkv::Config of_range = config;
+            of_range.first_kv_head = first_kv_heads[i];
+            if (first_kv_heads.size() > 1) of_range.n_range_kv_heads = static_cast<std::uint32_t>(end - begin);
+            stages_.emplace_back(device, of_range);
+        }
         make_tables();
         make_rope(freq_base);
         if (c.qk_norm) params_ = rng.normals(2 * c.head_dim, 1, 0.3f);
@@ -66,14 +78,20 @@ public:
              const GuardedBuffer& values, bool stopped = false) {
         const vk::Buffer state = make_state(device_, 0, position, stopped);
         vk::run_once(device_, [&](vk::Recorder& recorder) {
-            Qkv::Buffers b{weights_,      act_in_[i],   state,          rope_, tables_, params_buffer_,
+            Qkv::Buffers b{{},            act_in_[i],   state,          rope_, tables_, params_buffer_,
                            query.range(), keys.range(), values.range(), {},    {},      {}};
             if (summary_min != nullptr) {
                 b.summary_min = summary_min->range();
                 b.summary_max = summary_max->range();
                 b.summary_sum = summary_sum->range();
             }
-            stage_.record(recorder, b, push_);
+            for (std::size_t r = 0; r < ranges_.size(); ++r) {
+                b.weights = weights_[r];
+                push_.q = ranges_[r].q;
+                push_.k = ranges_[r].k;
+                push_.v = ranges_[r].v;
+                stages_[r].record(recorder, b, push_);
+            }
         });
     }
     reference::QkvOutput expected(std::uint32_t position, std::size_t i) const {
@@ -149,10 +167,12 @@ private:
     }
 
     vk::Device& device_;
-    Qkv stage_;
     QkvPush push_{};
+    std::vector<Qkv> stages_;  // of a range, as the next two
+    std::vector<QkvRange> ranges_;
+    std::vector<vk::Buffer> weights_;
     std::vector<vk::Buffer> act_in_;
-    vk::Buffer weights_, tables_, rope_, params_buffer_;
+    vk::Buffer tables_, rope_, params_buffer_;
     std::vector<std::uint32_t> table_words_;
     std::vector<float> params_;
     std::vector<double> frequencies_;
@@ -203,7 +223,7 @@ protected:
 
 TEST_P(QkvTest, ProjectsRotatesAppends) {
     const Qkv::Config& c = GetParam().config;
-    QkvRig rig(device(), c, GetParam().freq_base);
+    QkvRig rig(device(), c, GetParam().freq_base, GetParam().first_kv_heads);
     double roundings = matvec_roundings(c.n_embd) + rms_roundings(c.n_embd) + 1 + 3;  // bias; RoPE
     if (c.qk_norm) roundings += rms_roundings(c.head_dim * 32) + 2;
     for (const std::uint32_t position : {0u, 1u, 63u, 64u, 255u, 256u, 257u, 1021u}) {
@@ -262,6 +282,16 @@ std::vector<Case> cases() {
     quantized.config.qk_norm = true;
     list.push_back(quantized);
     list.push_back({"wide", config(W::kQ4_1, 1536, 6, 2, 64, 64, kNorm, kF16)});
+    // Ranges of kv heads: of unequal size, with everything that a head has a place of its own for.
+    Case ranges{"ranges_bias", config(W::kQ4_K, 256, 6, 3, 64, 32, kNeox, kF16), 10000, {0, 2}};
+    ranges.config.bias = true;
+    ranges.config.type_k = W::kQ8_0;
+    ranges.config.type_v = W::kQ6_K;
+    list.push_back(ranges);
+    Case normed{"ranges_qk_norm_q8_cache", config(W::kF32, 96, 6, 3, 64, 64, kNeox, KvType::kQ8_0), 10000, {0, 1, 2}};
+    normed.config.qk_norm = true;
+    list.push_back(normed);
+    list.push_back({"ranges_of_single_heads", config(W::kF16, 96, 3, 3, 80, 80, kNorm, kF32), 10000, {0, 1, 2}});
     return list;
 }
 
@@ -287,10 +317,12 @@ TEST_F(QkvTest, RefusesBiasWithQkNorm) {
 
 // The summaries of blocks and superblocks hold what the pool's keys say, to the bit: minimum, maximum, sum in order.
 TEST_F(QkvTest, KeepsSummaries) {
-    for (const KvType kv_type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
+    using Ranges = std::vector<std::uint32_t>;
+    for (const auto& [kv_type, ranges] : {std::pair{KvType::kF16, Ranges{0}}, {KvType::kF32, Ranges{0}},
+                                          {KvType::kQ8_0, Ranges{0}}, {KvType::kF16, Ranges{0, 1}}}) {
         Qkv::Config c = config(WeightType::kQ8_0, 64, 2, 2, 64, 64, RopePairing::kNorm, kv_type);
         c.summary_unit = 16;
-        QkvRig rig(device(), c, 10000);
+        QkvRig rig(device(), c, 10000, ranges);
         const std::uint32_t per_block = c.block_size / c.summary_unit;
         const std::uint32_t super_first = rig.layout.layer_blocks(kLayer) * per_block + 3;
         const std::uint32_t n_rows = super_first + 2 * 2;

@@ -90,15 +90,15 @@ TEST_P(SessionTest, DecodingTokenByTokenEqualsPrefill) {
 
 // As on a device that binds less than the large matrices of a model.
 TEST_P(SessionTest, MatricesInRowRangesChangeNothing) {
-    model_ = TinyModel(GetParam(), 0, WeightType::kF16);  // a table of 41 KB
+    model_ = TinyModel(GetParam(), 0, WeightType::kF16, WeightType::kF16);  // a table of 41 KB; Q, K and V of 29 KB
     const std::vector<std::int32_t> tokens = random_tokens(100);
-    const auto logits = [&] {
-        const auto session = open(100, 64);
+    const auto logits = [&](const char* preset) {
+        const auto session = open(100, 64, preset);
         std::vector<float> rows = evaluated(*session, {tokens.begin(), tokens.end() - 20});
         for (std::size_t i = tokens.size() - 20; i < tokens.size(); ++i) append(rows, session->decode_logits(tokens[i]));
         return rows;
     };
-    const std::vector<float> whole = logits();
+    const std::vector<float> whole = logits("off"), selected = logits("quest");
     device_options_.max_matrix_bytes = 26000;
     {
         const auto device = vk::Device::open(device_options_);
@@ -107,8 +107,11 @@ TEST_P(SessionTest, MatricesInRowRangesChangeNothing) {
         EXPECT_EQ(weights.table.size(), 2u);
         EXPECT_EQ(weights.output.size(), GetParam() == Flavour::kGemma3 ? 2u : 1u);  // the table, or a smaller one
         EXPECT_EQ(weights.layers[0].gate_up.size(), 4u);
+        EXPECT_EQ(weights.layers[0].qkv.size(), 2u);
+        EXPECT_EQ(weights.layers[1].qkv.size(), 1u);  // Q5_1
     }
-    EXPECT_EQ(logits(), whole);
+    EXPECT_EQ(logits("off"), whole);
+    EXPECT_EQ(logits("quest"), selected);  // what qkv writes for the selection, too
 }
 
 // The first chunk of a session has a submission for each layer, so that a stop after the first finds the others undone.

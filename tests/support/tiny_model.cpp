@@ -75,7 +75,7 @@ struct TinyModel::Storage {
     }
 };
 
-TinyModel::TinyModel(Flavour flavour, std::uint64_t stream, WeightType table)
+TinyModel::TinyModel(Flavour flavour, std::uint64_t stream, WeightType table, WeightType query)
     : storage_(std::make_shared<Storage>()) {
     Storage& store = *storage_;
     store.rng = ReplicableRng(stream + 17);
@@ -98,7 +98,7 @@ TinyModel::TinyModel(Flavour flavour, std::uint64_t stream, WeightType table)
         t.attn_norm = norm("attn_norm", s.n_embd, r.attn_norm);
         t.ffn_norm = norm("ffn_norm", s.n_embd, r.ffn_norm);
         // Layers differ in one type, so that there are two stages of some kinds.
-        t.attn_q = store.matrix("attn_q", i == 1 ? WeightType::kQ5_1 : WeightType::kQ4_0, s.n_embd, s.q_dim(), r.q);
+        t.attn_q = store.matrix("attn_q", i == 1 ? WeightType::kQ5_1 : query, s.n_embd, s.q_dim(), r.q);
         t.attn_k = store.matrix("attn_k", WeightType::kQ8_0, s.n_embd, s.kv_dim(), r.k);
         t.attn_v = store.matrix("attn_v", WeightType::kF16, s.n_embd, s.kv_dim(), r.v);
         t.attn_output = store.matrix("attn_output", WeightType::kQ4_1, s.q_dim(), s.n_embd, r.output);

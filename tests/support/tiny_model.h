@@ -21,7 +21,9 @@ std::string flavour_name(Flavour flavour);
 /// n_embd 64, 4 query and 2 kv heads of 32, 3 layers, vocabulary 320.
 class TinyModel {
 public:
-    explicit TinyModel(Flavour flavour, std::uint64_t stream = 0, WeightType table = WeightType::kQ8_0);
+    /// @param query type of Q in all layers but the second.
+    explicit TinyModel(Flavour flavour, std::uint64_t stream = 0, WeightType table = WeightType::kQ8_0,
+                       WeightType query = WeightType::kQ4_0);
 
     const ModelShape& shape() const { return reference_.shape; }
     /// For make_session(); all share the tensors' bytes.
