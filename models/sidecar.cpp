@@ -129,6 +129,7 @@ void write_sidecar(const std::filesystem::path& path, const Calibration& c, cons
     writer.add_ints("calibration.refresh_layers", as_ints(c.refresh_layers));
     writer.add_ints("calibration.refresh_maps", as_ints(c.refresh_maps));
     writer.add_uint("calibration.checked", c.checked ? 1 : 0);
+    writer.add_uint("calibration.quick", c.quick ? 1 : 0);
     for (const PresetSetting& s : c.settings) {
         const std::string key = "calibration.setting." + s.preset;
         writer.add_float(key + ".mass", s.mass);
@@ -175,6 +176,7 @@ Calibration read_sidecar(const std::filesystem::path& path, const std::string& h
         read_ints(file, "refresh_layers", c.refresh_layers);
         read_ints(file, "refresh_maps", c.refresh_maps);
         c.checked = file.find_uint("calibration.checked").value_or(0) != 0;
+        c.quick = file.find_uint("calibration.quick").value_or(0) != 0;
         for (const std::string& preset : tuned_presets()) {
             const std::string key = "calibration.setting." + preset;
             if (!file.find_uint(key + ".budget")) continue;

@@ -286,6 +286,10 @@ public:
         check(id);
         return type(id) == TokenType::kControl;
     }
+    std::string missing_bytes() const override {
+        const auto* bpe = std::get_if<BpeEncoder>(&encoder_);
+        return bpe != nullptr ? bpe->missing_bytes() : std::string();
+    }
     const std::vector<TokenId>& eog() const override { return eog_; }
     TokenId find(std::string_view token) const override { return vocabulary_.find(token); }
 

@@ -25,7 +25,7 @@ public:
     static std::unique_ptr<Tokenizer> from_gguf(const GgufFile& file);
     virtual ~Tokenizer() = default;
 
-    /// Ids of `text` (any bytes; invalid UTF-8 survives a round trip).
+    /// Ids of `text` (any bytes; invalid UTF-8 survives a round trip, but for missing_bytes()).
     virtual std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
     /// Bytes that `id` adds to the text; control tokens give "" unless `special`.
     virtual std::string piece(TokenId id, bool special = false) const = 0;
@@ -38,6 +38,10 @@ public:
     virtual TokenId bos() const = 0;  ///< -1 when there is none
     virtual bool adds_bos() const = 0;
     virtual bool is_control(TokenId id) const = 0;
+    /// Bytes, ascending, that encode() leaves out: byte-level BPE learnt from a text without them may have no token for
+    /// control characters, or for bytes that no UTF-8 has. Empty for SentencePiece, whose unknown token stands for what
+    /// it lacks.
+    virtual std::string missing_bytes() const = 0;
     /// End-of-generation ids: stop on any of them.
     virtual const std::vector<TokenId>& eog() const = 0;
     /// Id of a token by its spelling, or -1.

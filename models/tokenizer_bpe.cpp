@@ -219,6 +219,13 @@ void BpeEncoder::merge_long(Work& work) const {
     }
 }
 
+std::string BpeEncoder::missing_bytes() const {
+    std::string missing;
+    for (std::size_t byte = 0; byte < byte_ids_.size(); ++byte)
+        if (byte_ids_[byte] == kNone) missing += static_cast<char>(byte);
+    return missing;
+}
+
 std::string BpeEncoder::decode(std::string_view token) {
     const ByteAlphabet& letters = alphabet();
     std::string out;

@@ -24,12 +24,15 @@ public:
     BpeEncoder(const TokenIds& tokens, TokenIds text_tokens, const std::vector<std::string_view>& merges,
                PreTokenizer pre);
 
-    /// Appends the ids of `text`. Bytes for which the vocabulary has no token are lost.
+    /// Appends the ids of `text`. Bytes for which the vocabulary has no token are left out, as by the models' own
+    /// tokenizers.
     void encode(std::string_view text, std::vector<TokenId>& out) const;
     /// Bytes of a token as the vocabulary spells it.
     static std::string decode(std::string_view token);
 
     bool adds_bos() const { return pre_.adds_bos(); }
+    /// Bytes for which the vocabulary has no token, ascending.
+    std::string missing_bytes() const;
 
 private:
     struct Merge {

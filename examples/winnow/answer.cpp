@@ -110,6 +110,7 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     };
     if (n_limit == 0) {
         result.stats = prefill(session, rest, on_progress);
+        result.n_read = result.stats.n_prompt;
         result.finish_reason = interrupted() ? FinishReason::kInterrupted : FinishReason::kLength;
         progress.clear();
         if (request.on_prompt_read && !interrupted()) request.on_prompt_read();
@@ -123,6 +124,7 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
             if (interrupted()) {
                 result.finish_reason = FinishReason::kInterrupted;
                 result.stats = before;
+                result.n_read = before.n_prompt;
                 return result;
             }
             request.on_prompt_read();
@@ -142,6 +144,7 @@ Answer answer(Session& session, const Tokenizer& tokenizer, const AnswerRequest&
     result.stats = session.stats();
     result.stats.n_prompt += before.n_prompt;
     result.stats.prompt_seconds += before.prompt_seconds;
+    result.n_read = result.stats.n_prompt + (result.tokens.empty() ? 0 : 1);
     return result;
 }
 
@@ -193,9 +196,10 @@ std::string describe_sparse(const Session& session) {
     return text;
 }
 
-std::string describe_stats(const SessionStats& stats, const Session& session) {
+std::string describe_stats(const Answer& answer, const Session& session) {
+    const SessionStats& stats = answer.stats;
     std::string line =
-        fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}", stats.n_prompt,
+        fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}", answer.n_read,
                     per_second(stats.n_prompt, stats.prompt_seconds), stats.n_generated,
                     per_second(stats.n_generated, stats.generate_seconds), session.n_cached(), session.n_ctx());
     const SparseReport sparse = session.sparse_report();

@@ -32,6 +32,9 @@ struct Answer {
     std::vector<TokenId> tokens;  ///< with the one that ended it, if any
     FinishReason finish_reason = FinishReason::kStop;
     std::uint32_t n_reused = 0;  ///< prompt tokens that were in the cache
+    /// The others, as far as they were read. One more than `stats` has where tokens follow: a step of decoding reads
+    /// the last.
+    std::uint32_t n_read = 0;
     SessionStats stats;
 };
 
@@ -48,7 +51,7 @@ void check_fits(const Session& session, std::size_t n_tokens);
 const char* finish_name(FinishReason reason);
 
 /// "[ prompt 1234 tok 812.0 t/s | gen 256 tok 43.1 t/s | ctx 1490/32768 ]"
-std::string describe_stats(const SessionStats& stats, const Session& session);
+std::string describe_stats(const Answer& answer, const Session& session);
 
 /// --sparse-report: a table of what each layer attended to and captured; one line for dense attention.
 std::string describe_sparse(const Session& session);

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +15,8 @@
 
 #include "examples/winnow/completion.h"
 #include "examples/winnow/option_table.h"
+#include "examples/winnow/unknown_flag.h"
+#include "models/chat_template.h"
 #include "winnow/error.h"
 
 namespace winnow::program {
@@ -32,6 +37,12 @@ std::string normal_name(const std::string& argument, const CLI::App& parser) {
         name.insert(0, "-");
     }
     return name + value;
+}
+
+// Whether this is exactly a flag's name, perhaps with a value behind a '='.
+bool is_name(const std::string& argument, const CLI::App& parser) {
+    const std::string name = normal_name(argument, parser);
+    return parser.get_option_no_throw(name.substr(0, name.find('='))) != nullptr;
 }
 
 // Whether this argument is an option whose value is the next argument.
@@ -56,10 +67,53 @@ bool is_optional_value(const std::string& name, const std::string& text) {
 
 const char* value_left_out(const std::string& name) { return name == "--fit" ? "device" : "on"; }
 
+std::vector<std::string> command_names() {
+    std::vector<std::string> names;
+    for (const Command command : kCommands) names.emplace_back(command_name(command));
+    return names;
+}
+
 std::optional<Command> command_named(const std::string& word) {
     for (const Command command : kCommands)
         if (word == command_name(command)) return command;
     return std::nullopt;
+}
+
+using Parsers = std::vector<std::unique_ptr<CLI::App>>;
+
+// Those of all commands, for questions about names; values go into `scratch`.
+Parsers all_parsers(std::vector<Options>& scratch) {
+    scratch.resize(kCommands.size());
+    Parsers parsers;
+    for (std::size_t i = 0; i < kCommands.size(); ++i) parsers.push_back(make_parser(kCommands[i], scratch[i]));
+    return parsers;
+}
+
+template <typename Holds>
+bool any_of(const Parsers& parsers, Holds&& holds) {
+    return std::any_of(parsers.begin(), parsers.end(), [&](const auto& parser) { return holds(*parser); });
+}
+
+// A flag that no command has.
+[[noreturn]] void refuse_flag(const std::string& argument, const Parsers& parsers) {
+    std::vector<std::string> known;
+    for (const auto& parser : parsers)
+        for (std::string& name : flag_names(*parser)) known.push_back(std::move(name));
+    fail(fmt::format("{} is no flag of winnow: {}see winnow --help", argument.substr(0, argument.find('=')),
+                     suggestion(argument, known)));
+}
+
+// A flag that this command does not have.
+[[noreturn]] void refuse_flag(const std::string& argument, const CLI::App& parser) {
+    std::vector<Options> scratch;
+    std::vector<std::string> others;
+    for (const auto& other : all_parsers(scratch))
+        if (is_flag(normal_name(argument, *other), *other)) others.push_back(other->get_name());
+    const std::string command = parser.get_name().empty() ? "" : parser.get_name() + " ";
+    const std::string hint = others.empty() ? suggestion(argument, flag_names(parser))
+                                            : fmt::format("it is one of {}; ", fmt::join(others, ", "));
+    fail(fmt::format("{} is no flag of winnow {}: {}see winnow {}--help", argument.substr(0, argument.find('=')),
+                     command.empty() ? "chat" : parser.get_name(), hint, command));
 }
 
 struct Found {
@@ -70,17 +124,20 @@ struct Found {
 // The first word that is neither a flag nor a flag's value. Flags are those of all commands, since
 // the command is what is being looked for.
 Found find_command(const std::vector<std::string>& arguments) {
-    std::vector<std::unique_ptr<CLI::App>> parsers;
-    std::vector<Options> scratch(kCommands.size());
-    for (std::size_t i = 0; i < kCommands.size(); ++i) {
-        parsers.push_back(make_parser(kCommands[i], scratch[i]));
-    }
+    std::vector<Options> scratch;
+    const Parsers parsers = all_parsers(scratch);
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         const std::string& argument = arguments[i];
         if (argument.empty() || argument[0] != '-' || argument == "-") {
             if (const auto command = command_named(argument)) return {*command, i};
-            fail(fmt::format("'{}' is no command and no flag: see winnow --help", argument));
+            fail(fmt::format("'{}' is no command and no flag: {}see winnow --help", argument,
+                             suggestion(argument, command_names())));
         }
+        if (!any_of(parsers, [&](const CLI::App& parser) { return is_flag(normal_name(argument, parser), parser); }))
+            refuse_flag(argument, parsers);
+        const std::string next_word = i + 1 < arguments.size() ? arguments[i + 1] : "";
+        const bool lacks_value = next_word.starts_with("-") &&
+                                 any_of(parsers, [&](const CLI::App& parser) { return is_name(next_word, parser); });
         bool skip = false;
         for (const auto& parser : parsers) {
             const std::string name = normal_name(argument, *parser);
@@ -88,7 +145,7 @@ Found find_command(const std::vector<std::string>& arguments) {
                 skip = i + 1 < arguments.size() && is_optional_value(name, arguments[i + 1]);
                 break;
             }
-            if (takes_next(name, *parser)) skip = true;
+            if (takes_next(name, *parser)) skip = !lacks_value;
         }
         // --json takes a file in eval and nothing elsewhere: before the name of such a command it is that command's.
         const auto next = i + 1 < arguments.size() ? command_named(arguments[i + 1]) : std::nullopt;
@@ -108,14 +165,21 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         if (i == command_at) continue;
         const std::string name = normal_name(arguments[i], parser);
+        if (name.size() > 1 && name[0] == '-' && !is_flag(name, parser)) refuse_flag(arguments[i], parser);
         if (optional_value(name)) {
+            // A word that stands there and is none of the values is a wrong one, and no command.
             const bool has_value =
-                i + 1 < arguments.size() && is_optional_value(name, arguments[i + 1]);
+                i + 1 < arguments.size() && i + 1 != command_at && !arguments[i + 1].starts_with("-");
             normal.push_back(name + "=" + (has_value ? arguments[++i] : value_left_out(name)));
             continue;
         }
         normal.push_back(name);
-        if (takes_next(name, parser) && i + 1 < arguments.size()) normal.push_back(arguments[++i]);
+        if (!takes_next(name, parser) || i + 1 == arguments.size()) continue;
+        const std::string& value = arguments[++i];
+        if (value.size() > 1 && value[0] == '-' && is_name(value, parser))
+            fail(fmt::format("{} lacks its value: {} is a flag (if it is meant, write --{}={})", arguments[i - 1], value,
+                             parser.get_option(name)->get_lnames().front(), value));
+        normal.push_back(value);
     }
     return normal;
 }
@@ -129,7 +193,39 @@ std::string one_line(std::string text) {
     return text;
 }
 
+// " (of WINNOW_SEED)" where what is wrong with a flag's value came from its twin in the environment.
+std::string origin(const std::string& message, const std::vector<std::string>& arguments, const CLI::App& parser) {
+    for (const CLI::Option* option : parser.get_options()) {
+        const char* value = option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
+        if (value == nullptr || *value == '\0' || message.find(option->get_name()) == std::string::npos) continue;
+        const bool was_typed = std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
+            const std::string name = normal_name(argument, parser);
+            return parser.get_option_no_throw(name.substr(0, name.find('='))) == option;
+        });
+        if (!was_typed) return fmt::format(" (of {})", option->get_envname());
+    }
+    return "";
+}
+
+// What is written must not be what is read: a slip such as `calibrate -m M -o M` would cost a download.
+void check_files(const Options& options) {
+    const std::pair<const char*, std::string> written[] = {
+        {"--log-file", options.log_file},       {"--output", options.calibrate.output_file},
+        {"--logits-out", options.logits_out},   {"--plot", options.calibrate.plot_file},
+        {"--json", options.eval.json_file},     {"--plot", options.eval.plot_file},
+        {"--kl-divergence-base", options.kl_divergence ? std::string() : options.kl_base}};
+    for (const auto& [flag, path] : written)
+        for (const std::string& read : {options.model, options.prompt_file, options.system_file}) {
+            std::error_code ignored;
+            const bool is_same = !path.empty() && std::filesystem::is_regular_file(read, ignored) &&
+                                 std::filesystem::equivalent(path, read, ignored);
+            if (is_same) fail(fmt::format("{} {}: that file is read, and would be lost; give another", flag, path));
+        }
+}
+
 void check_together(const Options& options) {
+    if (!options.chat_template.empty()) ChatTemplate::named(options.chat_template);
+    check_files(options);
     if (options.prompt && !options.prompt_file.empty()) fail("give -p or -f, not both");
     if (options.system_prompt && !options.system_file.empty()) fail("give -sys or -sysf, not both");
     if (options.ids && options.pieces) fail("give --ids or --pieces, not both");
@@ -176,9 +272,9 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
         parsed.text = std::string(version.what()) + "\n";
         return parsed;
     } catch (const CLI::ParseError& error) {
-        fail(fmt::format("{}: see winnow {}{}--help", one_line(error.what()),
-                         options.has_command ? command_name(options.command) : "",
-                         options.has_command ? " " : ""));
+        fail(fmt::format("{}{}: see winnow {}{}--help", one_line(error.what()),
+                         origin(error.what(), arguments, *parser),
+                         options.has_command ? command_name(options.command) : "", options.has_command ? " " : ""));
     }
     if (!options.completion.empty()) {
         parsed.text = completion_script(options.completion);
@@ -211,17 +307,19 @@ KvType kv_type(const Options& options) {
 }
 
 std::uint64_t parse_size(const std::string& text, const char* flag) {
+    constexpr double kLeast = 1 << 20, kMost = 1e15;  // bytes: no card is smaller, and 8 is certainly meant otherwise
     double value = 0;
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, value);
     std::string unit(stop, end);
     for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    constexpr std::array<std::pair<std::string_view, double>, 6> kUnits = {
-        {{"", 1}, {"b", 1}, {"mb", 1e6}, {"gb", 1e9}, {"mib", 1 << 20}, {"gib", 1 << 30}}};
+    constexpr std::array<std::pair<std::string_view, double>, 8> kUnits = {{{"", 1}, {"b", 1}, {"mb", 1e6}, {"gb", 1e9},
+        {"m", 1 << 20}, {"g", 1 << 30}, {"mib", 1 << 20}, {"gib", 1 << 30}}};
     for (const auto& [name, factor] : kUnits)
-        if (error == std::errc{} && unit == name && value * factor >= 1 && value * factor < 1e15)
+        if (error == std::errc{} && unit == name && value * factor >= kLeast && value * factor < kMost)
             return static_cast<std::uint64_t>(value * factor);
-    fail(fmt::format("{} {}: give a size such as 8GB, 7.5GiB or 6000MB", flag, text));
+    fail(fmt::format("{} {}: give a size with its unit, such as 8G or 8GiB (of 2^30 bytes), 8GB or 6000MB", flag,
+                     text));
 }
 
 std::string resolve_escapes(const std::string& text) {

@@ -21,6 +21,7 @@ namespace winnow::program {
 namespace {
 
 constexpr std::uint32_t kContext = 4096, kQuickContext = 768;
+constexpr const char* kNoPlace = "no calibration of this model and no cache to keep one: selecting by exact scores";
 
 // A bar for each step in turn.
 class Steps {
@@ -140,7 +141,16 @@ void calibrate_for_auto(const Options& options) {
     const std::string hash = model_hash(vocabulary.file);
     const std::filesystem::path path = sidecar_in_cache(hash);
     if (path.empty()) {
-        log_warning("no calibration of this model and no cache to keep one: selecting by exact scores");
+        log_warning(kNoPlace);
+        return;
+    }
+    try {  // before the work
+        std::filesystem::create_directories(path.parent_path());
+        check_writable(path.string());
+    } catch (const std::exception&) {
+        log_warning(fmt::format("no calibration of this model, and one could not be kept in '{}': selecting by exact "
+                                "scores; set XDG_CACHE_HOME to a directory that can be written",
+                                safe_path(path.parent_path())));
         return;
     }
     log_warning(
@@ -150,7 +160,6 @@ void calibrate_for_auto(const Options& options) {
         Options quick = options;
         quick.calibrate = {};
         const Learned learned = learn(quick, vocabulary, builtin_calibration_text(), kQuickContext, true);
-        std::filesystem::create_directories(path.parent_path());
         write_sidecar(path, learned.calibration, hash);
         if (!learned.report.has_structure)
             log_warning("no head of this model looks back at copies or at the needle: selecting by exact scores");
@@ -158,19 +167,42 @@ void calibrate_for_auto(const Options& options) {
     } catch (const Error& error) {
         if (error.code() != ErrorCode::kInvalidArgument && error.code() != ErrorCode::kIo) throw;
         log_warning(fmt::format("not calibrated ({}): selecting by exact scores", error.what()));
-    } catch (const std::filesystem::filesystem_error&) {
-        log_warning("the calibration cannot be cached: selecting by exact scores");
     }
 }
 
-void warn_of_unchecked_roles(const Options& options, const std::string& preset) {
-    if ((preset != "rtpurbo" && preset != "duo" && preset != "razor") || options.model.empty()) return;
+void announce_calibration_for_auto(const Options& options) {
+    if (options.model.empty()) return;
+    const Vocabulary vocabulary = open_vocabulary(options);
+    if (find_calibration(vocabulary.file, read_model_shape(vocabulary.file))) return;
+    const std::filesystem::path path = sidecar_in_cache(model_hash(vocabulary.file));
+    if (path.empty()) {
+        log_note(kNoPlace);
+        return;
+    }
+    log_note(
+        fmt::format("no calibration of this model yet: its first answer with --sparse auto makes a quick one from a "
+                    "built-in page and keeps it as '{}'; these figures are of exact, which auto is without one",
+                    safe_path(path)));
+}
+
+void warn_of_weak_calibration(const Options& options, const std::string& preset) {
+    // What quest and twilight take of a sidecar, their settings, a quick one does not have; for auto it is made.
+    if (preset == "auto" || preset == "quest" || preset == "twilight") return;
+    if (options.model.empty() || !uses_calibration(preset)) return;
     const GgufFile file = GgufFile::open(find_model(options.model));
     const std::shared_ptr<const Calibration> calibration = find_calibration(file, read_model_shape(file));
-    if (calibration && !calibration->checked)
-        log_warning(fmt::format("{} drops what most heads saw, and this model's sidecar was never checked for that, or failed: "
-                                "make one with winnow calibrate, and read its safety check",
-                                preset));
+    if (!calibration) return;
+    const bool drops = preset == "rtpurbo" || preset == "duo" || preset == "razor";
+    if (drops && !calibration->checked)
+        log_warning(
+            fmt::format("{} drops what most heads saw, and this model's {}was never checked for that, or failed: make "
+                        "one with winnow calibrate, and read its safety check",
+                        preset, calibration->quick ? "quick calibration, of --sparse auto, " : "sidecar "));
+    else if (calibration->quick)
+        log_warning(
+            fmt::format("{} goes by the quick calibration that --sparse auto made of this model from a built-in page: "
+                        "winnow calibrate -m MODEL -f TEXT makes a better one",
+                        preset));
 }
 
 }  // namespace winnow::program

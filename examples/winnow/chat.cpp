@@ -36,6 +36,7 @@ Chat::Chat(const Options& options)
       n_predict_(options.n_predict),
       stop_strings_(reverse_prompts(options)) {
     conversation_.system = system_text(options);
+    warn_of_missing_bytes(*vocabulary_.tokenizer, conversation_.system.value_or(""));
     for (const std::string& stop : template_.stop_strings()) stop_strings_.push_back(stop);
     session_ = open_session(options, vocabulary_, context_size(options, 0));
     sampling_ = resolve_sampling(options.sampling, vocabulary_.file, session_->n_ctx());
@@ -56,6 +57,7 @@ std::vector<TokenId> Chat::tokens() const {
 FinishReason Chat::ask(const std::string& question) {
     const std::string message = wrapped_input(options_, question);
     const std::string content = attached_.empty() ? message : attached_ + "\n\n" + message;
+    warn_of_missing_bytes(*vocabulary_.tokenizer, content);
     conversation_.turns.push_back({"user", content});
     try {
         const FinishReason reason = answer_last();
@@ -106,12 +108,13 @@ FinishReason Chat::answer_last() {
 }
 
 void Chat::report(const Answer& answer) {
+    totals_.n_read += answer.n_read;
     totals_.n_prompt += answer.stats.n_prompt;
     totals_.n_reused += answer.n_reused;
     totals_.prompt_seconds += answer.stats.prompt_seconds;
     totals_.n_generated += answer.stats.n_generated;
     totals_.generate_seconds += answer.stats.generate_seconds;
-    if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer.stats, *session_)) + "\n");
+    if (options_.show_timings.value_or(true)) write_err(dim_err(describe_stats(answer, *session_)) + "\n");
     if (options_.sparse_report) write_err(describe_sparse(*session_));
     if (answer.finish_reason == FinishReason::kContextFull) {
         log_warning(
@@ -206,6 +209,7 @@ int run_chat(const Options& options) {
         throw Error(ErrorCode::kInvalidArgument, "-no-cnv: a chat needs the chat template; use winnow generate");
     }
     const std::optional<std::string> prompt = prompt_text(options);
+    if (prompt) check_not_blank(*prompt);
     // `winnow -m M -p ...` answers once; `winnow chat -p ...` goes on.
     const bool once = prompt && (options.single_turn || (!options.has_command && options.conversation != true));
     Chat chat(options);

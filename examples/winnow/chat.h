@@ -37,7 +37,7 @@ public:
 private:
     struct Totals {
         std::uint64_t n_prompt = 0;
-        std::uint64_t n_reused = 0;
+        std::uint64_t n_reused = 0, n_read = 0;  ///< tokens of prompts: those in the cache, and the others
         double prompt_seconds = 0;
         std::uint64_t n_generated = 0;
         double generate_seconds = 0;

@@ -168,7 +168,7 @@ void Chat::set_value(const std::string& argument) {
     if (key == "n") {
         std::int64_t n = 0;
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), n);
-        if (error != std::errc{} || end != value.data() + value.size()) {
+        if (error != std::errc{} || end != value.data() + value.size() || n < -1) {
             throw Error(ErrorCode::kInvalidArgument,
                         fmt::format("n = '{}': give a whole number; -1 = no limit", value));
         }
@@ -181,7 +181,7 @@ void Chat::set_value(const std::string& argument) {
 
 void Chat::show_stats(const std::string&) {
     const MemoryPlan& memory = session_->memory();
-    tell(fmt::format("prompt     {} tokens, {:.1f} t/s, {} more from the cache", totals_.n_prompt,
+    tell(fmt::format("prompt     {} tokens, {:.1f} t/s, {} more from the cache", totals_.n_read,
                      per_second(totals_.n_prompt, totals_.prompt_seconds), totals_.n_reused));
     tell(fmt::format("generated  {} tokens, {:.1f} t/s", totals_.n_generated,
                      per_second(totals_.n_generated, totals_.generate_seconds)));

@@ -19,10 +19,13 @@ int run_calibrate(const Options& options);
 /// text and caches it.
 void calibrate_for_auto(const Options& options);
 
-/// Warns when a preset goes by roles of heads that no calibration has checked, or that failed.
-void warn_of_unchecked_roles(const Options& options, const std::string& preset);
+/// What calibrate_for_auto() would do with these options, in one line; it does none of it.
+void announce_calibration_for_auto(const Options& options);
 
-/// `--list-devices`
-int list_devices_command();
+/// Warns when a preset goes by a quick calibration, or by roles of heads that none has checked, or that failed.
+void warn_of_weak_calibration(const Options& options, const std::string& preset);
+
+/// `--list-devices`. @throws Error(kNoDevice), also for a -dev that names none of them.
+int list_devices_command(const Options& options);
 
 }  // namespace winnow::program

@@ -2,6 +2,7 @@
 #include "examples/winnow/engine.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -25,6 +26,7 @@ namespace winnow::program {
 namespace {
 
 constexpr std::uint32_t kMostAuditEvery = 1000000;
+constexpr std::uint32_t kOpenEnd = std::numeric_limits<std::uint32_t>::max();  // of "8-"
 
 // winnow runs a model on one device as a whole; a smaller number would silently do something else
 // than what was asked.
@@ -54,19 +56,27 @@ std::vector<LayerRange> parse_layers(const std::string& text) {
         auto [at, error] = std::from_chars(part.data(), end, first);
         last = first;
         if (error == std::errc{} && at != end && *at == '-') {
-            last = std::numeric_limits<std::uint32_t>::max() - 1;
+            last = kOpenEnd - 1;
             if (++at != end) {
                 const auto [stop, second] = std::from_chars(at, end, last);
                 at = stop;
                 error = second;
             }
         }
-        if (error != std::errc{} || at != end || last < first || last == std::numeric_limits<std::uint32_t>::max())
+        if (error != std::errc{} || at != end || last < first || last == kOpenEnd)
             throw Error(ErrorCode::kInvalidArgument,
                         fmt::format("--sparse-layers {}: give layers such as 2-29 or 0,4,8-", text));
         ranges.push_back({first, last + 1});
     }
     return ranges;
+}
+
+// A library that takes what there is of a range would leave the user believing in layers that are not there.
+void check_layers(const SparseOptions& sparse, const Options& options, std::uint32_t n_layers) {
+    for (const LayerRange& range : sparse.layers)
+        if (range.begin >= n_layers || (range.end > n_layers && range.end != kOpenEnd))
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("--sparse-layers {}: the model has {} layers, 0 to {}",
+                                                                 options.sparse_layers, n_layers, n_layers - 1));
 }
 
 // Presets that select nothing have neither.
@@ -96,6 +106,7 @@ SparseOptions sparse_options(const Options& options) {
 }
 
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
+    check_layers(sparse, options, model.shape.n_layers);
     SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
     warn_unused(policy, sparse.overrides);
     return policy;
@@ -122,8 +133,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     if (!options.flash_attention.empty())
         log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
     Progress progress("loading", Progress::Unit::kBytes);
-    SessionOptions session = session_options(options, n_ctx);
-    assume_share(options, model.shape, session);
+    SessionOptions session = session_options(options, model.shape, n_ctx);
     session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         if (done < total) progress.update(done, total);
@@ -160,20 +170,17 @@ void warm_up(Session& session, const Options& options, const SamplingOptions& sa
     log_info(fmt::format("warm-up: {:.2f} s", std::chrono::duration<double>(Clock::now() - begin).count()));
 }
 
-SessionOptions session_options(const Options& options, std::uint32_t n_ctx) {
+SessionOptions session_options(const Options& options, const ModelShape& shape, std::uint32_t n_ctx) {
     SessionOptions session;
     session.device.select = options.device;
     session.n_ctx = n_ctx;
     session.n_chunk = options.n_chunk;
     session.kv_type = kv_type(options);
     session.sparse = sparse_options(options);
+    check_layers(session.sparse, options, shape.n_layers);
+    if (!options.shape.empty() && options.assumed_share >= 0)
+        session.sparse.calibration = std::make_shared<Calibration>(assume_calibration(shape, options.assumed_share));
     return session;
-}
-
-void assume_share(const Options& options, const ModelShape& shape, SessionOptions& session) {
-    if (options.shape.empty() || options.assumed_share < 0) return;
-    session.sparse.calibration =
-        std::make_shared<Calibration>(assume_calibration(shape, options.assumed_share));
 }
 
 ModelSource open_shape(const Options& options, bool with_values) {
@@ -212,10 +219,9 @@ ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabu
 
 std::optional<std::string> prompt_text(const Options& options) {
     if (options.prompt) {
-        // tokenize and perplexity take bytes as they are.
-        const bool resolve = options.escapes && (options.command == Command::kChat ||
-                                                 options.command == Command::kGenerate);
-        return resolve ? resolve_escapes(*options.prompt) : *options.prompt;
+        // tokenize takes bytes as they are unless -e asks for it, perplexity and eval always.
+        const bool is_answered = options.command == Command::kChat || options.command == Command::kGenerate;
+        return options.escapes.value_or(is_answered) ? resolve_escapes(*options.prompt) : *options.prompt;
     }
     if (!options.prompt_file.empty()) return read_file(options.prompt_file);
     return std::nullopt;
@@ -223,15 +229,36 @@ std::optional<std::string> prompt_text(const Options& options) {
 
 std::optional<std::string> system_text(const Options& options) {
     if (options.system_prompt) {
-        return options.escapes ? resolve_escapes(*options.system_prompt) : *options.system_prompt;
+        return options.escapes.value_or(true) ? resolve_escapes(*options.system_prompt) : *options.system_prompt;
     }
     if (!options.system_file.empty()) return read_file(options.system_file);
     return std::nullopt;
 }
 
+void check_not_blank(const std::string& question) {
+    if (question.find_first_not_of(" \t\r\n") == std::string::npos)
+        throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give some text");
+}
+
+void warn_of_missing_bytes(const Tokenizer& tokenizer, std::string_view text) {
+    constexpr std::size_t kMostNamed = 4;
+    std::size_t n_bytes = 0;
+    std::vector<std::string> named;
+    for (const char byte : tokenizer.missing_bytes()) {
+        const auto n = static_cast<std::size_t>(std::count(text.begin(), text.end(), byte));
+        if (n == 0) continue;
+        n_bytes += n;
+        if (named.size() < kMostNamed) named.push_back(fmt::format("0x{:02x}", static_cast<unsigned char>(byte)));
+        else if (named.size() == kMostNamed) named.emplace_back("...");
+    }
+    if (n_bytes != 0)
+        log_warning(fmt::format("the model's vocabulary has no token for {} of the text's bytes ({}): left out",
+                                n_bytes, fmt::join(named, ", ")));
+}
+
 std::string wrapped_input(const Options& options, const std::string& text) {
     const auto part = [&options](const std::string& given) {
-        return options.escapes ? resolve_escapes(given) : given;
+        return options.escapes.value_or(true) ? resolve_escapes(given) : given;
     };
     return part(options.input_prefix) + text + part(options.input_suffix);
 }
@@ -239,7 +266,7 @@ std::string wrapped_input(const Options& options, const std::string& text) {
 std::vector<std::string> reverse_prompts(const Options& options) {
     std::vector<std::string> texts;
     for (const std::string& text : options.reverse_prompts) {
-        if (!text.empty()) texts.push_back(options.escapes ? resolve_escapes(text) : text);
+        if (!text.empty()) texts.push_back(options.escapes.value_or(true) ? resolve_escapes(text) : text);
     }
     return texts;
 }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "examples/winnow/options.h"
@@ -45,11 +46,10 @@ void warm_up(Session& session, const Options& options, const SamplingOptions& sa
 /// @throws Error(kInvalidArgument) when -m is given too, or for an unknown name.
 ModelSource open_shape(const Options& options, bool with_values);
 
-/// What the flags say about a session, without a progress bar.
-SessionOptions session_options(const Options& options, std::uint32_t n_ctx);
-
-/// --retrieval-share: the calibration that a shape is assumed to have.
-void assume_share(const Options& options, const ModelShape& shape, SessionOptions& session);
+/// What the flags say about a session of a model of this shape, without a progress bar; with --retrieval-share the
+/// calibration that a --shape is assumed to have.
+/// @throws Error(kInvalidArgument), also for --sparse-layers that the model does not have.
+SessionOptions session_options(const Options& options, const ModelShape& shape, std::uint32_t n_ctx);
 
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
 SparseOptions sparse_options(const Options& options);
@@ -71,6 +71,13 @@ ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabu
 /// given.
 std::optional<std::string> prompt_text(const Options& options);
 std::optional<std::string> system_text(const Options& options);
+
+/// A question of nothing but spaces, as of a script whose variable is empty, would be answered all the same.
+/// @throws Error(kInvalidArgument).
+void check_not_blank(const std::string& question);
+
+/// Says which bytes of `text` the model has no token for: they are not in what it reads. Nothing where there are none.
+void warn_of_missing_bytes(const Tokenizer& tokenizer, std::string_view text);
 
 /// A message of the user between --in-prefix and --in-suffix.
 std::string wrapped_input(const Options& options, const std::string& text);

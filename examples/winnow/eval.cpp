@@ -283,6 +283,7 @@ int run_eval(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::optional<std::string> text = prompt_text(options);
     if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE");
+    warn_of_missing_bytes(*vocabulary.tokenizer, *text);
     std::vector<TokenId> tokens =
         vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
     const std::uint32_t n_ctx = context_size(options, 4096);
@@ -312,12 +313,12 @@ int run_eval(const Options& options) {
     check_writable(options.eval.json_file);
     check_writable(options.eval.plot_file);
     for (const std::string& preset : presets)
-        if (preset != options.sparse.preset) warn_of_unchecked_roles(options, preset);
+        if (preset != options.sparse.preset) warn_of_weak_calibration(options, preset);
     Options dense = options;
     dense.sparse = {};
     const std::unique_ptr<Session> session = open_session(dense, std::move(model), n_ctx);
     Evaluation evaluation(*session, *vocabulary.tokenizer, std::move(tokens), n_ctx, n_positions,
-                          session_options(options, n_ctx));
+                          session_options(options, session->shape(), n_ctx));
     const std::vector<EvalRow> rows = evaluation.run(presets, n_probes);
     write_out(eval_table(rows));
     const auto save = [](const std::string& path, const std::string& text_bytes) {

@@ -36,6 +36,7 @@ Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
     prompt.is_chat = options.conversation.value_or(!options.has_command);
     prompt.text = *text;
     if (prompt.is_chat) {
+        check_not_blank(*text);
         const ChatTemplate chat_template = open_chat_template(options, vocabulary);
         Conversation conversation;
         conversation.system = system_text(options);
@@ -47,6 +48,7 @@ Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
     } else if (options.system_prompt || !options.system_file.empty()) {
         throw Error(ErrorCode::kInvalidArgument, "a system prompt needs the chat template: add -cnv");
     }
+    warn_of_missing_bytes(*vocabulary.tokenizer, prompt.text);
     prompt.tokens = vocabulary.tokenizer->encode(prompt.text);
     return prompt;
 }
@@ -77,7 +79,7 @@ std::string as_json(const Prompt& prompt, const Answer& answer, std::uint64_t se
                                  {"seed", seed},
                                  {"timings",
                                   {{"cache_n", answer.n_reused},
-                                   {"prompt_n", stats.n_prompt},
+                                   {"prompt_n", answer.n_read},
                                    {"prompt_ms", 1e3 * stats.prompt_seconds},
                                    {"prompt_per_second", per_second(stats.n_prompt, stats.prompt_seconds)},
                                    {"predicted_n", stats.n_generated},
@@ -100,6 +102,7 @@ int run_generate(const Options& options) {
     // Before the model is loaded: a file that cannot be written should not cost a minute.
     std::unique_ptr<NpyFile> logits;
     if (!options.logits_out.empty()) logits = std::make_unique<NpyFile>(options.logits_out);
+    PromptCache cache(options.prompt_cache);
 
     const Vocabulary vocabulary = open_vocabulary(options);
     const Prompt prompt = make_prompt(options, vocabulary);
@@ -107,7 +110,6 @@ int run_generate(const Options& options) {
     check_fits(*session, prompt.tokens.size());
     const SamplingOptions sampling = resolve_sampling(options.sampling, vocabulary.file, session->n_ctx());
     warm_up(*session, options, sampling);
-    PromptCache cache(options.prompt_cache);
     if (logits) write_logits(*session, prompt.tokens, *logits);
     else cache.restore(*session, prompt.tokens);
 
@@ -122,6 +124,7 @@ int run_generate(const Options& options) {
     Answer result;
     result.finish_reason = FinishReason::kLength;
     result.stats = session->stats();
+    result.n_read = result.stats.n_prompt;
     if (options.n_predict != 0 || !logits) {
         const bool echo = !options.json && !prompt.is_chat && options.display_prompt && options.n_predict != 0;
         if (echo) write_out(printable(prompt.text));
@@ -132,7 +135,7 @@ int run_generate(const Options& options) {
     }
     if (options.json) write_out(as_json(prompt, result, request.sampling.seed));
     if (options.show_timings.value_or(stderr_is_terminal())) {
-        write_err(dim_err(describe_stats(result.stats, *session)) + "\n");
+        write_err(dim_err(describe_stats(result, *session)) + "\n");
     }
     if (options.sparse_report) write_err(describe_sparse(*session));
     explain_end(result, *session);

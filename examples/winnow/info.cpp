@@ -85,8 +85,7 @@ CacheParts cache_parts(const ModelSource& model, const SessionOptions& options, 
 
 // Sizes alone: nothing is loaded or allocated.
 Plan make_plan(const Options& options, const ModelSource& model) {
-    SessionOptions session = session_options(options, context_size(options, 0));
-    assume_share(options, model.shape, session);
+    const SessionOptions session = session_options(options, model.shape, context_size(options, 0));
     const std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
     const std::uint64_t card_bytes =
         options.fit.empty() || options.fit == "device" ? 0 : parse_size(options.fit, "--fit");
@@ -120,12 +119,14 @@ Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     return plan;
 }
 
-std::vector<DeviceInfo> need_devices() {
+// All devices, once it is known that the flags do not ask for one that is not there.
+std::vector<DeviceInfo> need_devices(const Options& options) {
     std::vector<DeviceInfo> devices = list_devices();
     if (devices.empty()) {
         throw Error(ErrorCode::kNoDevice,
                     "no Vulkan device: install a driver (mesa-vulkan-drivers has one for CPUs)");
     }
+    if (!options.device.empty()) choose_device(devices, options.device);
     return devices;
 }
 
@@ -280,7 +281,7 @@ json policies_json() {
 int describe_devices(const Options& options) {
     std::string text = "Devices:\n";
     json devices = json::array();
-    for (const DeviceInfo& info : need_devices()) {
+    for (const DeviceInfo& info : need_devices(options)) {
         text += "  " + device_line(info) + "\n";
         if (!info.unusable_reason.empty()) {
             devices.push_back(device_json(info));
@@ -299,9 +300,9 @@ int describe_devices(const Options& options) {
 
 }  // namespace
 
-int list_devices_command() {
+int list_devices_command(const Options& options) {
     std::string text = "Devices:\n";
-    for (const DeviceInfo& device : need_devices()) text += "  " + device_line(device) + "\n";
+    for (const DeviceInfo& device : need_devices(options)) text += "  " + device_line(device) + "\n";
     write_out(text);
     return 0;
 }

@@ -142,8 +142,9 @@ std::optional<std::string> LineEditor::read(const std::string& prompt) {
 void LineEditor::remember(const std::string& text) {
     if (text.find_first_not_of(" \t\n") == std::string::npos) return;
     HistEvent event;
+    const bool repeated = history(history_.get(), &event, H_FIRST) != -1 && text == event.str;
     history(history_.get(), &event, H_ENTER, text.c_str());
-    if (history_file_.empty()) return;
+    if (history_file_.empty() || repeated) return;
     std::error_code ignored;
     std::filesystem::create_directories(std::filesystem::path(history_file_).parent_path(), ignored);
     const mode_t before = umask(077);  // what was asked is nobody else's business
@@ -151,7 +152,11 @@ void LineEditor::remember(const std::string& text) {
     umask(before);
     if (file == nullptr) return;
     std::fseek(file, 0, SEEK_END);  // the mark of the format stands at the beginning only
-    history(history_.get(), &event, H_NSAVE_FP, std::size_t{1}, file);
+    // A history of one entry: H_NSAVE_FP counts one more than it is told, and so writes the entry before once again.
+    const std::unique_ptr<History, decltype(&history_end)> one(history_init(), history_end);
+    history(one.get(), &event, H_SETSIZE, 1);
+    history(one.get(), &event, H_ENTER, text.c_str());
+    history(one.get(), &event, H_SAVE_FP, file);
     std::fclose(file);
 }
 

@@ -18,9 +18,12 @@ constexpr int kFailure = 1;
 constexpr int kInterruptedStatus = 130;
 
 int run_command(const Options& options) {
-    if (options.list_devices) return list_devices_command();
-    if (options.sparse.preset == "auto") calibrate_for_auto(options);
-    warn_of_unchecked_roles(options, options.sparse.preset);
+    if (options.list_devices) return list_devices_command(options);
+    if (options.sparse.preset == "auto") {
+        if (options.command == Command::kInfo) announce_calibration_for_auto(options);
+        else calibrate_for_auto(options);
+    }
+    warn_of_weak_calibration(options, options.sparse.preset);
     switch (options.command) {
         case Command::kChat: {
             // `winnow -m M -p ...` is how scripts written for other runtimes ask for any of the

@@ -2,14 +2,18 @@
 #include "examples/winnow/option_table.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <cstdint>
+#include <functional>
 #include <string_view>
 #include <utility>
 
+#include "models/chat_template.h"
 #include "winnow/session.h"
 #include "winnow/version.h"
 
@@ -97,6 +101,17 @@ public:
         return option;
     }
 
+    /// A value that `parse` takes; it returns what is wrong with it, or "".
+    void parsed(const char* names, const char* type, const char* help,
+                std::function<std::string(const std::string&)> parse) {
+        const auto take = [parse = std::move(parse)](const std::string& text) {
+            if (const std::string problem = parse(text); !problem.empty()) throw CLI::ValidationError(problem);
+        };
+        CLI::Option* option = app_.add_option_function<std::string>(names, take, help);
+        option->type_name(type)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+        add_environment_twin(*option);
+    }
+
     template <class T, class Value>
     void set(const char* names, T& target, Value when_given, const char* help) {
         const auto assign = [&target, when_given] { target = when_given; };
@@ -157,20 +172,25 @@ void add_session(Table& table, Options& o, bool with_context) {
     table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values: as -ctk");
 }
 
-void add_prompt(Table& table, Options& o, bool with_escapes) {
+enum class Escapes { kNever, kIfAsked, kUnlessTold };
+
+void add_prompt(Table& table, Options& o, Escapes escapes) {
     table.value("-p,--prompt", o.prompt, "TEXT", "the text");
     table.value("-f,--file", o.prompt_file, "FILE",
                 "read the text from a file; - = standard input");
-    if (!with_escapes) return;
+    if (escapes == Escapes::kNever) return;
+    const bool is_default = escapes == Escapes::kUnlessTold;
     table.set("-e,--escape", o.escapes, true,
-              "resolve \\n and the like in -p, -sys, -r, --in-prefix and --in-suffix (default)");
-    table.set("--no-escape", o.escapes, false, "take backslashes as they are");
+              is_default ? "resolve \\n and the like in -p, -sys, -r, --in-prefix and --in-suffix (default)"
+                         : "resolve \\n and the like in -p, as chat and generate do");
+    table.set("--no-escape", o.escapes, false,
+              is_default ? "take backslashes as they are" : "take backslashes as they are (default)");
 }
 
 void add_answer(Table& table, Options& o) {
     table
         .value("-n,--predict,--n-predict", o.n_predict, "N",
-               "most tokens to generate; -1 = until the end or a full context (default)")
+               "most tokens to generate; -1 = until the model ends its text or the context is full (default)")
         ->check(between(-2, kMostCount));
     table
         .value("-r,--reverse-prompt", o.reverse_prompts, "TEXT",
@@ -187,8 +207,10 @@ void add_answer(Table& table, Options& o) {
     table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
     table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
     table.value("--chat-template", o.chat_template, "NAME",
-                "chatml, llama3, gemma, mistral, phi3 or zephyr (default: the model's; if that is none of these, "
-                "chatml with a warning; if the model has none, a guess from its vocabulary, or chatml, with a warning)");
+                fmt::format("one of {} (default: the model's; if that is none of these, chatml with a warning; if the "
+                            "model has none, a guess from its vocabulary, or chatml, with a warning)",
+                            fmt::join(ChatTemplate::names(), ", "))
+                    .c_str());
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
     table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
     table.set("--no-display-prompt", o.display_prompt, false,
@@ -223,7 +245,19 @@ void add_sampling(Table& table, SamplingFlags& s) {
                                 std::pair("--frequency-penalty", &s.frequency_penalty)})
         table.value(name, *target, "R", "accepted as 0; there is --repeat-penalty in its place")
             ->check(between(-100.0, 100.0));
-    table.value("-s,--seed", s.seed, "N", "seed; -1 = random (default)");
+    const auto parse_seed = [&s](const std::string& text) {
+        std::uint64_t seed = 0;
+        const char* end = text.data() + text.size();
+        const auto [stop, error] = std::from_chars(text.data(), end, seed);
+        s.seed.reset();
+        if (text == "-1") return std::string();
+        if (error != std::errc{} || stop != end)
+            return fmt::format("--seed: '{}' is no seed: give a whole number from 0 to {}, or -1 = random", text,
+                               UINT64_MAX);
+        s.seed = seed;
+        return std::string();
+    };
+    table.parsed("-s,--seed", "N", "seed, a whole number below 2^64; -1 = random (default)", parse_seed);
 }
 
 void add_chat(Table& table, Options& o) {
@@ -405,7 +439,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
     switch (command) {
         case Command::kChat:
         case Command::kGenerate:
-            add_prompt(table, options, true);
+            add_prompt(table, options, Escapes::kUnlessTold);
             add_session(table, options, true);
             add_answer(table, options);
             add_sampling(table, options.sampling);
@@ -420,7 +454,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             }
             break;
         case Command::kTokenize:
-            add_prompt(table, options, false);
+            add_prompt(table, options, Escapes::kIfAsked);
             table.set("--ids", options.ids, true, "ids only, on one line");
             table.set("--pieces", options.pieces, true, "tokens only, one on a line");
             table.set("--no-bos", options.add_bos, false,
@@ -430,7 +464,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kPerplexity:
-            add_prompt(table, options, false);
+            add_prompt(table, options, Escapes::kNever);
             add_session(table, options, true);
             add_sparse(table, options, true);
             table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
@@ -448,7 +482,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_shape(table, options, "plan for a known shape in place of -m: 135m, 1b or 8b");
             add_assumed_share(table, options);
             table.value("--fit", options.fit, "SIZE",
-                        "the longest context that fits a card of this size (8GB, 7.5GiB); without "
+                        "the longest context that fits a card of this size (8GB, 7.5GiB, 8G = 8GiB); without "
                         "a size, what is free on the device");
             table.set("--policies", options.policies, true, "print the sparse attention presets");
             table.set("--json", options.json, true, "print one JSON object");
@@ -459,7 +493,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_bench(table, options);
             break;
         case Command::kEval:
-            add_prompt(table, options, false);
+            add_prompt(table, options, Escapes::kNever);
             add_session(table, options, true);
             add_sparse(table, options, false);
             add_eval(table, options);

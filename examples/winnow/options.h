@@ -21,7 +21,7 @@ struct SamplingFlags {
     std::optional<double> min_p;
     std::optional<double> repeat_penalty;
     std::optional<std::int64_t> repeat_last_n;  ///< -1 = the whole context
-    std::int64_t seed = -1;                     ///< negative = random
+    std::optional<std::uint64_t> seed;          ///< absent = random
     double presence_penalty = 0;                ///< refused unless 0: the sampler has none
     double frequency_penalty = 0;               ///< refused unless 0
 };
@@ -71,7 +71,9 @@ struct Options {
     std::string system_file;
     std::string input_prefix;  ///< before and after each message of the user
     std::string input_suffix;
-    bool escapes = true;  ///< \n and the like in -p, -sys, -r, --in-prefix and --in-suffix
+    /// \n and the like in -p, -sys, -r, --in-prefix and --in-suffix; absent: resolved by chat and generate, not by
+    /// tokenize.
+    std::optional<bool> escapes;
 
     std::optional<std::int64_t>
         n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
@@ -141,8 +143,8 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments);
 /// @throws Error(kInvalidArgument) for types that winnow does not have yet, or two different ones.
 KvType kv_type(const Options& options);
 
-/// Bytes of "8GB", "7.5GiB", "6000MB" or plain bytes.
-/// @throws Error(kInvalidArgument) naming the flag.
+/// Bytes of "8GB", "7.5GiB", "8G" (the same as GiB), "6000MB" or plain bytes.
+/// @throws Error(kInvalidArgument) naming the flag, also below 1 MiB.
 std::uint64_t parse_size(const std::string& text, const char* flag);
 
 /// Backslash escapes resolved as llama.cpp does: n r t ' " \ and xHH; others stay as they are.

@@ -61,6 +61,7 @@ Windows make_windows(const Options& options, const Vocabulary& vocabulary, std::
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("-c {}: a window needs at least {} tokens", size, kLeastWindow));
     }
+    warn_of_missing_bytes(*vocabulary.tokenizer, *text);
     Windows windows;
     windows.size = size;
     windows.tokens = vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});

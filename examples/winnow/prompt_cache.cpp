@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/terminal.h"
 #include "runtime/io/whole_file.h"
@@ -30,6 +31,18 @@ bool holds_nothing(const std::string& path) {
 
 }  // namespace
 
+PromptCache::PromptCache(std::string path) : path_(std::move(path)) {
+    try {
+        check_writable(path_);
+    } catch (const Error& error) {
+        std::error_code ignored;
+        if (holds_nothing(path_) || !std::filesystem::is_regular_file(path_, ignored))
+            throw Error(error.code(), fmt::format("--prompt-cache: {}", error.what()));
+        warn_or_rethrow(error, "it is only read");
+        read_only_ = true;
+    }
+}
+
 void PromptCache::restore(Session& session, std::span<const TokenId> prompt) {
     if (path_.empty() || tried_) return;
     tried_ = true;
@@ -47,7 +60,7 @@ void PromptCache::restore(Session& session, std::span<const TokenId> prompt) {
 }
 
 void PromptCache::save(Session& session) {
-    if (path_.empty()) return;
+    if (path_.empty() || read_only_) return;
     session.finish();
     const std::vector<TokenId>& cached = session.tokens();
     if (cached.size() <= stored_.size() && std::equal(cached.begin(), cached.end(), stored_.begin())) return;

@@ -10,12 +10,15 @@
 
 namespace winnow::program {
 
-/// --prompt-cache: the file that a run takes keys and values from and leaves them in. What goes wrong with it is one warning,
-/// never the end of the run.
+/// --prompt-cache: the file that a run takes keys and values from and leaves them in. What goes wrong with it once the
+/// run has begun is one warning, never the end of the run.
 class PromptCache {
 public:
+    /// Before the model is loaded: looks whether the file can be written. One that is there and can only be read is a
+    /// warning.
     /// @param path empty: no cache, and nothing below does anything.
-    explicit PromptCache(std::string path) : path_(std::move(path)) {}
+    /// @throws Error(kIo) where there is no file and none can be made.
+    explicit PromptCache(std::string path);
 
     /// Puts what the file and a prompt have in common into an empty cache; the first call only.
     void restore(Session& session, std::span<const TokenId> prompt);
@@ -27,7 +30,7 @@ private:
     void warn_if_outgrown(const Session& session);
 
     std::string path_;
-    bool tried_ = false, warned_ = false;
+    bool read_only_ = false, tried_ = false, warned_ = false;
     std::uint32_t n_first_ = 0;    ///< tokens of the first prompt that a run can take from a file
     std::vector<TokenId> stored_;  ///< what the file is known to begin with
 };

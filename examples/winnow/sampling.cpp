@@ -94,7 +94,7 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
     apply_flag(sampling, "min_p", flags.min_p, n_ctx);
     apply_flag(sampling, "repeat_penalty", flags.repeat_penalty, n_ctx);
     apply_flag(sampling, "repeat_last_n", flags.repeat_last_n, n_ctx);
-    sampling.seed = flags.seed < 0 ? random_seed() : static_cast<std::uint64_t>(flags.seed);
+    sampling.seed = flags.seed.value_or(random_seed());
     log_info("sampling: " + describe_sampling(sampling));
     return sampling;
 }

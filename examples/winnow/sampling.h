@@ -8,7 +8,7 @@
 
 namespace winnow::program {
 
-/// Defaults, then the model's general.sampling.*, then the flags. A negative seed is replaced by a
+/// Defaults, then the model's general.sampling.*, then the flags. An absent seed is replaced by a
 /// random one of 32 bits. Values of the model out of range are left out with a warning.
 SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& file, std::uint32_t n_ctx);
 

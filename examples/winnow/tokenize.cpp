@@ -27,6 +27,7 @@ int run_tokenize(const Options& options) {
     const std::optional<std::string> text = prompt_text(options);
     if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -p TEXT or -f FILE");
     const Tokenizer& tokenizer = *vocabulary.tokenizer;
+    warn_of_missing_bytes(tokenizer, *text);
     const std::vector<TokenId> ids =
         tokenizer.encode(*text, {.add_bos = options.add_bos, .parse_special = options.parse_special});
     if (options.json) {

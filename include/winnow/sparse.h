@@ -93,6 +93,7 @@ struct Calibration {
     std::vector<std::uint32_t> head_maps;   ///< [...] kv head of the layer's anchor whose selection serves
     std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
     bool checked = false;                   ///< the roles stood the test of repeated random tokens
+    bool quick = false;                     ///< learnt from little text: nothing held out, nothing checked
     std::vector<std::uint32_t> refresh_layers;  ///< full layers that attend to everything in hylra, ascending
     std::vector<std::uint32_t> refresh_maps;    ///< [...] kv head of the refreshing layer before whose selection serves
     std::vector<float> overlap;  ///< [n_layers, n_layers] share of the column's best tokens that are the row's too

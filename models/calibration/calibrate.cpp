@@ -48,6 +48,7 @@ public:
         c_.index_maps.assign(n_kv * 2 * c_.index_dim * c_.head_dim, 0);
         c_.index_pairs.assign(n_kv * c_.index_dim, 0);
         c_.mass = 0;
+        c_.quick = options.quick;
     }
 
     Calibration run() {

@@ -104,6 +104,21 @@ TEST_F(BadRequest, ContextThatCannotBe) {
     expect_error(run_program({"-m", model, "-p", "a", "--device", "no such device"}), 3, "no such device");
 }
 
+TEST_F(BadRequest, ADeviceThatIsNotThere) {
+    Program::Options options;
+    const std::vector<std::vector<std::string>> calls = {
+        {"info"}, {"info", "--json"}, {"--list-devices"}, {"info", "-m", Files::shared().tiny()}};
+    for (const std::vector<std::string>& call : calls) {
+        std::vector<std::string> named = call;
+        named.insert(named.end(), {"-dev", "no such device"});
+        expect_error(run_program(named), 3, "no such device");
+        options.environment["WINNOW_DEVICE"] = "not this either";
+        expect_error(run_program(call, "", options), 3, "not this either");
+        named.back() = "0";
+        EXPECT_EQ(run_program(named, "", options).status, 0);
+    }
+}
+
 TEST_F(BadRequest, PromptLongerThanTheContextNamesBothNumbers) {
     const Files& files = Files::shared();
     const std::string text(100, 'x');
@@ -144,6 +159,20 @@ TEST_F(BadRequest, ACacheFolderThatCannotBeWrittenIsOneWarning) {
     EXPECT_NE(lines[0].find("XDG_CACHE_HOME"), std::string::npos) << lines[0];
 }
 
+TEST(BadFiles, WhatIsReadIsNotWritten) {
+    const Files& files = Files::shared();
+    const std::string model = files.write("precious.gguf", files.tiny_bytes()), text = files.write("precious.txt", "a");
+    const std::string same = files.path("./precious.gguf");
+    expect_error(run_program({"calibrate", "-m", model, "-o", same}), 2, "--output");
+    expect_error(run_program({"calibrate", "-m", model, "-f", text, "--plot", text}), 2, "--plot");
+    expect_error(run_program({"tokenize", "-m", model, "-p", "a", "--log-file", same}), 2, "--log-file");
+    expect_error(run_program({"generate", "-m", model, "-f", text, "--logits-out", text}), 2, "--logits-out");
+    expect_error(run_program({"eval", "-m", model, "-f", text, "--json", text}), 2, "--json");
+    expect_error(run_program({"perplexity", "-m", model, "-f", text, "--kl-divergence-base", text}), 2, "--kl-div");
+    EXPECT_EQ(files.read("precious.gguf"), files.tiny_bytes());
+    EXPECT_EQ(files.read("precious.txt"), "a");
+}
+
 TEST_F(BadRequest, ResultsThatCannotBeWrittenAreRefusedBeforeTheWork) {
     const std::string& model = Files::shared().tiny();
     expect_error(run_program({"calibrate", "-m", model, "-o", "/nonexistent/x.gguf"}), 1, "/nonexistent/x.gguf");
@@ -161,6 +190,12 @@ TEST_F(BadRequest, SparsePoliciesThatCannotBe) {
         expect_error(generate({"--sparse-mass", mass}), 2, "--sparse-mass");
     expect_error(generate({"--sparse", "exact", "--sparse-budget", "67"}), 2, "below sink + window (4 + 64)");
     expect_error(generate({"--sparse", "no-such"}), 2, "twilight");
+    // The model has layers 0 and 1.
+    for (const char* layers : {"2", "0-2", "5-9", "0,7", "2-"})
+        expect_error(generate({"--sparse", "exact", "--sparse-layers", layers}), 2, "the model has 2 layers");
+    for (const char* layers : {"1", "0-1", "1-", "0-"})
+        EXPECT_EQ(generate({"--sparse", "exact", "--sparse-layers", layers}).status, 0) << layers;
+    expect_error(run_program({"info", "-m", model, "--sparse", "exact", "--sparse-layers", "2"}), 2, "2 layers");
 }
 
 TEST_F(BadRequest, TextsThatCannotBeUsed) {
@@ -170,6 +205,12 @@ TEST_F(BadRequest, TextsThatCannotBeUsed) {
     expect_error(run_program({"perplexity", "-m", files.tiny()}), 2, "-f FILE");
     expect_error(run_program({"generate", "-m", files.tiny()}), 2, "-p TEXT");
     expect_error(run_program({"tokenize", "-m", files.tiny()}), 2, "-p TEXT");
+    const std::string blank = files.write("blank.txt", " \n\t\n");
+    expect_error(run_program({"-m", files.tiny(), "-p", ""}), 2, "the prompt is empty");
+    expect_error(run_program({"-m", files.tiny(), "-f", blank, "--json"}), 2, "the prompt is empty");
+    expect_error(run_program({"chat", "-m", files.tiny(), "-f", blank}), 2, "the prompt is empty");
+    expect_error(run_program({"generate", "-m", files.tiny(), "-cnv", "-p", " "}), 2, "the prompt is empty");
+    expect_error(run_program({"generate", "-m", files.tiny(), "-p", ""}), 2, "the prompt is empty");
     expect_error(run_program({"-m", files.tiny(), "-p", "a", "--chat-template", "no-such"}), 2, "no-such");
 }
 

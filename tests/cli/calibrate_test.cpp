@@ -6,8 +6,11 @@
 namespace winnow::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ContainsRegex;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A folder with a model of its own, and a cache of its own: a sidecar changes what other tests see.
 class Calibrate : public OnDevice {
@@ -135,12 +138,38 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
     EXPECT_EQ(second.status, 0) << second.err;
     EXPECT_EQ(second.err.find("no calibration"), std::string::npos) << second.err;
     EXPECT_EQ(first.out, second.out);
-    EXPECT_THAT(generate("duo").err, HasSubstr("never checked"));  // a quick one checks no roles
+    // Presets that were named say that it is a quick one, which checks no roles; quest takes nothing of it.
+    EXPECT_THAT(own_lines(generate("duo").err), ElementsAre(AllOf(HasSubstr("quick"), HasSubstr("never checked"))));
+    EXPECT_THAT(own_lines(generate("hisa").err),
+                ElementsAre(AllOf(HasSubstr("hisa goes by the quick calibration"), HasSubstr("winnow calibrate"))));
+    EXPECT_TRUE(own_lines(generate("quest").err).empty());
 
     options_.environment["WINNOW_NO_CACHE"] = "1";
     const Outcome uncached = generate("auto");
     EXPECT_EQ(uncached.status, 0) << uncached.err;
     EXPECT_THAT(uncached.err, HasSubstr("exact"));
+}
+
+TEST_F(Calibrate, WhatCouldNotBeKeptIsNotLearnt) {
+    text_ = prompt();
+    options_.environment["XDG_CACHE_HOME"] = write("no-folder", "");
+    const Outcome outcome = generate("auto");
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("could not be kept in '" + path("no-folder/winnow") + "'"));
+    EXPECT_THAT(outcome.err, Not(HasSubstr("making a quick one")));
+}
+
+TEST_F(Calibrate, InfoTellsOfTheCalibrationAndMakesNone) {
+    text_ = prompt();
+    const std::vector<std::string> call{"info", "-m", model_, "--sparse", "auto", "--json"};
+    const Outcome outcome = run(call);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_THAT(own_lines(outcome.err), ElementsAre(AllOf(HasSubstr("winnow: note: no calibration of this model yet"),
+                                                          HasSubstr(".winnow.gguf"))));
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(path("")))
+        EXPECT_FALSE(entry.path().filename().string().ends_with(".winnow.gguf")) << entry.path();
+    ASSERT_EQ(generate("auto").status, 0);
+    EXPECT_TRUE(own_lines(run(call).err).empty());
 }
 
 TEST_F(Calibrate, WindowedModelsAndOddRequests) {

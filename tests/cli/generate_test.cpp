@@ -70,6 +70,10 @@ TEST(Tokenize, Forms) {
     files.write("bytes.txt", std::string("\xff\x00\xfe", 3));
     EXPECT_EQ(count_words(tokenize({"-f", files.path("bytes.txt"), "--ids"}).out), 3u);
 
+    // Unless they are asked for, as generate resolves them.
+    EXPECT_EQ(tokenize({"-p", "a\\nb\\n", "-e", "--ids"}).out, tokenize({"-p", "a\nb\n", "--ids"}).out);
+    EXPECT_EQ(tokenize({"-p", "a\\nb\n", "-e", "--no-escape", "--ids"}).out, file.out);
+
     const Outcome special = tokenize({"-p", "<|im_end|>", "--ids"});
     const Outcome plain = tokenize({"-p", "<|im_end|>", "--ids", "--no-parse-special"});
     EXPECT_EQ(count_words(special.out), 1u) << special.out;
@@ -88,6 +92,26 @@ TEST(Tokenize, PiecesAreSafeAtATerminal) {
     Program::Options terminal;
     terminal.terminal = true;
     EXPECT_EQ(run_program(call, "", terminal).out, "[2Jtra_300|>\r\n");
+}
+
+// A byte of which the vocabulary has no token, as those of some models: its place is taken by another spelling.
+TEST(Tokenize, BytesWithoutATokenAreNamed) {
+    const Files& files = Files::shared();
+    std::string bytes = files.read("vocabulary.gguf");
+    const std::string token = "\xc3\xbf";  // of 0xff, as byte-level BPE spells it
+    ASSERT_NE(bytes.find(token), std::string::npos);
+    bytes.replace(bytes.find(token), token.size(), "\xd0\xbf");
+    const std::string model = files.write("lacking.gguf", bytes);
+    const std::string text = files.write("lacking.txt", std::string("a\xff\x00\xff" "b", 5));
+    const Outcome lacking = run_program({"tokenize", "-m", model, "-f", text, "--ids"});
+    EXPECT_EQ(lacking.status, 0);
+    EXPECT_EQ(count_words(lacking.out), 3u) << lacking.out;
+    const std::vector<std::string> lines = own_lines(lacking.err, "winnow: warning: ");
+    ASSERT_EQ(lines.size(), 1u) << lacking.err;
+    EXPECT_NE(lines[0].find("2 of the text's bytes (0xff): left out"), std::string::npos) << lines[0];
+    const Outcome whole = run_program({"tokenize", "-m", files.vocabulary(), "-f", text, "--ids"});
+    EXPECT_EQ(count_words(whole.out), 5u) << whole.out;
+    EXPECT_TRUE(own_lines(whole.err).empty()) << whole.err;
 }
 
 TEST(Tokenize, NoBosDropsIt) {
@@ -118,6 +142,31 @@ TEST_F(Commands, TheSameSeedGivesTheSameText) {
     EXPECT_TRUE(first["finish_reason"] == "length" || first["finish_reason"] == "stop");
     EXPECT_GT(first["prompt_tokens"], 0);
     EXPECT_EQ(first["timings"]["predicted_n"], first["tokens"].size());
+}
+
+TEST_F(Commands, TheTokensOfThePromptAddUp) {
+    const Files& files = Files::shared();
+    const std::string text = "the other one and another line in the end", cache = files.path("sum.cache");
+    const std::vector<std::string> base = {"generate", "-m", files.tiny(), "-p", text, "--json", "--no-warmup"};
+    const std::size_t n = count_words(run_program({"tokenize", "-m", files.tiny(), "-p", text, "--ids"}).out);
+    const std::string logits = files.path("sum.npy");
+    const std::vector<std::vector<std::string>> ways = {{"-n", "4"},
+                                                        {"-n", "1"},
+                                                        {"-n", "0"},
+                                                        {"-n", "4", "--prompt-cache", cache},
+                                                        {"-n", "4", "--prompt-cache", cache},
+                                                        {"-n", "0", "--prompt-cache", cache},
+                                                        {"-n", "0", "--logits-out", logits},
+                                                        {"-n", "2", "--logits-out", logits}};
+    for (const std::vector<std::string>& more : ways) {
+        std::vector<std::string> arguments = base;
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        SCOPED_TRACE(::testing::PrintToString(more));
+        const json root = run_json(arguments);
+        ASSERT_TRUE(root.is_object());
+        EXPECT_EQ(root["prompt_tokens"], n);
+        EXPECT_EQ(root["timings"]["cache_n"].get<std::size_t>() + root["timings"]["prompt_n"].get<std::size_t>(), n);
+    }
 }
 
 // The step before the first answer compiles shaders and leaves no trace in it.

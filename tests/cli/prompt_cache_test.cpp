@@ -49,7 +49,7 @@ TEST_F(PromptCacheProgram, ASecondRunReadsWhatIsNew) {
     const json again = run(generate(question_, file));
     EXPECT_EQ(again["tokens"], plain["tokens"]);
     EXPECT_EQ(again["timings"]["cache_n"], again["prompt_tokens"].get<int>() - 1);
-    EXPECT_EQ(again["timings"]["prompt_n"], 0);
+    EXPECT_EQ(again["timings"]["prompt_n"], 1);  // the last one, for its logits
     EXPECT_EQ(folder_.read("cache"), saved);
     const json longer = run(generate(question_ + " and more", file));
     EXPECT_GT(longer["timings"]["cache_n"], 60);
@@ -83,10 +83,10 @@ TEST_F(PromptCacheProgram, ASelectingPresetGoesOnAsWithoutTheFile) {
     const auto [again, again_report] = quest(file);
     EXPECT_EQ(again["tokens"], plain["tokens"]);
     EXPECT_EQ(again_report, plain_report);
-    EXPECT_EQ(again["timings"]["prompt_n"], 0);
+    EXPECT_EQ(again["timings"]["prompt_n"], 1);  // the last one, for its logits
     // The prompt was read the same way whatever selects afterwards.
     const json dense = run(generate(prompt, file));
-    EXPECT_EQ(dense["timings"]["prompt_n"], 0);
+    EXPECT_EQ(dense["timings"]["prompt_n"], 1);  // the last one, for its logits
     EXPECT_EQ(dense["tokens"], run(generate(prompt, ""))["tokens"]);
 }
 
@@ -110,8 +110,27 @@ TEST_F(PromptCacheProgram, TroubleIsOneWarning) {
     folder_.write("letter", "dear reader");
     EXPECT_EQ(run(generate(question_, folder_.path("letter")), 1, "no prompt cache")["tokens"], plain["tokens"]);
     EXPECT_EQ(folder_.read("letter"), "dear reader");
-    EXPECT_EQ(run(generate(question_, folder_.path("no/folder")), 1, "cannot write")["tokens"], plain["tokens"]);
     EXPECT_EQ(folder_.count(), 2u);
+}
+
+// Before the model is loaded: the one of the chat has no weights.
+TEST_F(PromptCacheProgram, AFileThatCannotBeMadeIsRefusedAtTheStart) {
+    expect_error(run_program(generate(question_, folder_.path("no/folder"))), 1, "--prompt-cache: cannot write");
+    expect_error(run_program(generate(question_, folder_.path(""))), 1, "--prompt-cache: cannot write");
+    const std::string lost_file = folder_.path("no/folder");
+    expect_error(run_program({"chat", "-m", Files::shared().vocabulary(), "--prompt-cache", lost_file}), 1,
+                 "--prompt-cache: cannot write");
+    EXPECT_EQ(folder_.count(), 0u);
+}
+
+TEST_F(PromptCacheProgram, AFileThatCanOnlyBeReadServes) {
+    if (geteuid() == 0) GTEST_SKIP() << "root may write anywhere";
+    const std::string file = folder_.path("cache");
+    const json first = run(generate(question_, file));
+    std::filesystem::permissions(file, std::filesystem::perms::owner_read);
+    const json again = run(generate(question_, file), 1, "it is only read");
+    EXPECT_EQ(again["tokens"], first["tokens"]);
+    EXPECT_EQ(again["timings"]["prompt_n"], 1);
 }
 
 TEST_F(PromptCacheProgram, LogitsOfThePromptNeedAllOfItRead) {

@@ -70,7 +70,10 @@ TEST_F(Terminal, LinesAreEditedAsShellsDo) {
 
 TEST_F(Terminal, TheHistoryOutlivesTheProgram) {
     EXPECT_THAT(asked({"first\r", "\x1b[200~a\nb\x1b[201~\r"}), ElementsAre("first", "a\nb"));
-    EXPECT_THAT(state_.read("state/winnow/history"), HasSubstr("first"));
+    // Each entry once, after the mark of the format.
+    const std::string history = state_.read("state/winnow/history");
+    EXPECT_EQ(std::count(history.begin(), history.end(), '\n'), 1 + 4) << history;
+    EXPECT_THAT(history, HasSubstr("first\n"));
     const auto status = std::filesystem::status(state_.path("state/winnow/history"));
     EXPECT_EQ(status.permissions() & std::filesystem::perms::others_read, std::filesystem::perms::none);
     // Up past /bye, /save and the paste.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Flags, environment, exit statuses: nothing here needs a device.
+#include "models/chat_template.h"
 #include "tests/cli/program.h"
 #include "winnow/version.h"
 
@@ -32,9 +33,53 @@ TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"-m", "x", "--temp", "warm"}), 2, "--temp");
     expect_error(run_program({"-m", "x", "--top-p", "1.5"}), 2, "--top-p");
     expect_error(run_program({"-m", "x", "-ctk", "q5_1"}), 2, "q8_0");
+    expect_error(run_program({"generate", "-m", "x", "--color", "maybe"}), 2, "--color: maybe");
+    expect_error(run_program({"generate", "-m", "x", "-fa", "maybe"}), 2, "--fa: maybe");
+    expect_error(run_program({"info", "-m", "x", "--fit", "much"}), 2, "--fit much");
+    expect_error(run_program({"generate", "-m", "x", "-p", "a", "--chat-template", "no-such"}), 2, "chatml, llama3");
     expect_error(run_program({"-m", "x", "-ctk", "f32", "-ctv", "f16"}), 2, "does not mix");
+    for (const char* seed : {"18446744073709551616", "99999999999999999999", "-2", "1.5", "0x1", "", "abc"})
+        expect_error(run_program({"-m", "x", "--seed", seed}), 2, "--seed");
+    for (const char* size : {"8", "8000", "1048575", "8XB", "G"})
+        expect_error(run_program({"info", "--shape", "8b", "--fit=" + std::string(size)}), 2, "8G or 8GiB");
     expect_error(run_program({"bench", "-m", "x", "-p", "12,x"}), 2, "-p 12,x");
     expect_error(run_program({"bench", "-m", "x", "-p", "0", "-n", "0"}), 2, "nothing to measure");
+}
+
+TEST(Usage, AMisspeltFlagIsNamedAndTheNearestOneToo) {
+    expect_error(run_program({"--promt", "hi"}), 2,
+                 "--promt is no flag of winnow: did you mean --prompt? see winnow --help");
+    expect_error(run_program({"generate", "--temperture=1"}), 2,
+                 "--temperture is no flag of winnow generate: did you mean --temperature? see winnow generate --help");
+    expect_error(run_program({"-m", "x", "--ctx-sise", "9", "chat"}), 2,
+                 "--ctx-sise is no flag of winnow: did you mean --ctx-size?");
+    expect_error(run_program({"-gnl", "all"}), 2, "-gnl is no flag of winnow: did you mean -ngl?");
+    expect_error(run_program({"generat"}), 2, "did you mean generate?");
+    // Nothing is near.
+    expect_error(run_program({"--no-such-flag", "5"}), 2, "--no-such-flag is no flag of winnow: see winnow --help");
+    expect_error(run_program({"-5"}), 2, "-5 is no flag of winnow: see");
+    expect_error(run_program({"--"}), 2, "-- is no flag of winnow: see");
+    // Other commands have it.
+    expect_error(run_program({"tokenize", "--temp", "1"}), 2,
+                 "--temp is no flag of winnow tokenize: it is one of chat, generate; see winnow tokenize --help");
+    expect_error(run_program({"--presets", "exact"}), 2, "--presets is no flag of winnow chat: it is one of eval;");
+}
+
+TEST(Usage, AFlagIsNoValueAndAValueMayBeginWithADash) {
+    expect_error(run_program({"-m", "x", "-n", "--temp", "0"}), 2, "-n lacks its value: --temp is a flag");
+    expect_error(run_program({"-p", "--temp", "0", "generate"}), 2, "write --prompt=--temp");
+    const std::string& model = Files::shared().vocabulary();
+    const auto ids = [&](const std::vector<std::string>& text) {
+        std::vector<std::string> arguments{"tokenize", "-m", model, "--ids"};
+        arguments.insert(arguments.end(), text.begin(), text.end());
+        const Outcome outcome = run_program(arguments);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return outcome.out;
+    };
+    for (const std::string text : {"-hello", "--- a/file", "--what=is this", "-1", "-nice"}) {
+        EXPECT_EQ(ids({"-p", text}), ids({"--prompt=" + text})) << text;
+        EXPECT_EQ(ids({"--prompt", text}), ids({"--prompt=" + text})) << text;
+    }
 }
 
 TEST(Usage, FlagsMayStandBeforeOrAfterTheCommand) {
@@ -61,7 +106,10 @@ TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
     options.environment["WINNOW_MODEL"] = files.path("missing.gguf");
     EXPECT_EQ(run_program({"tokenize", "-p", "a", "-m", files.vocabulary()}, "", options).status, 0);
     options.environment["WINNOW_TEMP"] = "warm";
-    expect_error(run_program({"-m", files.tiny()}, "", options), 2, "--temp");
+    expect_error(run_program({"-m", files.tiny()}, "", options), 2, "(of WINNOW_TEMP)");
+    const Outcome typed = run_program({"-m", files.tiny(), "--temperature", "hot"}, "", options);
+    expect_error(typed, 2, "--temp");
+    EXPECT_EQ(typed.err.find("WINNOW_TEMP"), std::string::npos) << typed.err;
 }
 
 TEST(Usage, ModelNamesAreLookedUpInTheModelDirectories) {
@@ -71,6 +119,11 @@ TEST(Usage, ModelNamesAreLookedUpInTheModelDirectories) {
     EXPECT_EQ(run_program({"tokenize", "-m", "vocabulary", "-p", "a"}, "", options).status, 0);
     EXPECT_EQ(run_program({"tokenize", "-m", "vocabulary.gguf", "-p", "a"}, "", options).status, 0);
     expect_error(run_program({"tokenize", "-m", "other", "-p", "a"}, "", options), 4, "other");
+}
+
+TEST(Usage, TheHelpNamesEveryChatTemplate) {
+    const std::string help = run_program({"--help"}).out;
+    for (const std::string_view name : ChatTemplate::names()) EXPECT_NE(help.find(name), std::string::npos) << name;
 }
 
 TEST(Usage, WithoutADeviceTheStatusIsThree) {

@@ -425,7 +425,7 @@ protected:
 TEST_F(SidecarTest, RoundTrip) {
     c_.anchors = {1};
     c_.settings = {{"rtpurbo", 0.93f, 0, 0, 0.9f, 0, 0}, {"kascade", 0, 400, 0.1f, 0.92f, 3e6f, 1.25f}};
-    c_.checked = true;
+    c_.checked = c_.quick = true;
     c_.refresh_layers = {0};
     c_.refresh_maps = {0, 1, 1, 0};
     c_.overlap = {1, 0.5f, 0, 1};
@@ -453,6 +453,7 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.settings[1].bytes_per_token, 3e6f);
     EXPECT_EQ(read.settings[1].repeat_ratio, 1.25f);
     EXPECT_TRUE(read.checked);
+    EXPECT_TRUE(read.quick);
     EXPECT_EQ(read.refresh_layers, c_.refresh_layers);
     EXPECT_EQ(read.refresh_maps, c_.refresh_maps);
     EXPECT_EQ(read.overlap, c_.overlap);

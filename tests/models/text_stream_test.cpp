@@ -22,6 +22,7 @@ public:
     TokenId bos() const override { return -1; }
     bool adds_bos() const override { return false; }
     bool is_control(TokenId) const override { return false; }
+    std::string missing_bytes() const override { return {}; }
     const std::vector<TokenId>& eog() const override { return eog_; }
     TokenId find(std::string_view) const override { return -1; }
 

@@ -245,14 +245,18 @@ TEST(TokenizerBpe, GivesARepeatedWordTheSameIds) {
     EXPECT_EQ(encode(*t, text), expected);
 }
 
-TEST(TokenizerBpe, DropsBytesWithoutAToken) {
+TEST(TokenizerBpe, DropsBytesWithoutATokenAndNamesThem) {
+    EXPECT_EQ(bpe_draft().open()->missing_bytes(), "");
+    EXPECT_EQ(spm_draft().open()->missing_bytes(), "");
     Draft d = bpe_draft();
     d.tokens[0xFF] = "<removed>";
+    d.tokens[4] = "<removed too>";
     const auto t = d.open();
     EXPECT_EQ(t->decode(encode(*t,
                                "a\xFF"
                                "b")),
               "ab");
+    EXPECT_EQ(t->missing_bytes(), "\x04\xFF");
 }
 
 TEST(TokenizerSpm, MergesByScoreWithASpaceInFront) {
