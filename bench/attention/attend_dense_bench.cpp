@@ -15,14 +15,20 @@ void register_attend_dense() {
         c.kv_type = at.kv_type;
         c.n_splits = on.n_splits;
         const AttendDense stage(b.device(), c);
-        b.run(state, AttendDense::bytes_moved(c, at.n_tokens), [&](vk::Recorder& r, std::uint32_t i) {
-            stage.record(r, {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended, on.act_out},
-                         {on.table_offset(i), on.table_stride(), 0, WINNOW_NO_SUMS});
-        }, [&] {
-            return on.check_attended([&](std::span<const float> query, const reference::CacheView& view, std::uint32_t) {
-                return reference::attend_dense(query, view, at.n_tokens - 1).output;
+        b.run(
+            state, AttendDense::bytes_moved(c, at.n_tokens),
+            [&](vk::Recorder& r, std::uint32_t i) {
+                stage.record(r,
+                             {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters,
+                              on.attended, on.act_out},
+                             {on.table_offset(i), on.table_stride(), 0, WINNOW_NO_SUMS});
+            },
+            [&] {
+                return on.check_attended(
+                    [&](std::span<const float> query, const reference::CacheView& view, std::uint32_t) {
+                        return reference::attend_dense(query, view, at.n_tokens - 1).output;
+                    });
             });
-        });
     });
 }
 

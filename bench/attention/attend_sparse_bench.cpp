@@ -28,24 +28,31 @@ void register_attend_sparse() {
             control_words.insert(control_words.end(), {listed, listed, middle_end, at.n_tokens});
             map_words.push_back(h);
         }
-        const vk::Buffer list_rows = b.words(list_words), controls = b.words(control_words), head_maps = b.words(map_words);
+        const vk::Buffer list_rows = b.words(list_words), controls = b.words(control_words),
+                         head_maps = b.words(map_words);
         const vk::Buffer lse = b.buffer(s.n_heads * 4), counts = b.zeros(s.n_kv_heads * 4);
         AttendSparsePush push{};
         push.table_stride = on.table_stride();
         push.list_stride = stride;
         push.evicted = WINNOW_NO_SUMS;
-        b.run(state, AttendSparse::bytes_moved(c, lists[0].size() + 64), [&](vk::Recorder& r, std::uint32_t i) {
-            push.table_offset = on.table_offset(i);
-            stage.record(r,
-                         {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended, on.act_out,
-                          list_rows, controls, head_maps, lse, counts},
-                         push);
-        }, [&] {
-            return on.check_attended([&](std::span<const float> query, const reference::CacheView& view, std::uint32_t h) {
-                const reference::SparseView sparse{.list = lists[h], .middle_end = middle_end};
-                return reference::attend_sparse(query, view, {reference::attended_tokens(view.heads[0], sparse, at.n_tokens - 1)}).output;
+        b.run(
+            state, AttendSparse::bytes_moved(c, lists[0].size() + 64),
+            [&](vk::Recorder& r, std::uint32_t i) {
+                push.table_offset = on.table_offset(i);
+                stage.record(r,
+                             {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters,
+                              on.attended, on.act_out, list_rows, controls, head_maps, lse, counts},
+                             push);
+            },
+            [&] {
+                return on.check_attended(
+                    [&](std::span<const float> query, const reference::CacheView& view, std::uint32_t h) {
+                        const reference::SparseView sparse{.list = lists[h], .middle_end = middle_end};
+                        return reference::attend_sparse(
+                                   query, view, {reference::attended_tokens(view.heads[0], sparse, at.n_tokens - 1)})
+                            .output;
+                    });
             });
-        });
     });
 }
 

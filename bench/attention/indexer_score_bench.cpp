@@ -23,10 +23,12 @@ struct Scoring {
     ScoreEnding ending;
 };
 
-/// Summaries and index keys of the cache's tokens, as prefill leaves them; what is scored in several copies, as layers have them.
+/// Summaries and index keys of the cache's tokens, as prefill leaves them; what is scored in several copies, as layers
+/// have them.
 struct Rows {
     Rows(const AttentionSetup& on, const AttentionCase& at, const Scoring& what, std::uint64_t scored_bytes)
-        : map_values(random_halves(at.shape.n_kv_heads * 2ull * kIndexDim * at.shape.head_dim, 5)), maps(f32_buffer(map_values)) {
+        : map_values(random_halves(at.shape.n_kv_heads * 2ull * kIndexDim * at.shape.head_dim, 5)),
+          maps(f32_buffer(map_values)) {
         Bench& b = Bench::get();
         SummarizeBlock::Config c;
         c.n_kv_heads = at.shape.n_kv_heads;
@@ -35,7 +37,8 @@ struct Rows {
         c.summary_unit = std::max(what.unit, 16u);
         c.index_dim = kIndexDim;
         const SummarizeBlock summarize(b.device(), c);
-        const std::uint32_t blocks = on.cache.layout().layer_blocks(0), units = blocks * 64 / c.summary_unit, supers = (at.n_tokens + 1023) / 1024;
+        const std::uint32_t blocks = on.cache.layout().layer_blocks(0), units = blocks * 64 / c.summary_unit,
+                            supers = (at.n_tokens + 1023) / 1024;
         const std::uint64_t values = std::uint64_t{units + supers * at.shape.n_kv_heads} * at.shape.head_dim;
         low.push_back(b.buffer(values * 2));
         high.push_back(b.buffer(values * 2));
@@ -46,17 +49,21 @@ struct Rows {
             summarize.record(r, {on.tables(), on.keys(0), low[0], high[0], sum[0], maps, index[0], index_sums},
                              {at.n_tokens, 0, 0, on.table_stride(), 0, units, supers});
         });
-        const std::uint64_t n_copies = std::clamp<std::uint64_t>(b.rotation_bytes() / std::max<std::uint64_t>(scored_bytes, 1), 1, 32);
+        const std::uint64_t n_copies =
+            std::clamp<std::uint64_t>(b.rotation_bytes() / std::max<std::uint64_t>(scored_bytes, 1), 1, 32);
         for (auto* copies : {&low, &high, &sum, &index}) {
             const bool is_scored = (what.scorer == Scorer::kBox && (copies == &low || copies == &high)) ||
-                                   (what.scorer == Scorer::kMean && copies == &sum) || (what.scorer == Scorer::kLowdim && copies == &index);
+                                   (what.scorer == Scorer::kMean && copies == &sum) ||
+                                   (what.scorer == Scorer::kLowdim && copies == &index);
             while (is_scored && copies->size() < n_copies) {
                 copies->push_back(b.zeros(copies->front().bytes()));
                 vk::run_once(b.device(), [&](vk::Recorder& r) { r.copy(copies->front(), copies->back()); });
             }
         }
     }
-    static const vk::Buffer& of(const std::vector<vk::Buffer>& copies, std::uint32_t i) { return copies[i % copies.size()]; }
+    static const vk::Buffer& of(const std::vector<vk::Buffer>& copies, std::uint32_t i) {
+        return copies[i % copies.size()];
+    }
 
     std::vector<float> map_values;  // per kv head [A: kIndexDim, head_dim][B: kIndexDim, head_dim]
     vk::Buffer maps;
@@ -67,16 +74,20 @@ struct Rows {
 // What IndexerScore writes.
 struct Scores {
     Scores(const IndexerScore::Config& c, std::uint32_t n_tokens)
-        : stride(IndexerScore::score_stride(c.max_rows)), scores(Bench::get().buffer(std::uint64_t{c.n_heads} * stride * 4)),
-          partials(Bench::get().buffer((c.n_splits + 1) * c.n_heads * 8ull)), lists(Bench::get().buffer(std::uint64_t{c.n_kv_heads} * n_tokens * 4)),
-          controls(Bench::get().zeros(c.n_kv_heads * sizeof(SelectControl))), dropped(Bench::get().zeros(c.n_heads * 4)),
+        : stride(IndexerScore::score_stride(c.max_rows)),
+          scores(Bench::get().buffer(std::uint64_t{c.n_heads} * stride * 4)),
+          partials(Bench::get().buffer((c.n_splits + 1) * c.n_heads * 8ull)),
+          lists(Bench::get().buffer(std::uint64_t{c.n_kv_heads} * n_tokens * 4)),
+          controls(Bench::get().zeros(c.n_kv_heads * sizeof(SelectControl))),
+          dropped(Bench::get().zeros(c.n_heads * 4)),
           last(Bench::get().buffer(c.n_heads * c.head_dim * 4ull)) {}
     std::uint32_t stride;
     vk::Buffer scores, partials, lists, controls, dropped, last;
 };
 
 // Index keys by the row at which a reference looks for them: those of tokens whose keys are the same are the same.
-std::vector<float> index_keys(const AttentionSetup& on, const Rows& rows, const reference::HeadView& view, std::uint32_t kv_head, std::uint32_t n_tokens) {
+std::vector<float> index_keys(const AttentionSetup& on, const Rows& rows, const reference::HeadView& view,
+                              std::uint32_t kv_head, std::uint32_t n_tokens) {
     const std::vector<std::byte> stored = vk::read_back(Bench::get().device(), rows.index[0]);
     const std::vector<float> all = kv_values(KvType::kF16, kIndexDim, stored);
     const std::size_t first = std::size_t{on.cache.layout().head(0, kv_head).first_block} * 64 * kIndexDim;
@@ -84,15 +95,18 @@ std::vector<float> index_keys(const AttentionSetup& on, const Rows& rows, const 
     for (std::uint32_t t = 0; t < n_tokens; ++t) {
         const std::size_t at = view.row(t) * kIndexDim;
         keys.resize(std::max(keys.size(), at + kIndexDim));
-        std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(first + std::size_t{t} * kIndexDim), kIndexDim, keys.begin() + static_cast<std::ptrdiff_t>(at));
+        std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(first + std::size_t{t} * kIndexDim), kIndexDim,
+                    keys.begin() + static_cast<std::ptrdiff_t>(at));
     }
     return keys;
 }
 
 // Scores of the first query head and the last one; and where there is a list, the list of their kv heads.
-std::string check(const AttentionSetup& on, const AttentionCase& at, const Rows& rows, const Scores& out, const IndexerScore::Config& c) {
+std::string check(const AttentionSetup& on, const AttentionCase& at, const Rows& rows, const Scores& out,
+                  const IndexerScore::Config& c) {
     vk::Device& device = Bench::get().device();
-    const auto scores = vk::read_back_as<float>(device, out.scores), partials = vk::read_back_as<float>(device, out.partials);
+    const auto scores = vk::read_back_as<float>(device, out.scores),
+               partials = vk::read_back_as<float>(device, out.partials);
     const auto lists = vk::read_back_as<std::uint32_t>(device, out.lists);
     const auto controls = vk::read_back_as<SelectControl>(device, out.controls);
     const std::uint32_t group = on.n_group(), n = at.n_tokens;
@@ -100,9 +114,16 @@ std::string check(const AttentionSetup& on, const AttentionCase& at, const Rows&
         const std::uint32_t h = head / group;
         const reference::HeadView head_view = on.cache.head(h);
         const auto map = std::span<const float>(rows.map_values).subspan(2ull * h * kIndexDim * at.shape.head_dim);
-        const std::vector<float> keys = c.level.scorer == Scorer::kLowdim ? index_keys(on, rows, head_view, h, n) : std::vector<float>();
-        const reference::SelectView view{.cache = on.cache.view({&head_view, 1}), .query = on.query_of(head), .position = n - 1, .sinks = kSinks,
-                                         .window = kWindow, .index_dim = kIndexDim, .maps = map, .index_keys = keys};
+        const std::vector<float> keys =
+            c.level.scorer == Scorer::kLowdim ? index_keys(on, rows, head_view, h, n) : std::vector<float>();
+        const reference::SelectView view{.cache = on.cache.view({&head_view, 1}),
+                                         .query = on.query_of(head),
+                                         .position = n - 1,
+                                         .sinks = kSinks,
+                                         .window = kWindow,
+                                         .index_dim = kIndexDim,
+                                         .maps = map,
+                                         .index_keys = keys};
         const reference::Level expected = reference::indexer_score(view, c.level, 0, nullptr, 0, {});
         std::vector<double> raw;
         for (const reference::Row& row : expected.rows) raw.push_back(row.log_weight[0] + expected.lse[0]);
@@ -112,17 +133,27 @@ std::string check(const AttentionSetup& on, const AttentionCase& at, const Rows&
             if (!wrong.empty()) return "scores: " + wrong;
             continue;
         }
-        ScoredRows scored{std::span<const float>(scores).subspan(std::size_t{h} * group * out.stride), out.stride, {}, {}, c.level.unit, kSinks, n - kWindow};
+        ScoredRows scored{std::span<const float>(scores).subspan(std::size_t{h} * group * out.stride),
+                          out.stride,
+                          {},
+                          {},
+                          c.level.unit,
+                          kSinks,
+                          n - kWindow};
         for (std::uint32_t g = 0; g < group; ++g) {
-            const std::size_t sure = 2 * ((std::size_t{h} * (c.n_splits + 1) + c.n_splits) * group + g);  // (m, d) of sinks and window
+            const std::size_t sure =
+                2 * ((std::size_t{h} * (c.n_splits + 1) + c.n_splits) * group + g);  // (m, d) of sinks and window
             double sum = double{partials[sure + 1]} * std::exp(double{partials[sure]});
             for (const reference::Row& row : expected.rows)
-                sum += row.n_tokens * std::exp(double{scored.scores[g * out.stride + row.unit - expected.rows[0].unit]});
+                sum +=
+                    row.n_tokens * std::exp(double{scored.scores[g * out.stride + row.unit - expected.rows[0].unit]});
             scored.lse.push_back(std::log(sum));
             scored.sure.push_back(0);  // a budget of tokens does not ask for it
         }
-        const auto list = std::span<const std::uint32_t>(lists).subspan(std::size_t{h} * n, std::min(controls[h].n_list, n));
-        wrong = check_choice(scored, c.level, n / 20, list, 1.0 / 2048);  // the finest bin of shaders/common/select.glsl
+        const auto list =
+            std::span<const std::uint32_t>(lists).subspan(std::size_t{h} * n, std::min(controls[h].n_list, n));
+        wrong =
+            check_choice(scored, c.level, n / 20, list, 1.0 / 2048);  // the finest bin of shaders/common/select.glsl
         if (!wrong.empty()) return wrong;
     }
     return {};
@@ -154,14 +185,18 @@ void run(benchmark::State& state, const AttentionCase& at, const Scoring& what) 
     push.window = kWindow;
     push.refresh = 1;
     push.cosine = 2;
-    b.run(state, bytes, [&](vk::Recorder& r, std::uint32_t i) {
-        push.table_offset = on.table_offset(i);
-        const vk::Buffer& scored = Rows::of(what.scorer == Scorer::kMean ? rows.sum : rows.low, i);
-        stage.record(r,
-                     {on.state, on.tables(), scored, Rows::of(rows.high, i), on.query, rows.maps, on.keys(i), Rows::of(rows.index, i), rows.index_sums,
-                      out.lists, out.lists, out.scores, out.partials, on.counters, out.controls, policies, out.last, out.dropped},
-                     push);
-    }, [&] { return check(on, at, rows, out, c); });
+    b.run(
+        state, bytes,
+        [&](vk::Recorder& r, std::uint32_t i) {
+            push.table_offset = on.table_offset(i);
+            const vk::Buffer& scored = Rows::of(what.scorer == Scorer::kMean ? rows.sum : rows.low, i);
+            stage.record(r,
+                         {on.state, on.tables(), scored, Rows::of(rows.high, i), on.query, rows.maps, on.keys(i),
+                          Rows::of(rows.index, i), rows.index_sums, out.lists, out.lists, out.scores, out.partials,
+                          on.counters, out.controls, policies, out.last, out.dropped},
+                         push);
+        },
+        [&] { return check(on, at, rows, out, c); });
 }
 
 }  // namespace
@@ -176,10 +211,12 @@ void register_indexer_score() {
     for (const Case& which : {Case{"box16", {Scorer::kBox, 16, ScoreEnding::kList}},
                               Case{"box16_ranges", {Scorer::kBox, 16, ScoreEnding::kRanges}, {{KvType::kF16}, true}},
                               Case{"box64_ranges", {Scorer::kBox, 64, ScoreEnding::kRanges}, {{KvType::kF16}, true}},
-                              Case{"mean64", {Scorer::kMean, 64, ScoreEnding::kList}}, Case{"exact", {Scorer::kExact, 1, ScoreEnding::kList}, {kKvTypes, false}},
+                              Case{"mean64", {Scorer::kMean, 64, ScoreEnding::kList}},
+                              Case{"exact", {Scorer::kExact, 1, ScoreEnding::kList}, {kKvTypes, false}},
                               Case{"lowdim16", {Scorer::kLowdim, 1, ScoreEnding::kList}}})
-        register_attention(std::string("indexer_score_") + which.name, which.at,
-                           [what = which.what](benchmark::State& state, const AttentionCase& at) { run(state, at, what); });
+        register_attention(
+            std::string("indexer_score_") + which.name, which.at,
+            [what = which.what](benchmark::State& state, const AttentionCase& at) { run(state, at, what); });
 }
 
 }  // namespace winnow::bench

@@ -33,7 +33,8 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const AttentionSetup on(at);
     c.n_splits = on.n_splits;
-    if (!SelectAttend::takes(b.device(), c)) return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
+    if (!SelectAttend::takes(b.device(), c))
+        return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
     const SelectAttend stage(b.device(), c);
     const std::uint32_t group = on.n_group();
     std::minstd_rand random(1);
@@ -42,10 +43,13 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     // (m, d) of each range, alike.
     const float most = 3, sum = static_cast<float>(n) / static_cast<float>(c.n_score_splits);
     std::vector<std::uint32_t> ranges, policy_words;
-    for (std::uint32_t i = 0; i < s.n_kv_heads * (c.n_score_splits + 1) * group; ++i) ranges.insert(ranges.end(), {word(most), word(sum)});
-    for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) policy_words.insert(policy_words.end(), {word(1), 0, budget, 0, 0});
+    for (std::uint32_t i = 0; i < s.n_kv_heads * (c.n_score_splits + 1) * group; ++i)
+        ranges.insert(ranges.end(), {word(most), word(sum)});
+    for (std::uint32_t h = 0; h < s.n_kv_heads; ++h)
+        policy_words.insert(policy_words.end(), {word(1), 0, budget, 0, 0});
     const vk::Buffer score_rows = f32_buffer(scores), range_rows = b.words(ranges), policies = b.words(policy_words);
-    const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * c.most_rows * 4), controls = b.zeros(s.n_kv_heads * sizeof(SelectControl));
+    const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * c.most_rows * 4),
+                     controls = b.zeros(s.n_kv_heads * sizeof(SelectControl));
     const vk::Buffer lse = b.buffer(s.n_heads * 4), counts = b.zeros(s.n_kv_heads * 4);
     SelectAttendPush push{};
     push.table_stride = on.table_stride();
@@ -53,37 +57,48 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     push.sink_tokens = kSinks;
     push.window = kWindow;
     push.evicted = WINNOW_NO_SUMS;
-    b.run(state, SelectAttend::bytes_moved(c, n / unit, budget + kWindow), [&](vk::Recorder& r, std::uint32_t i) {
-        push.table_offset = on.table_offset(i);
-        stage.record(r,
-                     {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended,
-                      on.act_out, lists, controls, lists, lse, counts, score_rows, range_rows, policies},
-                     push);
-    }, [&] {
-        const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
-        const auto control = vk::read_back_as<SelectControl>(b.device(), controls);
-        std::string wrong;
-        const auto units = [&](std::uint32_t h) {
-            const auto list = std::span<const std::uint32_t>(all).subspan(std::size_t{h} * c.most_rows, std::min(control[h].n_list, c.most_rows));
-            return std::vector<std::uint32_t>(list.begin(), list.end());
-        };
-        for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
-            const double denominator = most + std::log(sum * static_cast<float>(c.n_score_splits + 1));
-            const ScoredRows rows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride), c.score_stride,
-                                  std::vector<double>(group, denominator), std::vector<double>(group), unit, kSinks, n - kWindow};
-            wrong = check_choice(rows, c.level, budget, units(h), SelectAttend::bin_width(c.level.rule, group));
-            if (!wrong.empty()) return wrong;
-        }
-        return on.check_attended([&](std::span<const float> query, const reference::CacheView& cache, std::uint32_t h) {
-            reference::SelectView view;
-            view.cache = cache;
-            view.query = query;
-            view.position = n - 1;
-            view.sinks = kSinks;
-            view.window = kWindow;
-            return reference::select_attend(view, {units(h)}, unit).output;
+    b.run(
+        state, SelectAttend::bytes_moved(c, n / unit, budget + kWindow),
+        [&](vk::Recorder& r, std::uint32_t i) {
+            push.table_offset = on.table_offset(i);
+            stage.record(
+                r,
+                {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended,
+                 on.act_out, lists, controls, lists, lse, counts, score_rows, range_rows, policies},
+                push);
+        },
+        [&] {
+            const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
+            const auto control = vk::read_back_as<SelectControl>(b.device(), controls);
+            std::string wrong;
+            const auto units = [&](std::uint32_t h) {
+                const auto list = std::span<const std::uint32_t>(all).subspan(std::size_t{h} * c.most_rows,
+                                                                              std::min(control[h].n_list, c.most_rows));
+                return std::vector<std::uint32_t>(list.begin(), list.end());
+            };
+            for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
+                const double denominator = most + std::log(sum * static_cast<float>(c.n_score_splits + 1));
+                const ScoredRows rows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
+                                      c.score_stride,
+                                      std::vector<double>(group, denominator),
+                                      std::vector<double>(group),
+                                      unit,
+                                      kSinks,
+                                      n - kWindow};
+                wrong = check_choice(rows, c.level, budget, units(h), SelectAttend::bin_width(c.level.rule, group));
+                if (!wrong.empty()) return wrong;
+            }
+            return on.check_attended(
+                [&](std::span<const float> query, const reference::CacheView& cache, std::uint32_t h) {
+                    reference::SelectView view;
+                    view.cache = cache;
+                    view.query = query;
+                    view.position = n - 1;
+                    view.sinks = kSinks;
+                    view.window = kWindow;
+                    return reference::select_attend(view, {units(h)}, unit).output;
+                });
         });
-    });
 }
 
 }  // namespace

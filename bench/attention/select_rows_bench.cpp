@@ -21,14 +21,17 @@ constexpr float kMass = 0.26f;
 
 std::uint32_t word(float x) { return std::bit_cast<std::uint32_t>(x); }
 
-// Even noise for scores, and denominators to match: 5 % of the tokens are kept, by their number or by their mass. The time includes
-// a copy of a few words and its barrier, which make the list due again.
+// Even noise for scores, and denominators to match: 5 % of the tokens are kept, by their number or by their mass. The
+// time includes a copy of a few words and its barrier, which make the list due again.
 void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
     Bench& b = Bench::get();
     const Shape& s = at.shape;
     const std::uint32_t n = at.n_tokens;
     const AttentionSetup on(at);
-    SelectRows::Config c{.n_heads = s.n_heads, .n_kv_heads = s.n_kv_heads, .level = {}, .score_stride = IndexerScore::score_stride(n + 1)};
+    SelectRows::Config c{.n_heads = s.n_heads,
+                         .n_kv_heads = s.n_kv_heads,
+                         .level = {},
+                         .score_stride = IndexerScore::score_stride(n + 1)};
     c.level.rule = rule;
     c.level.mass = kMass;
     c.n_splits = c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
@@ -60,33 +63,44 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
     push.list_stride = n;
     push.sink_tokens = kSinks;
     push.window = kWindow;
-    b.run(state, SelectRows::bytes_moved(c, n, n / 20), [&](vk::Recorder& r, std::uint32_t) {
-        r.copy({pending, 0, pending.bytes()}, {controls, 0, controls.bytes()});  // as indexer_score leaves it
-        r.full_barrier();
-        const SelectRows::Buffers buffers{on.state, on.tables(), lists, lists, score_rows, partials, ranks, bins, through, on.counters,
-                                          controls, policies, cuts};
-        stage.record_count(r, buffers, push);
-        r.barrier();
-        stage.record_write(r, buffers, push);
-    }, [&] {
-        const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
-        const auto control = vk::read_back_as<SelectControl>(b.device(), controls);
-        for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
-            const ScoredRows rows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride), c.score_stride,
-                                  std::vector<double>(group, denominator), std::vector<double>(group), 1, kSinks, n - kWindow};
-            const auto list = std::span<const std::uint32_t>(all).subspan(std::size_t{h} * n, std::min(control[h].n_list, n));
-            const std::string wrong = check_choice(rows, c.level, budget, list, SelectRows::bin_width(rule, group));
-            if (!wrong.empty()) return wrong;
-        }
-        return std::string();
-    });
+    b.run(
+        state, SelectRows::bytes_moved(c, n, n / 20),
+        [&](vk::Recorder& r, std::uint32_t) {
+            r.copy({pending, 0, pending.bytes()}, {controls, 0, controls.bytes()});  // as indexer_score leaves it
+            r.full_barrier();
+            const SelectRows::Buffers buffers{on.state, on.tables(), lists,       lists,    score_rows, partials, ranks,
+                                              bins,     through,     on.counters, controls, policies,   cuts};
+            stage.record_count(r, buffers, push);
+            r.barrier();
+            stage.record_write(r, buffers, push);
+        },
+        [&] {
+            const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
+            const auto control = vk::read_back_as<SelectControl>(b.device(), controls);
+            for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
+                const ScoredRows rows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
+                                      c.score_stride,
+                                      std::vector<double>(group, denominator),
+                                      std::vector<double>(group),
+                                      1,
+                                      kSinks,
+                                      n - kWindow};
+                const auto list =
+                    std::span<const std::uint32_t>(all).subspan(std::size_t{h} * n, std::min(control[h].n_list, n));
+                const std::string wrong = check_choice(rows, c.level, budget, list, SelectRows::bin_width(rule, group));
+                if (!wrong.empty()) return wrong;
+            }
+            return std::string();
+        });
 }
 
 }  // namespace
 
 void register_select_rows() {
-    register_attention("select_rows_top_k", {}, [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopK); });
-    register_attention("select_rows_top_p", {}, [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopP); });
+    register_attention("select_rows_top_k", {},
+                       [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopK); });
+    register_attention("select_rows_top_p", {},
+                       [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopP); });
 }
 
 }  // namespace winnow::bench

@@ -33,23 +33,31 @@ void register_sum_evicted() {
         const SumEvicted stage(b.device(), c);
         const vk::Buffer step_state = b.state(n - 1);
         cache.evicted().assume(b.device(), cache.layout(), n - 1);
-        b.run(state, SumEvicted::bytes_moved(c, 1), [&](vk::Recorder& r, std::uint32_t i) {
-            stage.record(r,
-                         {step_state, cache.tables(), cache.keys(0), cache.values(0), cache.evicted().sums(),
-                          cache.evicted().counts()},
-                         {cache.layout().table_offset(0), cache.layout().table_stride(), 0, n - i % 2});
-        }, [&] {
-            const auto got = vk::read_back_as<std::int64_t>(b.device(), cache.evicted().sums());
-            const std::vector<float> row(64ull * s.head_dim, static_cast<float>(reference::half_to_double(kSmallValues & 0xffff)));
-            reference::HeadView head;
-            head.window = n / 2;
-            head.sink_tokens = 4;
-            head.blocks.assign(n / 64 + 1, 0);
-            const reference::CacheView view{s.head_dim, row, row, {&head, 1}};
-            const std::int64_t one = reference::sum_evicted(view, 0, n).key[0] - reference::sum_evicted(view, 0, n - 1).key[0];
-            const auto n_wrong = std::count_if(got.begin(), got.end(), [&](std::int64_t sum) { return sum != one; });
-            return n_wrong == 0 ? std::string() : fmt::format("wrong results: {} of {} sums are not those of one token", n_wrong, got.size());
-        });
+        b.run(
+            state, SumEvicted::bytes_moved(c, 1),
+            [&](vk::Recorder& r, std::uint32_t i) {
+                stage.record(r,
+                             {step_state, cache.tables(), cache.keys(0), cache.values(0), cache.evicted().sums(),
+                              cache.evicted().counts()},
+                             {cache.layout().table_offset(0), cache.layout().table_stride(), 0, n - i % 2});
+            },
+            [&] {
+                const auto got = vk::read_back_as<std::int64_t>(b.device(), cache.evicted().sums());
+                const std::vector<float> row(64ull * s.head_dim,
+                                             static_cast<float>(reference::half_to_double(kSmallValues & 0xffff)));
+                reference::HeadView head;
+                head.window = n / 2;
+                head.sink_tokens = 4;
+                head.blocks.assign(n / 64 + 1, 0);
+                const reference::CacheView view{s.head_dim, row, row, {&head, 1}};
+                const std::int64_t one =
+                    reference::sum_evicted(view, 0, n).key[0] - reference::sum_evicted(view, 0, n - 1).key[0];
+                const auto n_wrong =
+                    std::count_if(got.begin(), got.end(), [&](std::int64_t sum) { return sum != one; });
+                return n_wrong == 0 ? std::string()
+                                    : fmt::format("wrong results: {} of {} sums are not those of one token", n_wrong,
+                                                  got.size());
+            });
     });
 }
 

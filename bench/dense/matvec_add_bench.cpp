@@ -19,17 +19,22 @@ void register_projection(const std::string& name, const std::function<std::uint3
         const Weights w(type, {s.n_embd}, config.n_in, b.rotation_bytes());
         const std::vector<float> before = random_halves(s.n_embd, 2);
         const std::vector<std::uint32_t> act_words = random_activations(config.n_in);
-        const vk::Buffer st = b.state(0), act = b.words(act_words), x = f32_buffer(before), norm = b.buffer(s.n_embd * 4);
+        const vk::Buffer st = b.state(0), act = b.words(act_words), x = f32_buffer(before),
+                         norm = b.buffer(s.n_embd * 4);
         const vk::Buffer out = b.buffer(activation_bytes(s.n_embd)), counters = b.zeros(64);
-        b.run(state, MatvecAdd::bytes_moved(config), [&](vk::Recorder& r, std::uint32_t i) {
-            stage.record(r, {w.copy(i), act, st, x, norm, out, norm, x, counters}, {w.ref(), 0, 1e-5f, 0});
-        }, [&] {
-            const std::vector<std::uint32_t> rows = checked_rows(s.n_embd);
-            const std::vector<double> ones(rows.size(), 1);
-            const reference::Residual expected = reference::matvec_add(w.rows(0, rows), reference::dequantize_activations(act_words),
-                                                                       picked(before, rows), ones, {}, 1e-5);
-            return difference(picked(vk::read_back_as<float>(b.device(), x), rows), expected.x.values, 1e-4);
-        });
+        b.run(
+            state, MatvecAdd::bytes_moved(config),
+            [&](vk::Recorder& r, std::uint32_t i) {
+                stage.record(r, {w.copy(i), act, st, x, norm, out, norm, x, counters}, {w.ref(), 0, 1e-5f, 0});
+            },
+            [&] {
+                const std::vector<std::uint32_t> rows = checked_rows(s.n_embd);
+                const std::vector<double> ones(rows.size(), 1);
+                const reference::Residual expected =
+                    reference::matvec_add(w.rows(0, rows), reference::dequantize_activations(act_words),
+                                          picked(before, rows), ones, {}, 1e-5);
+                return difference(picked(vk::read_back_as<float>(b.device(), x), rows), expected.x.values, 1e-4);
+            });
     });
 }
 

@@ -21,31 +21,29 @@ struct Product {
 void register_one(const Shape& s, const Product& p, WeightType type, std::uint32_t n, const std::string& variant) {
     const std::string name =
         fmt::format("{}/tokens:{}/{}", label(std::string("matmul_") + p.name, s, type), n, variant);
-    add_bench(
-        name,
-        [p, type, n, variant](benchmark::State& state) {
-            Bench& b = Bench::get();
-            const Matmul::Config c{p.n_in, type, false};
-            const auto stage = make_variant<Matmul>(variant, c);
-            const Weights w(type, {p.n_rows}, p.n_in, b.rotation_bytes() / 4);
-            const std::vector<float> tokens = random_halves(std::size_t{n} * p.n_in, 1);
-            const vk::Buffer in = f16_buffer(tokens),
-                             out = b.buffer(std::uint64_t{n} * p.n_rows * 4);
-            run_flops(state, 2.0 * p.n_in * p.n_rows * n, Matmul::bytes_moved(c, p.n_rows, n),
-                      [&](vk::Recorder& r, std::uint32_t i) {
-                          stage.record(r, {w.copy(i), in, out}, {w.ref(), 0, n, p.n_rows, 0});
-                      },
-                      [&] {  // the first token and the last one
-                          const std::vector<float> all = vk::read_back_as<float>(b.device(), out);
-                          std::vector<double> got;
-                          std::vector<float> rows(tokens.begin(), tokens.begin() + p.n_in);
-                          rows.insert(rows.end(), tokens.end() - p.n_in, tokens.end());
-                          for (const std::uint32_t token : {0u, n - 1})
-                              for (const std::uint32_t row : checked_rows(p.n_rows)) got.push_back(double{all[std::size_t{token} * p.n_rows + row]});
-                          return difference(got, reference::matmul(w.rows(0, checked_rows(p.n_rows)), rows).values, 2e-3);
-                      });
-        })
-        ->Iterations(1);
+    add_bench(name, [p, type, n, variant](benchmark::State& state) {
+        Bench& b = Bench::get();
+        const Matmul::Config c{p.n_in, type, false};
+        const auto stage = make_variant<Matmul>(variant, c);
+        const Weights w(type, {p.n_rows}, p.n_in, b.rotation_bytes() / 4);
+        const std::vector<float> tokens = random_halves(std::size_t{n} * p.n_in, 1);
+        const vk::Buffer in = f16_buffer(tokens), out = b.buffer(std::uint64_t{n} * p.n_rows * 4);
+        run_flops(
+            state, 2.0 * p.n_in * p.n_rows * n, Matmul::bytes_moved(c, p.n_rows, n),
+            [&](vk::Recorder& r, std::uint32_t i) {
+                stage.record(r, {w.copy(i), in, out}, {w.ref(), 0, n, p.n_rows, 0});
+            },
+            [&] {  // the first token and the last one
+                const std::vector<float> all = vk::read_back_as<float>(b.device(), out);
+                std::vector<double> got;
+                std::vector<float> rows(tokens.begin(), tokens.begin() + p.n_in);
+                rows.insert(rows.end(), tokens.end() - p.n_in, tokens.end());
+                for (const std::uint32_t token : {0u, n - 1})
+                    for (const std::uint32_t row : checked_rows(p.n_rows))
+                        got.push_back(double{all[std::size_t{token} * p.n_rows + row]});
+                return difference(got, reference::matmul(w.rows(0, checked_rows(p.n_rows)), rows).values, 2e-3);
+            });
+    })->Iterations(1);
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
+#include <utility>
 
 #include "bench/support/check.h"
 #include "runtime/attention/attend_dense.h"
@@ -45,7 +47,8 @@ std::vector<Shape> head_shapes(bool is_cpu) {
 
 }  // namespace
 
-void register_attention(const std::string& stage, const AttentionCases& cases, const std::function<void(benchmark::State&, const AttentionCase&)>& run) {
+void register_attention(const std::string& stage, const AttentionCases& cases,
+                        const std::function<void(benchmark::State&, const AttentionCase&)>& run) {
     const auto add = [&](const Shape& shape, KvType type, std::uint32_t n_tokens) {
         const std::string kv = cases.kv_types.size() > 1 ? fmt::format("/kv:{}", kv_type_name(type)) : "";
         add_bench(fmt::format("{}/{}{}/n_tokens:{}", stage, shape.name, kv, n_tokens),
@@ -59,7 +62,8 @@ void register_attention(const std::string& stage, const AttentionCases& cases, c
     if (!cases.every_head) return;
     for (const Shape& shape : head_shapes(is_cpu))
         for (const KvType type : cases.kv_types)
-            for (const std::uint32_t n_tokens : is_cpu ? std::vector<std::uint32_t>{1024} : std::vector<std::uint32_t>{32768, 131072})
+            for (const std::uint32_t n_tokens :
+                 is_cpu ? std::vector<std::uint32_t>{1024} : std::vector<std::uint32_t>{32768, 131072})
                 add(shape, type, n_tokens);
 }
 
@@ -69,21 +73,29 @@ AttentionSetup::AttentionSetup(const AttentionCase& at)
       query_values(random_query(at.shape)),
       state(Bench::get().state(at.n_tokens - 1)),
       query(f32_buffer(query_values)),
-      partials(Bench::get().buffer(attend_partial_bytes(at.shape.n_heads, at.shape.n_kv_heads, at.shape.head_dim, n_splits))),
+      partials(Bench::get().buffer(
+          attend_partial_bytes(at.shape.n_heads, at.shape.n_kv_heads, at.shape.head_dim, n_splits))),
       counters(Bench::get().zeros(256)),
       attended(Bench::get().buffer(at.shape.q_dim() * 4)),
       act_out(Bench::get().buffer(activation_bytes(at.shape.q_dim()))) {}
 
 std::string AttentionSetup::check_attended(const Expected& expected) const {
     const std::vector<float> all = vk::read_back_as<float>(Bench::get().device(), attended);
-    for (const std::uint32_t head : first_and_last(n_heads())) {
+    const auto check_head = [&](std::uint32_t head) -> std::string {
         const std::uint32_t kv_head = head / n_group();
         const reference::HeadView view = cache.head(kv_head);
         const auto got = std::span<const float>(all).subspan(std::size_t{head} * cache.head_dim(), cache.head_dim());
-        const std::string wrong = difference({got.begin(), got.end()}, expected(query_of(head), cache.view({&view, 1}), kv_head), 3e-4);
-        if (!wrong.empty()) return fmt::format("query head {}: {}", head, wrong);
-    }
-    return {};
+        const std::vector<double> right = expected(query_of(head), cache.view({&view, 1}), kv_head);
+        const std::string wrong = difference({got.begin(), got.end()}, right, 3e-4);
+        return wrong.empty() ? wrong : fmt::format("query head {}: {}", head, wrong);
+    };
+    std::vector<std::future<std::string>> checks;  // beside each other: the reference goes through the whole cache
+    for (const std::uint32_t head : first_and_last(n_heads()))
+        checks.push_back(std::async(std::launch::async, check_head, head));
+    std::string wrong;
+    for (std::future<std::string>& check : checks)
+        if (std::string text = check.get(); wrong.empty()) wrong = std::move(text);
+    return wrong;
 }
 
 }  // namespace winnow::bench

@@ -23,13 +23,14 @@ struct AttentionCases {
     bool every_head = false;  ///< also 8 kv heads of 64, 128 and 256 dimensions with 1 to 8 query heads each
 };
 
-/// Registers `stage`/shape/n_tokens:N for every shape and for cached tokens up to 131,072 (8,192 on a software driver); with several
-/// types `stage`/shape/kv:TYPE/n_tokens:N. With every_head also `stage`/dim:D/group:G/..., at 32,768 and 131,072 tokens (few and short on a
-/// software driver, which compiles wide heads for 10 s and more).
-void register_attention(const std::string& stage, const AttentionCases& cases, const std::function<void(benchmark::State&, const AttentionCase&)>& run);
+/// Registers `stage`/shape/n_tokens:N for every shape and for cached tokens up to 131,072 (8,192 on a software driver);
+/// with several types `stage`/shape/kv:TYPE/n_tokens:N. With every_head also `stage`/dim:D/group:G/..., at 32,768 and
+/// 131,072 tokens (few and short on a software driver, which compiles wide heads for 10 s and more).
+void register_attention(const std::string& stage, const AttentionCases& cases,
+                        const std::function<void(benchmark::State&, const AttentionCase&)>& run);
 
-/// A cache, taken in turns by layers where a GPU's own cache would hold one, and the buffers that attention of one token reads and writes
-/// besides its lists.
+/// A cache, taken in turns by layers where a GPU's own cache would hold one, and the buffers that attention of one
+/// token reads and writes besides its lists.
 struct AttentionSetup {
     explicit AttentionSetup(const AttentionCase& at);
     RandomCache cache;
@@ -50,9 +51,12 @@ struct AttentionSetup {
         return std::span<const float>(query_values).subspan(std::size_t{head} * cache.head_dim(), cache.head_dim());
     }
 
-    /// What a reference makes of one query head, given its query, a view of the one kv head that it reads, and which that is: [head_dim].
-    using Expected = std::function<std::vector<double>(std::span<const float> query, const reference::CacheView& view, std::uint32_t kv_head)>;
-    /// What is wrong with `attended`, by the first query head and the last one; empty if nothing is.
+    /// What a reference makes of one query head, given its query, a view of the one kv head that it reads, and which
+    /// that is: [head_dim].
+    using Expected = std::function<std::vector<double>(std::span<const float> query, const reference::CacheView& view,
+                                                       std::uint32_t kv_head)>;
+    /// What is wrong with `attended`, by the first query head and the last one; empty if nothing is. Calls
+    /// `expected` from several threads.
     std::string check_attended(const Expected& expected) const;
 };
 

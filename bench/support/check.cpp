@@ -58,7 +58,9 @@ std::vector<std::uint32_t> checked_rows(std::uint32_t n_rows) {
     return rows;
 }
 
-std::vector<std::uint32_t> first_and_last(std::uint32_t n) { return n == 1 ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, n - 1}; }
+std::vector<std::uint32_t> first_and_last(std::uint32_t n) {
+    return n == 1 ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, n - 1};
+}
 
 std::vector<double> picked(const std::vector<float>& all, const std::vector<std::uint32_t>& places) {
     std::vector<double> some;
@@ -74,14 +76,16 @@ std::vector<std::uint32_t> random_activations(std::size_t n) {
 }
 
 std::string difference(const std::vector<double>& got, const std::vector<double>& expected, double share) {
-    if (got.size() != expected.size()) return fmt::format("{} results where {} are expected", got.size(), expected.size());
+    if (got.size() != expected.size())
+        return fmt::format("{} results where {} are expected", got.size(), expected.size());
     double squares = 0, error = 0;
     for (std::size_t i = 0; i < got.size(); ++i) {
         squares += expected[i] * expected[i];
         error += (got[i] - expected[i]) * (got[i] - expected[i]);
     }
     if (std::isfinite(error) && error <= share * share * squares) return {};
-    return fmt::format("wrong results: they differ from the reference by {:.2g} of its length", std::sqrt(error / squares));
+    return fmt::format("wrong results: they differ from the reference by {:.2g} of its length",
+                       std::sqrt(error / squares));
 }
 
 }  // namespace winnow::bench

@@ -30,7 +30,8 @@ std::vector<double> picked(const std::vector<float>& all, const std::vector<std:
 /// An activation vector as a stage leaves it for a matvec: random_halves, quantised.
 std::vector<std::uint32_t> random_activations(std::size_t n);
 
-/// Empty, or what is wrong: `got` differs from `expected` by more than `share` of its length (root of the sum of squares), or is no number.
+/// Empty, or what is wrong: `got` differs from `expected` by more than `share` of its length (root of the sum of
+/// squares), or is no number.
 std::string difference(const std::vector<double>& got, const std::vector<double>& expected, double share);
 
 }  // namespace winnow::bench

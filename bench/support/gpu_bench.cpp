@@ -16,8 +16,9 @@
 namespace winnow::bench {
 namespace {
 
-constexpr double kRunMicroseconds = 10e3;
-// The set-up of a bench takes far longer than its timing, and is done again for every number of iterations that the library tries.
+constexpr double kRunMicroseconds = 5e3;
+// The set-up of a bench takes far longer than its timing, and is done again for every number of iterations that the
+// library tries.
 constexpr int kRuns = 10, kSoftwareRuns = 2;
 
 std::vector<Shape> read_shapes() {
@@ -140,7 +141,8 @@ bool Bench::is_right(benchmark::State& state, const std::function<void(vk::Recor
 }
 
 void Bench::run(benchmark::State& state, std::uint64_t bytes,
-                const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check) {
+                const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+                const std::function<std::string()>& check) {
     if (check && !is_right(state, record, check)) return;
     std::uint32_t n = 1;
     if (!device_->is_cpu()) {

@@ -38,7 +38,8 @@ std::vector<std::byte> random_blocks(KvType type, std::uint32_t head_dim, std::u
         }
         const bool is_scale = at % block_bytes >= kBlock * code_bytes(type, head_dim);
         // Scales: 2^-7 to 2^-6 beside codes of 127, 2^-3 to 2^-2 beside codes of 8.
-        put(at, static_cast<std::uint16_t>(is_scale ? (bits & 0x3ff) | (type == KvType::kQ8_0 ? 0x2000 : 0x3000) : bits));
+        put(at,
+            static_cast<std::uint16_t>(is_scale ? (bits & 0x3ff) | (type == KvType::kQ8_0 ? 0x2000 : 0x3000) : bits));
     }
     return blocks;
 }
@@ -67,7 +68,8 @@ std::vector<float> kv_values(KvType type, std::uint32_t head_dim, std::span<cons
         const std::byte* scale = block + kBlock * codes + row % kBlock * scales;
         for (std::size_t d = 0; d < head_dim; ++d) {
             const int byte = std::to_integer<int>(type == KvType::kQ8_0 ? code[d] : code[d / 8 * 4 + d % 4]);
-            const int number = type == KvType::kQ8_0 ? static_cast<std::int8_t>(byte) : (byte >> (d % 8 < 4 ? 0 : 4) & 15) - 8;
+            const int number =
+                type == KvType::kQ8_0 ? static_cast<std::int8_t>(byte) : (byte >> (d % 8 < 4 ? 0 : 4) & 15) - 8;
             values[row * head_dim + d] = half(scale + d / 32 * 2) * static_cast<float>(number);
         }
     }
@@ -91,7 +93,9 @@ RandomCache::RandomCache(const Shape& shape, std::uint32_t n_tokens, KvType type
         vk::Uploader uploader(device);
         uploader.upload(from, different);
         uploader.finish();
-        const auto pool = [&](std::uint32_t layer) -> const vk::Buffer& { return is_keys ? pools_.keys(layer) : pools_.values(layer); };
+        const auto pool = [&](std::uint32_t layer) -> const vk::Buffer& {
+            return is_keys ? pools_.keys(layer) : pools_.values(layer);
+        };
         vk::run_once(device, [&](vk::Recorder& r) {
             for (std::uint32_t at = 0; at < n_blocks; at += kRun) {
                 const std::uint64_t bytes = std::min(kRun, n_blocks - at) * block_bytes;

@@ -16,11 +16,13 @@ struct Shape;
 inline const std::vector<KvType> kKvTypes{KvType::kF16, KvType::kQ8_0, KvType::kQ4_0};
 const char* kv_type_name(KvType type);
 
-/// The rows of whole blocks of a pool of one of these types (shaders/common/kv_store.glsl), as numbers: [n_rows, head_dim].
+/// The rows of whole blocks of a pool of one of these types (shaders/common/kv_store.glsl), as numbers: [n_rows,
+/// head_dim].
 std::vector<float> kv_values(KvType type, std::uint32_t head_dim, std::span<const std::byte> blocks);
 
-/// A cache of pseudo-random keys and values, all layers alike. Its blocks are drawn from a few different ones, in random order, so that a
-/// reference needs few numbers however long it is and a stage that passes over a part of it still errs.
+/// A cache of pseudo-random keys and values, all layers alike. Its blocks are drawn from a few different ones, in
+/// random order, so that a reference needs few numbers however long it is and a stage that passes over a part of it
+/// still errs.
 class RandomCache {
 public:
     /// @param type one of kKvTypes. @throws Error(kOutOfMemory) where it does not fit.
@@ -32,7 +34,9 @@ public:
     std::uint32_t n_layers() const { return layout().config().n_layers; }
     /// Where a reference finds the rows of a kv head; `heads` of a view are made of these.
     reference::HeadView head(std::uint32_t kv_head) const;
-    reference::CacheView view(std::span<const reference::HeadView> heads) const { return {head_dim(), keys_, values_, heads}; }
+    reference::CacheView view(std::span<const reference::HeadView> heads) const {
+        return {head_dim(), keys_, values_, heads};
+    }
 
 private:
     KvCache pools_;

@@ -7,7 +7,8 @@
 
 namespace winnow::bench {
 
-/// The cosines and sines of RoPE as shaders/dense/qkv.comp reads them, for heads that are rotated whole and positions below n_positions.
+/// The cosines and sines of RoPE as shaders/dense/qkv.comp reads them, for heads that are rotated whole and positions
+/// below n_positions.
 struct RopeTable {
     RopeTable(std::uint32_t head_dim, std::uint32_t n_positions) {
         for (std::uint32_t i = 0; i < head_dim / 2; ++i) frequencies.push_back(std::pow(500000.0, -2.0 * i / head_dim));

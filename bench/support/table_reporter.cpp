@@ -22,12 +22,18 @@ Place place_of(const std::string& name) {
     std::vector<std::string> parts;
     std::istringstream in(name);
     for (std::string part; std::getline(in, part, '/');)
-        if (part != "manual_time" && !part.starts_with("iterations:") && !part.starts_with("repeats:")) parts.push_back(part);
-    const auto is_column = [](const std::string& part) { return part.starts_with("kv:") || part.starts_with("n_tokens:"); };
+        if (part != "manual_time" && !part.starts_with("iterations:") && !part.starts_with("repeats:"))
+            parts.push_back(part);
+    const auto is_column = [](const std::string& part) {
+        return part.starts_with("kv:") || part.starts_with("n_tokens:");
+    };
     const bool has_columns = std::any_of(parts.begin(), parts.end(), is_column);
     Place place{parts[0], {}, {}};
     for (std::size_t i = 1; i < parts.size(); ++i)
-        append(has_columns ? is_column(parts[i]) ? place.column : place.row : i == 1 ? place.column : place.row, parts[i]);
+        append(has_columns ? is_column(parts[i]) ? place.column : place.row
+               : i == 1    ? place.column
+                           : place.row,
+               parts[i]);
     return place;
 }
 
@@ -39,7 +45,8 @@ std::string cell_of(const benchmark::BenchmarkReporter::Run& run) {
     const std::string microseconds = fmt::format("{:.1f}", run.GetAdjustedRealTime());
     if (counter("TFLOP/s") != 0) return fmt::format("{} / {:.1f} TFLOP/s", microseconds, counter("TFLOP/s"));
     if (counter("share_of_copy") != 0)
-        return fmt::format("{} / {:.0f} / {:.0f} %", microseconds, counter("bytes_per_second") * 1e-9, counter("share_of_copy") * 100);
+        return fmt::format("{} / {:.0f} / {:.0f} %", microseconds, counter("bytes_per_second") * 1e-9,
+                           counter("share_of_copy") * 100);
     return microseconds;
 }
 
@@ -51,8 +58,8 @@ void add_once(std::vector<std::string>& list, const std::string& text) {
 
 bool TableReporter::ReportContext(const Context&) {
     Bench& b = Bench::get();
-    fmt::print("{}, {}; copy {:.0f} GB/s\nCells: us / GB/s / share of the copy's GB/s.\n", b.device().info().name, b.device().info().driver,
-               b.copy_bytes_per_second() * 1e-9);
+    fmt::print("{}, {}; copy {:.0f} GB/s\nCells: us / GB/s / share of the copy's GB/s.\n", b.device().info().name,
+               b.device().info().driver, b.copy_bytes_per_second() * 1e-9);
     return true;
 }
 

@@ -8,8 +8,9 @@
 
 namespace winnow::bench {
 
-/// Prints a Markdown table for each stage as soon as it is done. Of a bench's name, parted by '/', the first part is the stage; kv:TYPE and
-/// n_tokens:N name the column, or else the second part (the shape) does; the others name the row.
+/// Prints a Markdown table for each stage as soon as it is done. Of a bench's name, parted by '/', the first part is
+/// the stage; kv:TYPE and n_tokens:N name the column, or else the second part (the shape) does; the others name the
+/// row.
 class TableReporter : public benchmark::BenchmarkReporter {
 public:
     bool ReportContext(const Context& context) override;

@@ -17,9 +17,16 @@ namespace {
 // Copies of small matrices share buffers: a device has only so many allocations.
 constexpr std::uint64_t kBufferBytes = 256ull << 20;
 
+const std::vector<WeightType> kTypes{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1,
+                                     WeightType::kQ8_0, WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K,
+                                     WeightType::kF16,  WeightType::kBF16, WeightType::kF32};
+
+bool fits(WeightType type, std::uint32_t n_in) { return n_in % block_format(type).weights == 0; }
+
 }  // namespace
 
-Weights::Weights(WeightType type, const std::vector<std::uint32_t>& n_rows, std::uint32_t n_in, std::uint64_t at_least_bytes)
+Weights::Weights(WeightType type, const std::vector<std::uint32_t>& n_rows, std::uint32_t n_in,
+                 std::uint64_t at_least_bytes)
     : type_(type), n_in_(n_in) {
     vk::Device& device = Bench::get().device();
     std::uint64_t stored_bytes = 0, bytes = 0;
@@ -31,14 +38,17 @@ Weights::Weights(WeightType type, const std::vector<std::uint32_t>& n_rows, std:
     }
     const vk::DeviceLimits& limits = device.limits();
     if (bytes > limits.max_storage_buffer_range)
-        throw Error(ErrorCode::kOutOfMemory, fmt::format("{:.0f} MB of weights where a binding of '{}' reaches {:.0f} MB", static_cast<double>(bytes) * 1e-6,
-                                                         device.info().name, static_cast<double>(limits.max_storage_buffer_range) * 1e-6));
+        throw Error(ErrorCode::kOutOfMemory,
+                    fmt::format("{:.0f} MB of weights where a binding of '{}' reaches {:.0f} MB",
+                                static_cast<double>(bytes) * 1e-6, device.info().name,
+                                static_cast<double>(limits.max_storage_buffer_range) * 1e-6));
     stored_ = std::make_unique_for_overwrite<std::byte[]>(stored_bytes);
     fill_random_weights(type, 1, {stored_.get(), stored_bytes});
     const auto planes = std::make_unique_for_overwrite<std::byte[]>(bytes);
     for (std::size_t i = 0; i < n_rows.size(); ++i)
-        repack_matrix(type, {stored_.get() + first_byte_[i], stored_row_bytes(type, n_in) * n_rows[i]}, n_in, n_rows[i],
-                      {planes.get() + std::uint64_t{refs_[i].base_quads} * 16, weight_planes(type, n_rows[i], n_in).total});
+        repack_matrix(
+            type, {stored_.get() + first_byte_[i], stored_row_bytes(type, n_in) * n_rows[i]}, n_in, n_rows[i],
+            {planes.get() + std::uint64_t{refs_[i].base_quads} * 16, weight_planes(type, n_rows[i], n_in).total});
 
     const std::uint64_t alignment = std::max<std::uint64_t>(limits.storage_buffer_alignment, 256);
     const std::uint64_t stride = (bytes + alignment - 1) / alignment * alignment;
@@ -69,17 +79,18 @@ reference::Matrix Weights::rows(std::size_t which, std::span<const std::uint32_t
 }
 
 std::vector<WeightType> fitting_types(std::uint32_t n_in) {
-    std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ4_K,
-                                  WeightType::kQ5_K, WeightType::kQ6_K, WeightType::kF16,  WeightType::kBF16, WeightType::kF32};
-    std::erase_if(types, [&](WeightType type) { return n_in % block_format(type).weights != 0; });
+    std::vector<WeightType> types = kTypes;
+    std::erase_if(types, [&](WeightType type) { return !fits(type, n_in); });
     return types;
 }
 
 void register_matvecs(const std::string& stage, const std::function<std::uint32_t(const Shape&)>& n_in,
                       const std::function<void(benchmark::State&, const Shape&, WeightType)>& run) {
-    for (const Shape& s : shapes())
-        for (const WeightType type : fitting_types(n_in(s)))
-            add_bench(label(stage, s, type), [s, type, run](benchmark::State& state) { run(state, s, type); });
+    // Types without, shapes within: rows and columns of the table in order.
+    for (const WeightType type : kTypes)
+        for (const Shape& s : shapes())
+            if (fits(type, n_in(s)))
+                add_bench(label(stage, s, type), [s, type, run](benchmark::State& state) { run(state, s, type); });
 }
 
 }  // namespace winnow::bench

@@ -11,13 +11,14 @@
 
 namespace winnow::bench {
 
-/// Pseudo-random matrices of one type side by side, as a layer of a model has them, repacked and on the device: once, or so many times that
-/// no cache holds all of it.
+/// Pseudo-random matrices of one type side by side, as a layer of a model has them, repacked and on the device: once,
+/// or so many times that no cache holds all of it.
 class Weights {
 public:
     /// @param n_rows of each matrix. @param at_least_bytes of all copies together, as far as memory goes.
     /// @throws Error(kOutOfMemory) where one copy does not fit the device or one binding.
-    Weights(WeightType type, const std::vector<std::uint32_t>& n_rows, std::uint32_t n_in, std::uint64_t at_least_bytes);
+    Weights(WeightType type, const std::vector<std::uint32_t>& n_rows, std::uint32_t n_in,
+            std::uint64_t at_least_bytes);
     Weights(const Weights&) = delete;
     Weights& operator=(const Weights&) = delete;
 
