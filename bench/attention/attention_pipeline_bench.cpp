@@ -90,7 +90,7 @@ SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
 
 void register_attention_pipeline() {
     const bool cpu = Bench::get().device().is_cpu();
-    for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{8192, 32768} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
+    for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{8192} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
         for (const char* preset : {"dense", "quest", "quest_64", "twilight", "exact"}) {
             const std::string name = std::string("attention_pipeline/8b/") + preset + "/n_tokens:" + std::to_string(n);
             add_bench(name, [n, preset](benchmark::State& state) {
