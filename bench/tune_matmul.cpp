@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "bench/support/weights.h"
 #include "runtime/prefill/matmul.h"
 
 namespace winnow::bench {
@@ -27,7 +28,7 @@ std::vector<Candidate> matmuls(const Shape& s, std::uint32_t n_tokens) {
     const std::uint32_t subgroup = device.limits().subgroup_size;
     for (const Product& p : {Product{"q", s.q_dim(), s.n_embd}, Product{"k", s.kv_dim(), s.n_embd}, Product{"gate", s.n_ff, s.n_embd},
                              Product{"down", s.n_embd, s.n_ff}}) {
-        const auto w = std::make_shared<std::vector<vk::Buffer>>(b.matrices(kType, p.n_rows, p.n_in, b.rotation_bytes() / 4));
+        const auto w = std::make_shared<const Weights>(kType, std::vector{p.n_rows}, p.n_in, b.rotation_bytes() / 4);
         const auto in = std::make_shared<vk::Buffer>(b.buffer(std::uint64_t{n_tokens} * p.n_in * 2));
         const auto out = std::make_shared<vk::Buffer>(b.buffer(std::uint64_t{n_tokens} * p.n_rows * 4));
         for (const std::uint32_t token_parts : {1u, 2u, 4u})
@@ -47,8 +48,8 @@ std::vector<Candidate> matmuls(const Shape& s, std::uint32_t n_tokens) {
                                         [=, &device] {
                                             const auto stage = std::make_shared<Matmul>(device, c);
                                             return Record([=](vk::Recorder& r, std::uint32_t i) {
-                                                stage->record(r, {(*w)[i % w->size()], *in, *out},
-                                                              {matrix_ref(kType, p.n_rows), 0, n_tokens, p.n_rows, 0});
+                                                stage->record(r, {w->copy(i), *in, *out},
+                                                              {w->ref(), 0, n_tokens, p.n_rows, 0});
                                             });
                                         },
                                         {}});

@@ -18,7 +18,7 @@ constexpr std::uint32_t kMostSplits = 128;
 
 /// What scoring and choosing read and write, at the most splits.
 struct Subject {
-    Subject(const Shape& shape, std::uint32_t n_tokens) : s(shape), n(n_tokens), on(shape, n_tokens) {}
+    Subject(const Shape& shape, std::uint32_t n_tokens) : s(shape), n(n_tokens), on({shape, KvType::kF16, n_tokens}) {}
     Bench& b = Bench::get();
     Shape s;
     std::uint32_t n, group = s.n_heads / s.n_kv_heads, stride = IndexerScore::score_stride(n + 1);
@@ -38,7 +38,7 @@ struct Subject {
 
     SelectPush push() const {
         SelectPush p{};
-        p.table_stride = on.cache.layout().table_stride();
+        p.table_stride = on.table_stride();
         p.list_stride = n;
         p.sink_tokens = 4;
         p.window = 64;
@@ -96,14 +96,14 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                                         const auto choose = wide ? std::make_shared<SelectRows>(device, w) : nullptr;
                                         return Record([=](vk::Recorder& r, std::uint32_t) {
                                             score->record(r,
-                                                          {m->on.state, m->on.cache.tables(), m->rows, m->high, m->on.query, m->maps,
-                                                           m->on.cache.keys(0), m->index, m->sums, m->lists, m->lists, m->scores,
+                                                          {m->on.state, m->on.tables(), m->rows, m->high, m->on.query, m->maps,
+                                                           m->on.keys(0), m->index, m->sums, m->lists, m->lists, m->scores,
                                                            m->partials, m->on.counters, m->controls, m->policies, m->last, m->dropped},
                                                           m->push());
                                             if (!choose) return;
                                             r.barrier();
                                             const SelectRows::Buffers buffers{
-                                                m->on.state, m->on.cache.tables(), m->lists, m->lists, m->scores, m->partials, m->ranks,
+                                                m->on.state, m->on.tables(), m->lists, m->lists, m->scores, m->partials, m->ranks,
                                                 m->bins, m->through, m->on.counters, m->controls, m->policies, m->cuts};
                                             choose->record_count(r, buffers, m->push());
                                             r.barrier();

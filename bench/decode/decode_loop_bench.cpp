@@ -51,10 +51,7 @@ void register_decode_loop() {
             for (const std::uint32_t n_in_flight : {1u, 2u, 3u, 4u}) {
                 const std::string name = "decode_loop/" + std::string(shape) + (replay ? "/replayed" : "/recorded_anew") +
                                          "/in_flight:" + std::to_string(n_in_flight);
-                benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, std::string(shape), replay, n_in_flight); })
-                    ->UseManualTime()
-                    ->Unit(benchmark::kMicrosecond)
-                    ->Iterations(5);
+                add_bench(name, [=](benchmark::State& state) { run(state, std::string(shape), replay, n_in_flight); })->Iterations(5);
             }
     }
 }

@@ -32,7 +32,8 @@ Stage make_variant(const std::string& variant, const typename Stage::Config& con
 
 /// Times a dispatch of anything from microseconds to seconds, for benches of one iteration.
 inline void run_flops(benchmark::State& state, double flops, std::uint64_t bytes,
-                      const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check = {}) {
+                      const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+                      const std::function<std::string()>& check = {}) {
     Bench& b = Bench::get();
     if (check && !b.is_right(state, record, check)) return;
     double microseconds = b.best_of(1, 1, record);

@@ -8,8 +8,9 @@
 #include <cmath>
 #include <random>
 
-#include "models/gguf.h"
-#include "models/random_model.h"
+#include "runtime/vk/upload.h"
+#include "tests/reference/dequantize.h"
+#include "tests/reference/quantize_activations.h"
 
 namespace winnow::bench {
 namespace {
@@ -43,6 +44,13 @@ vk::Buffer f32_buffer(const std::vector<float>& values) {
     return Bench::get().words(words);
 }
 
+std::vector<float> f16_values(const vk::Buffer& buffer, std::size_t first, std::size_t n) {
+    std::vector<float> values;
+    for (const std::uint16_t bits : vk::read_back_as<std::uint16_t>(Bench::get().device(), {buffer, 2 * first, 2 * n}))
+        values.push_back(static_cast<float>(reference::half_to_double(bits)));
+    return values;
+}
+
 std::vector<std::uint32_t> checked_rows(std::uint32_t n_rows) {
     std::vector<std::uint32_t> rows;
     for (std::uint32_t r = 0; r < n_rows; ++r)
@@ -50,26 +58,34 @@ std::vector<std::uint32_t> checked_rows(std::uint32_t n_rows) {
     return rows;
 }
 
-reference::Matrix checked_matrix(WeightType type, std::uint32_t n_rows, std::uint32_t n_in) {
-    const std::uint64_t row = row_bytes(type, n_in);
-    std::vector<std::byte> all(row * n_rows), some;
-    fill_random_weights(type, 1, all);
-    for (const std::uint32_t r : checked_rows(n_rows)) {
-        const auto at = all.begin() + static_cast<std::ptrdiff_t>(r * row);
-        some.insert(some.end(), at, at + static_cast<std::ptrdiff_t>(row));
-    }
-    return reference::dequantize(type, some, checked_rows(n_rows).size(), n_in);
+std::vector<std::uint32_t> first_and_last(std::uint32_t n) {
+    return n == 1 ? std::vector<std::uint32_t>{0} : std::vector<std::uint32_t>{0, n - 1};
+}
+
+std::vector<double> picked(const std::vector<float>& all, const std::vector<std::uint32_t>& places) {
+    std::vector<double> some;
+    for (const std::uint32_t i : places) some.push_back(double{all.at(i)});
+    return some;
+}
+
+std::vector<std::uint32_t> random_activations(std::size_t n) {
+    const std::vector<float> values = random_halves(n, 1);
+    std::vector<float> squares;
+    for (const float x : values) squares.push_back(x * x);
+    return reference::quantize_activations(values, squares);
 }
 
 std::string difference(const std::vector<double>& got, const std::vector<double>& expected, double share) {
-    if (got.size() != expected.size()) return fmt::format("{} results where {} are expected", got.size(), expected.size());
+    if (got.size() != expected.size())
+        return fmt::format("{} results where {} are expected", got.size(), expected.size());
     double squares = 0, error = 0;
     for (std::size_t i = 0; i < got.size(); ++i) {
         squares += expected[i] * expected[i];
         error += (got[i] - expected[i]) * (got[i] - expected[i]);
     }
     if (std::isfinite(error) && error <= share * share * squares) return {};
-    return fmt::format("wrong results: they differ from the reference by {:.2g} of its length", std::sqrt(error / squares));
+    return fmt::format("wrong results: they differ from the reference by {:.2g} of its length",
+                       std::sqrt(error / squares));
 }
 
 }  // namespace winnow::bench

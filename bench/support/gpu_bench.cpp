@@ -10,15 +10,16 @@
 #include <sstream>
 
 #include "models/gguf.h"
-#include "models/random_model.h"
 #include "runtime/vk/upload.h"
-#include "runtime/weights/weight_planes.h"
 #include "winnow/error.h"
 
 namespace winnow::bench {
 namespace {
 
-constexpr std::uint32_t kDispatchesPerRun = 200;
+constexpr double kRunMicroseconds = 5e3;
+// The set-up of a bench takes far longer than its timing, and is done again for every number of iterations that the
+// library tries.
+constexpr int kRuns = 10, kSoftwareRuns = 2;
 
 std::vector<Shape> read_shapes() {
     std::vector<Shape> list;
@@ -60,6 +61,21 @@ Bench::Bench() : device_(vk::Device::open({})), copy_bytes_per_second_(vk::measu
                     fmt::format("'{}' has no timestamps, and benches go by them", device_->info().name));
     benchmark::AddCustomContext("device", device_->info().name + ", " + device_->info().driver);
     benchmark::AddCustomContext("copy_GB_per_s", fmt::format("{:.1f}", copy_bytes_per_second_ / 1e9));
+}
+
+benchmark::internal::Benchmark* add_bench(const std::string& name, const std::function<void(benchmark::State&)>& run) {
+    const auto run_or_skip = [run](benchmark::State& state) {
+        try {
+            run(state);
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::kOutOfMemory && error.code() != ErrorCode::kUnsupported) throw;
+            state.SkipWithError((std::string("skipped: ") + error.what()).c_str());
+        }
+    };
+    return benchmark::RegisterBenchmark(name.c_str(), run_or_skip)
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond)
+        ->Iterations(Bench::get().device().is_cpu() ? kSoftwareRuns : kRuns);
 }
 
 vk::TimedWork dispatches_in_a_row(vk::Device& device, std::uint32_t n,
@@ -114,22 +130,6 @@ vk::Buffer Bench::state(std::uint32_t position) const {
     return this->words(words);
 }
 
-std::vector<vk::Buffer> Bench::matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in,
-                                        std::uint64_t at_least_bytes) const {
-    std::vector<std::byte> rows(row_bytes(type, n_in) * n_rows);
-    fill_random_weights(type, 1, rows);
-    std::vector<std::byte> planes(weight_planes(type, n_rows, n_in).total);
-    repack_matrix(type, rows, n_in, n_rows, planes);
-    std::vector<vk::Buffer> list;
-    vk::Uploader uploader(*device_);
-    do {
-        list.emplace_back(*device_, "bench_matrix", planes.size(), vk::BufferUse::kDevice);
-        uploader.upload(list.back(), planes);
-    } while (list.size() * planes.size() < at_least_bytes);
-    uploader.finish();
-    return list;
-}
-
 bool Bench::is_right(benchmark::State& state, const std::function<void(vk::Recorder&, std::uint32_t)>& record,
                      const std::function<std::string()>& check) {
     vk::run_once(*device_, [&](vk::Recorder& recorder) { record(recorder, 0); });
@@ -141,9 +141,16 @@ bool Bench::is_right(benchmark::State& state, const std::function<void(vk::Recor
 }
 
 void Bench::run(benchmark::State& state, std::uint64_t bytes,
-                const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check) {
+                const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+                const std::function<std::string()>& check) {
     if (check && !is_right(state, record, check)) return;
-    const std::uint32_t n = device_->is_cpu() ? 1 : kDispatchesPerRun;
+    std::uint32_t n = 1;
+    if (!device_->is_cpu()) {
+        vk::TimedWork one = dispatches_in_a_row(*device_, 1, record);
+        one.run();
+        const double microseconds = std::max(one.run(), 1.0);
+        n = static_cast<std::uint32_t>(std::clamp(kRunMicroseconds / microseconds, 1.0, double{kMostDispatches}));
+    }
     vk::TimedWork work = dispatches_in_a_row(*device_, n, record);
     work.warm_up();
     for ([[maybe_unused]] auto _ : state) state.SetIterationTime(work.run() / n * 1e-6);
@@ -163,12 +170,6 @@ KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_l
     c.capacity = capacity;
     c.roles.assign(std::size_t{n_layers} * shape.n_kv_heads, {});
     return c;
-}
-
-const std::vector<WeightType>& matvec_types() {
-    static const std::vector<WeightType> types{WeightType::kQ4_0, WeightType::kQ4_1, WeightType::kQ8_0,
-                                               WeightType::kF16};
-    return types;
 }
 
 std::string label(const std::string& stage, const Shape& shape, WeightType type) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 
 namespace winnow::bench {
 
+constexpr std::uint32_t kMostDispatches = 1000;     ///< of one timed run
 constexpr std::uint32_t kSmallValues = 0x20102010;  ///< f16 values of 0.0078, harmless as f32 and as int8 planes too
 
 /// A line of bench/shapes.
@@ -44,16 +46,16 @@ public:
     vk::Buffer words(const std::vector<std::uint32_t>& words) const;
     /// A decode state that stands at `position` and is not stopped.
     vk::Buffer state(std::uint32_t position) const;
-    /// Repacked pseudo-random matrix; several in a row when `n_copies` > 1, so that a cache does not flatter.
-    std::vector<vk::Buffer> matrices(WeightType type, std::uint32_t n_rows, std::uint32_t n_in,
-                                     std::uint64_t at_least_bytes) const;
+    /// Bytes that dispatches in a row take turns in, so that no cache flatters them.
     std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
 
-    /// Times `record` (a dispatch) with the barrier after it by timestamps; iteration i may use other buffers than i
-    /// - 1. Reports bytes per second and the share of the copy bandwidth. With `check`, dispatch 0 runs once before, and what the check
-    /// then says is wrong, if anything, fails the bench.
+    /// Times `record` (a dispatch) with the barrier after it by timestamps, many in a row; dispatch i may use other
+    /// buffers than i
+    /// - 1. An iteration of the bench is one such row. Reports bytes per second and the share of the copy bandwidth.
+    /// With `check`, dispatch 0 runs once before, and what the check then says is wrong, if anything, fails the bench.
     void run(benchmark::State& state, std::uint64_t bytes,
-             const std::function<void(vk::Recorder&, std::uint32_t)>& record, const std::function<std::string()>& check = {});
+             const std::function<void(vk::Recorder&, std::uint32_t)>& record,
+             const std::function<std::string()>& check = {});
     /// The check alone; false where it failed.
     bool is_right(benchmark::State& state, const std::function<void(vk::Recorder&, std::uint32_t)>& record,
                   const std::function<std::string()>& check);
@@ -68,13 +70,13 @@ private:
     double copy_bytes_per_second_;
 };
 
+/// Registers a bench whose times are the device's. What does not fit the device is skipped with the reason.
+benchmark::internal::Benchmark* add_bench(const std::string& name, const std::function<void(benchmark::State&)>& run);
 /// Dispatches 0 to n - 1, each with the barrier after it.
 vk::TimedWork dispatches_in_a_row(vk::Device& device, std::uint32_t n,
                                   const std::function<void(vk::Recorder&, std::uint32_t)>& record);
 MatrixRef matrix_ref(WeightType type, std::uint32_t n_rows);
 KvConfig kv_config(const Shape& shape, std::uint32_t capacity, std::uint32_t n_layers);
-/// The types that a matvec bench goes through.
-const std::vector<WeightType>& matvec_types();
 std::string label(const std::string& stage, const Shape& shape, WeightType type);
 
 }  // namespace winnow::bench
