@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode attention over cached tokens, shared by the dense and the sparse stage. kLanes neighbouring lanes take one
 // token (8 dimensions at a time); every lane group keeps an online softmax state (o, m, d) of its own for
-// the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
-// memory, across workgroups by the last one to arrive (fixed order: same bits each time).
-// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool, and attend_places().
+// the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through
+// shared memory, across workgroups by the last one to arrive (fixed order: same bits each time).
+// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool, and
+// attend_places().
 // kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number
 // as its weight (RazorAttention). Off, nothing of it is left in the compiled stage.
 #ifndef WINNOW_ATTEND_GLSL
@@ -46,9 +47,9 @@ uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
 uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
 const uint kSlots = kGroupSize / kLanes;
 
-// The scores of the tokens in flight, kValues in all (token by token, head by head), are summed over the lanes so that each lane is left
-// with kOwned of them, in half the shuffles and with one exp for each and not one in every lane. Step by step lanes that differ in
-// one bit share out what they have in halves, tokens first, as long as it is even.
+// The scores of the tokens in flight, kValues in all (token by token, head by head), are summed over the lanes so that
+// each lane is left with kOwned of them, in half the shuffles and with one exp for each and not one in every lane. Step
+// by step lanes that differ in one bit share out what they have in halves, tokens first, as long as it is even.
 const uint kValues = kTokensInFlight * kGroup;
 const uint kOwned1 = kValues / (1 + (kLanes > 1 ? 1 - kValues % 2 : 0));
 const uint kOwned2 = kOwned1 / (1 + (kLanes > 2 ? 1 - kOwned1 % 2 : 0));
@@ -100,7 +101,8 @@ uint own_value(uint j) {
 }
 float own_by_head(float own[kOwned], uint g) {
     const uvec2 owner = owner_of(g);
-    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for that.
+    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for
+    // that.
     if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
     return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - attend_lane() + owner.x);
 }
@@ -146,9 +148,10 @@ void attend_evicted(uint split, uint sum_row, uint n) {
     }
 }
 
-// Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of them. The includer
-// defines it. Every lane of a lane group is told the same. An invisible token's row is read all the same, since a load without a
-// branch around it can start early; it must lie inside the pool, what it holds does not matter.
+// Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of
+// them. The includer defines it. Every lane of a lane group is told the same. An invisible token's row is read all the
+// same, since a load without a branch around it can start early; it must lie inside the pool, what it holds does not
+// matter.
 void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]);
 
 // Of the tokens in flight, as they lie in memory.
@@ -159,7 +162,8 @@ float attend_p[kTokensInFlight * kGroup];
 void attend_fetch_keys(uint rows[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
+            // Of a unit beyond the row the query is zero.
+            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);
             KV_FETCH(key_pool, rows[t], unit, attend_k[t * kUnitsPerLane + u])
         }
     }
@@ -186,12 +190,14 @@ void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFligh
     }
 
 // Weights of the tokens whose keys are there; the running maximum is raised once for all of them.
-// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
+// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor
+// counted.
 void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
     float v[kValues];
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         vec4 k[kQuadsPerLane];
-        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) kv_unpack(attend_k[t * kUnitsPerLane + u], k[2 * u], k[2 * u + 1]);
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u)
+            kv_unpack(attend_k[t * kUnitsPerLane + u], k[2 * u], k[2 * u + 1]);
         [[unroll]] for (uint g = 0; g < kGroup; ++g) {
             float score = 0.0;
             [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) score += dot(attend_q[g * kQuadsPerLane + i], k[i]);
@@ -211,7 +217,8 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
     float p[kOwned];
     [[unroll]] for (uint j = 0; j < kOwned; ++j) {
         float largest = own_visible ? v[j] : kEmpty;
-        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) largest = max(largest, subgroupShuffleXor(largest, d));
+        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1)
+            largest = max(largest, subgroupShuffleXor(largest, d));
         largest = max(largest, own_m[j]);
         correction[j] = exp(own_m[j] - largest);
         p[j] = own_visible ? exp(v[j] - largest) : 0.0;
@@ -223,7 +230,8 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
         [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, attend_p[t * kGroup + g]);
         visible[t] = visible[t] && heaviest >= skip;
         if (own_token == t) own_visible = visible[t];
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
     }
     [[unroll]] for (uint j = 0; j < kOwned; ++j) own_d[j] = own_d[j] * correction[j] + (own_visible ? p[j] : 0.0);
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
@@ -259,8 +267,8 @@ void attend_range(uint begin, uint end, float skip) {
     }
 }
 
-// Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g also into
-// attend_m[0] and attend_d[0] of invocation g.
+// Merges the states of the whole workgroup: o into merge_output, not normalised, d into merge_sums; (m, d) of head g
+// also into attend_m[0] and attend_d[0] of invocation g.
 void attend_merge_workgroup() {
     [[unroll]] for (uint j = 0; j < kOwned; ++j)
         [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) own_d[j] += subgroupShuffleXor(own_d[j], d);
@@ -299,7 +307,8 @@ void attend_merge_workgroup() {
     barrier();
     for (uint i = gl_LocalInvocationIndex; i < kSubgroups * kGroup; i += kGroupSize) {
         float largest = kEmpty;
-        for (uint s = 0; s < kSubgroups; ++s) largest = max(largest, merge_states[(s * kGroup + i % kGroup) * kStateSize + kHeadDim]);
+        for (uint s = 0; s < kSubgroups; ++s)
+            largest = max(largest, merge_states[(s * kGroup + i % kGroup) * kStateSize + kHeadDim]);
         merge_weights[i] = exp(merge_states[i * kStateSize + kHeadDim] - largest);
         if (i < kGroup) attend_m[0] = largest;
     }
@@ -328,7 +337,8 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
     const uint states_at = kv_head * kMaxSplits * kSplitSize;
     if (n_active > 1) {
         const uint own = states_at + split * kSplitSize;
-        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) partials[own + i] = merge_output[i];
+        for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+            partials[own + i] = merge_output[i];
         if (gl_LocalInvocationIndex < kGroup) {
             const uint at = own + kGroup * kHeadDim + 2 * gl_LocalInvocationIndex;
             partials[at] = attend_m[0];
@@ -343,11 +353,14 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         barrier();
         if (merge_arrived != n_active - 1) return false;
         memoryBarrierBuffer();
-        // Invocations that would idle take every kParts-th split; each holds eight loads under way, the first of them beside the weights'.
+        // Invocations that would idle take every kParts-th split; each holds eight loads under way, the first of them
+        // beside the weights'.
         vec4 part[8];
         const uint first_split = gl_LocalInvocationIndex / kMergeQuads;
+        const uint first_quad = gl_LocalInvocationIndex % kMergeQuads;
         [[unroll]] for (uint k = 0; k < 8; ++k)
-            part[k] = partial_quads[(states_at + min(first_split + k * kParts, n_active - 1) * kSplitSize) / 4 + gl_LocalInvocationIndex % kMergeQuads];
+            part[k] =
+                partial_quads[(states_at + min(first_split + k * kParts, n_active - 1) * kSplitSize) / 4 + first_quad];
         // One subgroup per head turns the splits' maxima into weights.
         for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
             // The first split of a lane stays in registers: mostly it is the only one.
@@ -386,7 +399,8 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
                 [[unroll]] for (uint k = 0; k < 8; ++k)
                     if (s0 + k * kParts < n_active) sum += merge_weights[g * kMaxSplits + s0 + k * kParts] * part[k];
             }
-            [[unroll]] for (uint e = 0; e < 4; ++e) merge_parts[(item / kMergeQuads * kMergeQuads + i) * 4 + e] = sum[e];
+            [[unroll]] for (uint e = 0; e < 4; ++e)
+                merge_parts[(item / kMergeQuads * kMergeQuads + i) * 4 + e] = sum[e];
         }
         barrier();
         for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) {
@@ -398,7 +412,8 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
         return true;
     }
     if (gl_LocalInvocationIndex < kGroup) merge_states[gl_LocalInvocationIndex] = attend_m[0] + log(attend_d[0]);
-    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize) merge_output[i] *= 1.0 / merge_sums[i / kHeadDim];
+    for (uint i = gl_LocalInvocationIndex; i < kGroup * kHeadDim; i += kGroupSize)
+        merge_output[i] *= 1.0 / merge_sums[i / kHeadDim];
     barrier();
     return true;
 }
