@@ -27,8 +27,8 @@ public:
     const std::vector<std::int32_t>& ids() const { return ids_; }
     const CacheHistory& history() const { return history_; }
 
-    /// How many of the first n tokens can still be served: n, or 0 where the window of the next one would reach back to what rings have
-    /// overwritten.
+    /// How many of the first n tokens can still be served: n, or 0 where the window of the next one would reach back to
+    /// what rings have overwritten.
     std::uint32_t n_servable(std::uint32_t n) const { return n_servable(n, history_.n_written); }
     /// The same of a cache that once held `n_written` tokens.
     std::uint32_t n_servable(std::uint32_t n, std::uint32_t n_written) const;

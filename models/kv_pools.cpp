@@ -10,11 +10,12 @@
 
 namespace winnow {
 
-std::vector<std::uint16_t> read_keys(vk::Device& device, const KvCache& cache, std::uint32_t layer, std::uint32_t n_tokens,
-                                     std::uint32_t n_written) {
+std::vector<std::uint16_t> read_keys(vk::Device& device, const KvCache& cache, std::uint32_t layer,
+                                     std::uint32_t n_tokens, std::uint32_t n_written) {
     const KvLayout& layout = cache.layout();
     const KvConfig& config = layout.config();
-    if (config.type != KvType::kF16) throw Error(ErrorCode::kInvalidArgument, "keys are read back from an f16 cache only");
+    if (config.type != KvType::kF16)
+        throw Error(ErrorCode::kInvalidArgument, "keys are read back from an f16 cache only");
     const std::uint32_t block = config.block_size, dim = config.head_dim;
     const auto pool = vk::read_back_as<std::uint16_t>(device, cache.keys(layer));
     std::vector<std::uint16_t> keys(std::size_t{n_tokens} * config.n_kv_heads * dim, 0);

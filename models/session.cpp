@@ -33,7 +33,8 @@ public:
         : device_(std::move(device)),
           model_(std::move(model)),
           options_(options),
-          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse), options.kv_type)),
+          policy_(resolve_policy(model_.shape, options_.sparse = with_calibration(model_, options.sparse),
+                                 options.kv_type)),
           resolved_(plan_session(*device_, model_, options_)),
           weights_(upload_weights(*device_, model_.shape, model_.tensors, resolved_.n_ctx, options.on_load)),
           cache_(*device_, kv_config(model_.shape, options.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy_)),
@@ -49,7 +50,9 @@ public:
     std::uint32_t n_ctx() const override { return resolved_.n_ctx; }
     std::uint32_t n_chunk() const override { return resolved_.n_chunk; }
     const MemoryPlan& memory() const override { return resolved_.memory; }
-    std::uint32_t n_dependent_dispatches() const override { return engine_->plan.n_dependent_dispatches(!policy_.is_dense()); }
+    std::uint32_t n_dependent_dispatches() const override {
+        return engine_->plan.n_dependent_dispatches(!policy_.is_dense());
+    }
     std::uint32_t n_cached() const override { return cached_.n(); }
     const std::vector<std::int32_t>& tokens() const override { return cached_.ids(); }
     const SessionStats& stats() const override { return stats_; }
@@ -78,7 +81,8 @@ public:
         if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give at least one token");
         check_room(prompt.size());
         if (sampling.repeat_last_n > kMostRepeatTokens)
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("repeat_last_n is {}: give {} or less", sampling.repeat_last_n, kMostRepeatTokens));
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("repeat_last_n is {}: give {} or less", sampling.repeat_last_n, kMostRepeatTokens));
         stats_ = {};
         const std::size_t wanted = n_cached() + prompt.size() - 1;
         run_prefill(prompt.first(prompt.size() - 1), progress, {});
@@ -193,8 +197,9 @@ public:
         std::uint32_t before = 0;
         const auto on_chunk = [&](std::uint32_t done, std::uint32_t total) {
             for (std::uint32_t layer = 0; layer < model_.shape.n_layers && done > before; ++layer)
-                rows(layer, before,
-                     {copies.mapped_as<const std::uint16_t>() + layer * resolved_.n_chunk * row, (done - before) * row});
+                rows(
+                    layer, before,
+                    {copies.mapped_as<const std::uint16_t>() + layer * resolved_.n_chunk * row, (done - before) * row});
             before = done;
             return !progress || progress(done, total);
         };
@@ -208,7 +213,8 @@ public:
     void assume_cached(std::uint32_t n) override {
         truncate(0);
         if (n > resolved_.n_ctx)
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("{} tokens exceed the context of {}", n, resolved_.n_ctx));
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("{} tokens exceed the context of {}", n, resolved_.n_ctx));
         fill_pools(*device_, cache_);
         cached_.assign(std::vector<std::int32_t>(n, 0), {n, n, 0});
         if (cache_.evicted()) cache_.evicted().assume(*device_, cache_.layout(), n);
@@ -233,7 +239,8 @@ private:
     }
 
     void adopt(SparsePolicy policy, SparseOptions sparse) {
-        cache_.set_summed(*device_, kv_config(model_.shape, options_.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy).roles);
+        cache_.set_summed(*device_,
+                          kv_config(model_.shape, options_.kv_type, resolved_.n_ctx, resolved_.n_chunk, policy).roles);
         policy_ = std::move(policy);
         options_.sparse = std::move(sparse);
         prefill_.set_attention(nullptr);
@@ -243,8 +250,8 @@ private:
 
     void build_engine() {
         policy_.local_window = local_window(policy_, resolved_.n_ctx);
-        engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_, resolved_.n_splits,
-                                                 policy_, options_);
+        engine_ = std::make_unique<SparseEngine>(*device_, model_.shape, weights_, cache_, step_buffers_,
+                                                 resolved_.n_splits, policy_, options_);
         prefill_.set_attention(&engine_->attention);
         policy_hash_ = policy_hash(policy_);
     }

@@ -13,8 +13,9 @@ namespace winnow {
 namespace {
 
 DecodeLoop::Options loop_options(const KvLayout& layout, const SparsePolicy& policy, const SessionOptions& options) {
-    // When an answer ends, the steps queued beyond the token that was read last have appended too many. Beside its window a ring has room
-    // for a chunk: were they more, the next token would look back to keys that they took the place of.
+    // When an answer ends, the steps queued beyond the token that was read last have appended too many. Beside its
+    // window a ring has room for a chunk: were they more, the next token would look back to keys that they took the
+    // place of.
     const std::uint32_t most_in_flight = layout.config().max_chunk + 1;
     // An audit is read, and steers, before the next step runs.
     return {options.sparse.audit_every == 0 ? std::min(options.steps_in_flight, most_in_flight) : 1, !policy.is_dense(),
@@ -34,17 +35,20 @@ std::vector<std::uint32_t> role_tables(const KvLayout& layout, const SparsePolic
     return tables;
 }
 
-SparseEngine::SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
-                           StepBuffers& b, std::uint32_t n_splits, const SparsePolicy& policy, const SessionOptions& options)
-    : attention(device, attention_shape(shape), cache, {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits,
-                policy, policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>()),
+SparseEngine::SparseEngine(vk::Device& device, const ModelShape& shape, const ModelWeights& weights,
+                           const KvCache& cache, StepBuffers& b, std::uint32_t n_splits, const SparsePolicy& policy,
+                           const SessionOptions& options)
+    : attention(device, attention_shape(shape), cache,
+                {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, n_splits, policy,
+                policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>()),
       plan(device, shape, weights, cache, b, attention),
       loop(device, plan, b, loop_options(cache.layout(), policy, options)),
       meter(shape, cache.layout(), attention, options.sparse.audit_every),
       device_(device),
       shape_(shape),
       cache_(cache) {
-    vk::Uploader(device).upload(cache.tables(), std::as_bytes(std::span<const std::uint32_t>(role_tables(cache.layout(), policy))));
+    vk::Uploader(device).upload(cache.tables(),
+                                std::as_bytes(std::span<const std::uint32_t>(role_tables(cache.layout(), policy))));
 }
 
 void SparseEngine::settle_sums(std::uint32_t n_tokens) const {
@@ -52,7 +56,8 @@ void SparseEngine::settle_sums(std::uint32_t n_tokens) const {
     if (!sums) return;
     if (n_tokens == 0) return sums.clear(device_);
     vk::run_once(device_, [&](vk::Recorder& recorder) {
-        for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) attention.record_evicted(recorder, layer, n_tokens);
+        for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer)
+            attention.record_evicted(recorder, layer, n_tokens);
     });
 }
 

@@ -19,7 +19,8 @@ void summarize_masses(std::vector<float> values, double& mean, double& p5, doubl
 
 }  // namespace
 
-SparseMeter::SparseMeter(const ModelShape& shape, const KvLayout& layout, AttentionPipeline& attention, std::uint32_t audit_every)
+SparseMeter::SparseMeter(const ModelShape& shape, const KvLayout& layout, AttentionPipeline& attention,
+                         std::uint32_t audit_every)
     : shape_(shape), layout_(layout), attention_(attention), audit_every_(audit_every) {
     if (audit_every > 1 && !policy().levels.empty()) controller_.emplace(policy(), shape.n_kv_heads);
     reset();
@@ -44,7 +45,8 @@ void SparseMeter::note_step(const DecodeLoop& loop, std::uint32_t n_tokens) {
     const double n = n_tokens;
     const std::span<const std::uint32_t> counts = attention_.attended_counts();
     for (std::size_t i = 0; i < counts.size(); ++i)
-        share_sums_[i] += policy().is_local(i) ? std::min(1.0, (policy().local_window + policy().sink) / n) : counts[i] / n;
+        share_sums_[i] +=
+            policy().is_local(i) ? std::min(1.0, (policy().local_window + policy().sink) / n) : counts[i] / n;
     if (audit_every_ == 0) return;
     for (std::uint64_t layer = loop.last_audit_phase(); layer < shape_.n_layers; layer += audit_every_) {
         const auto audited = static_cast<std::uint32_t>(layer);
@@ -87,7 +89,8 @@ void SparseMeter::steer(std::uint32_t layer, std::uint32_t n_tokens) {
             least = std::min(least, records[layer * shape_.n_heads + kv_head * n_group + g].mass);
         const double share = counts[layer * shape_.n_kv_heads + kv_head] / static_cast<double>(n_tokens);
         const AuditController::Source from = controller_->source(layer, kv_head);
-        for (std::size_t i = 0; i < levels.size(); ++i) levels[i] = &attention_.head_policy(from.layer, from.kv_head, i);
+        for (std::size_t i = 0; i < levels.size(); ++i)
+            levels[i] = &attention_.head_policy(from.layer, from.kv_head, i);
         controller_->observe(layer, kv_head, least, static_cast<float>(share), n_tokens, levels);
     }
 }

@@ -8,8 +8,8 @@
 
 namespace winnow {
 
-AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape, const SparsePolicy& policy, const AttentionSizes& z,
-                                 std::span<const float> maps_of)
+AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape, const SparsePolicy& policy,
+                                 const AttentionSizes& z, std::span<const float> maps_of)
     : n_kv_heads_(shape.n_kv_heads), lists_serve_once_(lists_serve_once(policy)), list_strides_(z.strides) {
     if (policy.index_dim != 0 && maps_of.size() * 4 != z.maps)
         throw Error(ErrorCode::kInvalidArgument, "the index maps do not fit the model");
@@ -50,7 +50,8 @@ AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape
     if (policy.index_dim != 0) uploader.upload(maps, std::as_bytes(maps_of));
     std::vector<std::uint32_t> lenders;  // kv heads whose lists serve
     for (const LayerSchedule& layer : policy.layers)
-        for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) lenders.push_back(layer.head_map.empty() ? h : layer.head_map[h]);
+        for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+            lenders.push_back(layer.head_map.empty() ? h : layer.head_map[h]);
     uploader.upload(head_maps, std::as_bytes(std::span(lenders)));
     uploader.finish();
     write_policies(shape, policy);
@@ -67,7 +68,8 @@ void AttentionMemory::write_policies(const AttentionShape& shape, const SparsePo
         p.mass = level.mass;
         p.budget_min = level.budget_min;
         // A token budget counts sinks and window, which need no selection.
-        p.budget_max = level.budget == 0 ? kNoLimit : static_cast<std::uint32_t>(last ? level.budget - always : level.budget);
+        p.budget_max =
+            level.budget == 0 ? kNoLimit : static_cast<std::uint32_t>(last ? level.budget - always : level.budget);
         p.budget_share = level.budget == 0 ? 0 : level.budget_share;
         p.threshold = level.threshold;
         for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer)
@@ -98,8 +100,9 @@ std::uint64_t AttentionMemory::bytes() const {
     std::uint64_t sum = 0;
     for (const Layer& m : layers)
         for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums}) sum += b->bytes();
-    for (const vk::Buffer* b : {&none, &maps, &lists, &scores, &partials, &counters, &controls, &policies, &last_queries, &dropped,
-                                &head_maps, &lse, &counts, &audit_partials, &records, &ranks, &bins, &through, &cuts})
+    for (const vk::Buffer* b :
+         {&none, &maps, &lists, &scores, &partials, &counters, &controls, &policies, &last_queries, &dropped,
+          &head_maps, &lse, &counts, &audit_partials, &records, &ranks, &bins, &through, &cuts})
         sum += b->bytes();
     return sum;
 }

@@ -12,11 +12,12 @@
 
 namespace winnow {
 
-/// What selection keeps on the device under a policy, and where each layer, level and kv head has its part of it. Only policies that
-/// select have any; records no dispatch.
+/// What selection keeps on the device under a policy, and where each layer, level and kv head has its part of it. Only
+/// policies that select have any; records no dispatch.
 class AttentionMemory {
 public:
-    /// Of one layer; empty where the policy has no use for them. Summaries: rows of blocks by physical block, then of superblocks.
+    /// Of one layer; empty where the policy has no use for them. Summaries: rows of blocks by physical block, then of
+    /// superblocks.
     struct Layer {
         vk::Buffer min, max;    ///< f16 (f32 beside an f32 cache) [rows, head_dim]
         vk::Buffer sum;         ///< f32 [rows, head_dim]
@@ -25,10 +26,10 @@ public:
     };
 
     AttentionMemory() = default;
-    /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]. @throws Error(kInvalidArgument) where their
-    /// number is another.
-    AttentionMemory(vk::Device& device, const AttentionShape& shape, const SparsePolicy& policy, const AttentionSizes& sizes,
-                    std::span<const float> maps);
+    /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]. @throws
+    /// Error(kInvalidArgument) where their number is another.
+    AttentionMemory(vk::Device& device, const AttentionShape& shape, const SparsePolicy& policy,
+                    const AttentionSizes& sizes, std::span<const float> maps);
 
     /// Forgets all lists and counts.
     void reset(vk::Device& device) const;
@@ -62,7 +63,8 @@ public:
     vk::Buffer counts;            ///< u32 [n_layers, n_kv_heads] tokens attended, host-visible
     vk::Buffer audit_partials;    ///< vec4 [n_kv_heads, kAuditSplits, n_group]
     vk::Buffer records;           ///< f32 [n_layers, n_heads, with and without sinks], host-visible
-    vk::Buffer ranks, bins, through, cuts;  ///< of SelectRows, whose sizes they have; empty where the last workgroup chooses
+    /// Of SelectRows, whose sizes they have; empty where the last workgroup chooses.
+    vk::Buffer ranks, bins, through, cuts;
 
 private:
     void write_policies(const AttentionShape& shape, const SparsePolicy& policy) const;

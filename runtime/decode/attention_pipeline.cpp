@@ -10,9 +10,9 @@
 namespace winnow {
 
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
-                                     const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
-                                     std::span<const float> maps, bool quantize, std::optional<bool> choose_in_attend,
-                                     bool appends_index)
+                                     const AttentionBuffers& buffers, std::uint32_t n_splits,
+                                     const SparsePolicy& policy, std::span<const float> maps, bool quantize,
+                                     std::optional<bool> choose_in_attend, bool appends_index)
     : device_(device),
       shape_(shape),
       cache_(cache),
@@ -21,7 +21,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
       attend_dense_(device, dense_config(n_splits, quantize)) {
     const KvConfig& kv = cache.layout().config();
     if (policy_.compensate && !cache.evicted())
-        throw Error(ErrorCode::kInvalidArgument, "this cache does not add up what leaves a window: leave the compensation out");
+        throw Error(ErrorCode::kInvalidArgument,
+                    "this cache does not add up what leaves a window: leave the compensation out");
     if (cache.evicted())
         sum_evicted_ = std::make_unique<SumEvicted>(
             device, SumEvicted::Config{shape.n_kv_heads, shape.head_dim, kv.type, kv.block_size});
@@ -31,8 +32,8 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     summary_unit_ = sizes.summary_unit;
     super_stride_ = sizes.super_stride;
     memory_ = AttentionMemory(device, shape, policy_, sizes, maps);
-    // A part of the cache keeps half as many workgroups busy as all of it: on an H200 the lists of 5 % of 131,072 tokens were attended in
-    // 30 us in place of 35, with the choice in the same stage 45 in place of 55.
+    // A part of the cache keeps half as many workgroups busy as all of it: on an H200 the lists of 5 % of 131,072
+    // tokens were attended in 30 us in place of 35, with the choice in the same stage 45 in place of 55.
     const std::uint32_t n_sparse_splits = device.is_cpu() ? n_splits : (n_splits + 1) / 2;
     make_sparse_attention(n_sparse_splits, quantize);
     // On a software driver every workgroup of a kv head would choose in turn what one of them can choose for all.
@@ -69,8 +70,8 @@ void AttentionPipeline::make_sparse_attention(std::uint32_t n_splits, bool quant
     c.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
     c.evicted = policy_.compensate;
     attend_sparse_ = std::make_unique<AttendSparse>(device_, c);
-    audit_ = std::make_unique<AuditMass>(device_, AuditMass::Config{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim, kv.type,
-                                                                    kv.block_size, kAuditSplits});
+    audit_ = std::make_unique<AuditMass>(device_, AuditMass::Config{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim,
+                                                                    kv.type, kv.block_size, kAuditSplits});
     if (summary_unit_ != 0 || policy_.index_dim != 0)
         summarize_ = std::make_unique<SummarizeBlock>(
             device_, SummarizeBlock::Config{shape_.n_kv_heads, shape_.head_dim, kv.type, kv.block_size, summary_unit_,
@@ -104,7 +105,8 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
 }
 
-// The levels, the last of which ends as the stage after it needs it; and the append of an index key where nothing is selected.
+// The levels, the last of which ends as the stage after it needs it; and the append of an index key where nothing is
+// selected.
 void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_index) {
     const KvConfig& kv = cache_.layout().config();
     IndexerScore::Config base;
@@ -129,9 +131,16 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
         if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
         levels_.emplace_back(device_, c);
         if (c.ending != ScoreEnding::kDenominators) continue;
-        select_rows_ = std::make_unique<SelectRows>(
-            device_, SelectRows::Config{c.n_heads, c.n_kv_heads, c.block_size, c.level, c.pool, c.parent_unit,
-                                        IndexerScore::score_stride(c.max_rows), sizes.n_select_splits, sizes.n_select_splits, {}});
+        select_rows_ = std::make_unique<SelectRows>(device_, SelectRows::Config{c.n_heads,
+                                                                                c.n_kv_heads,
+                                                                                c.block_size,
+                                                                                c.level,
+                                                                                c.pool,
+                                                                                c.parent_unit,
+                                                                                IndexerScore::score_stride(c.max_rows),
+                                                                                sizes.n_select_splits,
+                                                                                sizes.n_select_splits,
+                                                                                {}});
     }
     if (appends_index && policy_.index_dim != 0) {
         IndexerScore::Config c = base;
@@ -156,8 +165,9 @@ IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, 
         case Scorer::kExact:
         case Scorer::kLowdim: break;
     }
-    return {buffers_.state, cache_.tables(), rows,       rows_max,  buffers_.query, m.maps,     cache_.keys(layer), index_keys, index_sums,
-            m.lists,        m.lists,         m.scores,   m.partials, m.counters,    m.controls, m.policies,         m.last_queries, m.dropped};
+    return {buffers_.state,     cache_.tables(), rows,       rows_max,   buffers_.query, m.maps,
+            cache_.keys(layer), index_keys,      index_sums, m.lists,    m.lists,        m.scores,
+            m.partials,         m.counters,      m.controls, m.policies, m.last_queries, m.dropped};
 }
 
 SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t level) const {
@@ -194,8 +204,9 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
     }
     if (!select_rows_) return;
     const AttentionMemory& m = memory_;
-    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists,   m.lists,    m.scores,   m.partials, m.ranks,
-                                      m.bins,         m.through,       m.counters, m.controls, m.policies, m.cuts};
+    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,
+                                      m.partials,     m.ranks,         m.bins,  m.through, m.counters,
+                                      m.controls,     m.policies,      m.cuts};
     const SelectPush push = selection_push(layer, last_level());
     select_rows_->record_count(recorder, buffers, push);
     recorder.barrier();
@@ -228,10 +239,11 @@ void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* time
 
 void AttentionPipeline::record_attend_dense(vk::Recorder& recorder, std::uint32_t layer) const {
     const KvLayout& layout = cache_.layout();
-    attend_dense_.record(recorder,
-                         {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                          buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, cache_.evicted().sums()},
-                         {layout.table_offset(layer), layout.table_stride(), 0, evicted_row(layer)});
+    attend_dense_.record(
+        recorder,
+        {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query, buffers_.partials,
+         buffers_.counters, buffers_.attended, buffers_.act_attended, cache_.evicted().sums()},
+        {layout.table_offset(layer), layout.table_stride(), 0, evicted_row(layer)});
 }
 
 void AttentionPipeline::record_attend_sparse(vk::Recorder& recorder, std::uint32_t layer) const {
@@ -254,8 +266,8 @@ void AttentionPipeline::record_attend_sparse(vk::Recorder& recorder, std::uint32
     p.evicted = evicted_row(layer);
     attend_sparse_->record(recorder,
                            {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls,
-                            m.head_maps, m.lse, m.counts, cache_.evicted().sums()},
+                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists,
+                            m.controls, m.head_maps, m.lse, m.counts, cache_.evicted().sums()},
                            p);
 }
 
@@ -278,11 +290,12 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
     p.counter = 0;
     p.skip = policy_.value_skip;
     p.evicted = evicted_row(layer);
-    select_attend_->record(recorder,
-                           {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query,
-                            buffers_.partials, buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls,
-                            m.lists, m.lse, m.counts, m.scores, m.partials, m.policies, cache_.evicted().sums()},
-                           p);
+    select_attend_->record(
+        recorder,
+        {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query, buffers_.partials,
+         buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls, m.lists, m.lse, m.counts,
+         m.scores, m.partials, m.policies, cache_.evicted().sums()},
+        p);
 }
 
 std::uint32_t AttentionPipeline::evicted_row(std::uint32_t layer) const {
@@ -292,19 +305,20 @@ std::uint32_t AttentionPipeline::evicted_row(std::uint32_t layer) const {
 void AttentionPipeline::record_evicted(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens) const {
     const EvictedSums& evicted = cache_.evicted();
     if (!evicted.sums_layer(layer)) return;
-    sum_evicted_->record(recorder,
-                         {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), evicted.sums(), evicted.counts()},
-                         {cache_.layout().table_offset(layer), cache_.layout().table_stride(), evicted.first_row(layer), n_tokens});
+    sum_evicted_->record(
+        recorder,
+        {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), evicted.sums(), evicted.counts()},
+        {cache_.layout().table_offset(layer), cache_.layout().table_stride(), evicted.first_row(layer), n_tokens});
 }
 
 void AttentionPipeline::record_audit(vk::Recorder& recorder, std::uint32_t layer) const {
     if (policy_.layers[layer].attends_to_all()) return;
     const KvLayout& layout = cache_.layout();
-    audit_->record(recorder,
-                   {buffers_.state, cache_.tables(), cache_.keys(layer), buffers_.query, memory_.lse, memory_.audit_partials,
-                    memory_.counters, memory_.records},
-                   {layout.table_offset(layer), layout.table_stride(), shape_.n_kv_heads, policy_.sink,
-                    layer * shape_.n_heads});
+    audit_->record(
+        recorder,
+        {buffers_.state, cache_.tables(), cache_.keys(layer), buffers_.query, memory_.lse, memory_.audit_partials,
+         memory_.counters, memory_.records},
+        {layout.table_offset(layer), layout.table_stride(), shape_.n_kv_heads, policy_.sink, layer * shape_.n_heads});
 }
 
 void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
@@ -322,8 +336,8 @@ void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t lay
     const AttentionMemory::Layer& own = m.layers[layer];
     const SelectPush select = selection_push(layer, 0);
     summarize_->record(recorder,
-                       {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum), m.maps,
-                        m.or_none(own.index_keys), m.or_none(own.index_sums)},
+                       {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum),
+                        m.maps, m.or_none(own.index_keys), m.or_none(own.index_sums)},
                        {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps,
                         select.super_first, select.super_stride});
 }
@@ -359,7 +373,8 @@ std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std
     const auto controls = vk::read_back_as<SelectControl>(device_, memory_.controls);
     const SelectControl& c = controls[memory_.control(layer, last_level()) + kv_head];
     const auto words = vk::read_back_as<std::uint32_t>(device_, memory_.lists);
-    const auto begin = words.begin() + memory_.list_offset(layer, last_level()) + kv_head * memory_.list_stride(last_level());
+    const auto begin =
+        words.begin() + memory_.list_offset(layer, last_level()) + kv_head * memory_.list_stride(last_level());
     std::vector<std::uint32_t> tokens;
     const std::uint32_t unit = policy_.levels.back().unit;
     for (auto entry = begin; entry != begin + c.n_list; ++entry)

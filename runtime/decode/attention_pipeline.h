@@ -32,31 +32,37 @@ struct AttentionBuffers {
     vk::BufferRange act_attended; ///< quantised [n_heads * head_dim]
 };
 
-/// Order of the attention stages of a layer under a policy, with their barriers. Owns all the memory that selection needs. Knows
-/// nothing of weights or MLPs: SparseAttention uses it on other people's queries and keys as well.
+/// Order of the attention stages of a layer under a policy, with their barriers. Owns all the memory that selection
+/// needs. Knows nothing of weights or MLPs: SparseAttention uses it on other people's queries and keys as well.
 class AttentionPipeline {
 public:
-    /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]; empty without index scorers.
+    /// @param maps index projections f32 [n_layers][n_kv_heads][A, B][index_dim, head_dim]; empty without index
+    /// scorers.
     /// @param choose_in_attend whether SelectAttend serves where it can; by the device where absent.
-    /// @param appends_index whether record_decode adds the newest token's index key; false where record_prefill has added it already.
+    /// @param appends_index whether record_decode adds the newest token's index key; false where record_prefill has
+    /// added it already.
     /// @throws Error(kInvalidArgument) from SparsePolicy::check, before anything is allocated.
-    AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache, const AttentionBuffers& buffers,
-                      std::uint32_t n_splits, const SparsePolicy& policy, std::span<const float> maps = {},
-                      bool quantize = true, std::optional<bool> choose_in_attend = {}, bool appends_index = true);
+    AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
+                      const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
+                      std::span<const float> maps = {}, bool quantize = true, std::optional<bool> choose_in_attend = {},
+                      bool appends_index = true);
 
     /// Attention of the newest token, whose key and value are in the cache; ends with a barrier.
-    /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date (if it appends them).
+    /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date (if it appends
+    /// them).
     void record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer, bool sparse) const;
     /// Captured mass of the layer's last attention; runs beside whatever is recorded until the next barrier.
     void record_audit(vk::Recorder& recorder, std::uint32_t layer) const;
-    /// Brings the sums of what left the windows to a cache of n tokens (WINNOW_AFTER_STEP: one more than before the step),
-    /// once nothing reads them any more; beside whatever is recorded until the next barrier. What leaves is still there.
+    /// Brings the sums of what left the windows to a cache of n tokens (WINNOW_AFTER_STEP: one more than before the
+    /// step), once nothing reads them any more; beside whatever is recorded until the next barrier. What leaves is
+    /// still there.
     void record_evicted(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens) const;
     /// Summaries and index keys of a prefill chunk in the cache; the caller's next barrier orders it.
-    void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
+    void record_prefill(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
+                        std::uint32_t position) const;
 
-    /// For calibration: record_prefill also copies the chunk's queries, f16 [n_chunk, n_heads, head_dim], to the layer's part of
-    /// `to`, [n_layers, n_chunk, n_heads, head_dim]. Null = no more.
+    /// For calibration: record_prefill also copies the chunk's queries, f16 [n_chunk, n_heads, head_dim], to the
+    /// layer's part of `to`, [n_layers, n_chunk, n_heads, head_dim]. Null = no more.
     void capture_queries(const vk::Buffer* from, const vk::Buffer* to) {
         captured_from_ = from;
         captured_to_ = to;
@@ -82,8 +88,8 @@ public:
     };
     /// Audit records [n_layers, n_heads], host view; valid for audited layers once the step has completed.
     std::span<const Mass> audit_records() const;
-    /// Tokens that the last list of a selecting layer stands for in a kv head, read back; waits. For reports and tests. Without reuse in
-    /// layers or in time the layers share one place: only the layer recorded last has its list still.
+    /// Tokens that the last list of a selecting layer stands for in a kv head, read back; waits. For reports and tests.
+    /// Without reuse in layers or in time the layers share one place: only the layer recorded last has its list still.
     std::vector<std::uint32_t> read_list(std::uint32_t layer, std::uint32_t kv_head) const;
     /// What a kv head may keep at a level; written by the controller between steps.
     HeadPolicy& head_policy(std::uint32_t layer, std::uint32_t kv_head, std::size_t level) {

@@ -36,7 +36,8 @@ std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool
         const SelectLevel& above = policy.levels[policy.levels.size() - 2];
         const auto share = static_cast<std::uint64_t>(above.budget_share * static_cast<double>(capacity)) + 1;
         if (above.budget != 0 && (usually || !policy.steered))
-            capacity = static_cast<std::uint32_t>(std::min<std::uint64_t>(capacity, std::max<std::uint64_t>(above.budget, share) + above.unit));
+            capacity = static_cast<std::uint32_t>(
+                std::min<std::uint64_t>(capacity, std::max<std::uint64_t>(above.budget, share) + above.unit));
     }
     return (capacity + last.unit - 1) / last.unit + 1;
 }
@@ -45,12 +46,14 @@ namespace {
 
 // Whether they are more than one workgroup should choose from.
 bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
-    return !policy.levels.empty() && SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity, true));
+    return !policy.levels.empty() &&
+           SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity, true));
 }
 
 }  // namespace
 
-AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t n_select_splits) {
+AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy,
+                        std::uint32_t n_select_splits) {
     const KvConfig& kv = layout.config();
     const std::uint64_t group = s.n_heads / s.n_kv_heads;
     AttentionSizes z;
@@ -66,7 +69,8 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
             selects && z.summary_unit != 0
                 ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
                 : 0);
-        z.index_rows.push_back(selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
+        z.index_rows.push_back(
+            selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
         z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
         z.index_sums.push_back(index_unit_of(policy) == 0 ? 0 : z.index_rows.back() / index_unit_of(policy));
         z.total += z.index_rows.back() * index_row_bytes(policy.index_type, policy.index_dim) +
@@ -81,17 +85,20 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
         const SelectLevel& level = policy.levels[i];
         const std::uint32_t rows = n_scored / level.unit + 1;
         std::uint32_t stride = rows;
-        // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head has its own budget.
+        // Units come whole and may pass the budget by one, those at both ends may count for less; with kEach every head
+        // has its own budget.
         const std::uint64_t rankings = policy.pool == HeadPool::kEach ? group : 1;
         if (level.budget != 0 && level.budget_share == 0 && !policy.steered)
-            stride = static_cast<std::uint32_t>(std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
+            stride = static_cast<std::uint32_t>(
+                std::min<std::uint64_t>(stride, rankings * (level.budget / level.unit + 3ull)));
         z.strides.push_back(stride);
         z.max_rows = std::max(z.max_rows, rows);
         list_words += std::uint64_t{stride} * s.n_kv_heads;
     }
     const std::uint64_t n_levels = std::max<std::size_t>(policy.levels.size(), 1);
     const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
-    z.maps = at_least(policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
+    z.maps = at_least(
+        policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
     z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
     z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 8;
@@ -108,11 +115,13 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     if (chooses_wide(policy, kv.capacity)) {
         z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
         z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
-        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group), n_select_splits);
+        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads,
+                                              static_cast<std::uint32_t>(group), n_select_splits);
         z.cuts = s.n_kv_heads * sizeof(SelectCut);
     }
     z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
-               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts + 16;
+               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts +
+               16;
     return z;
 }
 

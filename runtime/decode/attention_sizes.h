@@ -24,8 +24,8 @@ std::uint32_t index_unit_of(const SparsePolicy& policy);
 /// Whether neither a later layer nor a later step reads lists again: one place for them then serves all layers.
 bool lists_serve_once(const SparsePolicy& policy);
 
-/// Most rows that the last level chooses from: below another level, the children of as many units as that may keep. A steered audit
-/// may widen that to the whole cache, which is possible but not usual.
+/// Most rows that the last level chooses from: below another level, the children of as many units as that may keep. A
+/// steered audit may widen that to the whole cache, which is possible but not usual.
 std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool usually);
 
 /// Every buffer's size of an AttentionPipeline, in one place for allocation and planning.
@@ -40,6 +40,7 @@ struct AttentionSizes {
     std::uint64_t total = 0;
 };
 
-AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy, std::uint32_t n_select_splits);
+AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy,
+                        std::uint32_t n_select_splits);
 
 }  // namespace winnow

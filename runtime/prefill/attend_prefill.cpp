@@ -22,13 +22,15 @@ struct CooperativeShape {
 };
 
 /// Zeros where the shader has no shape for these heads on this device.
-CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendPrefill::Config& c, std::uint32_t n_subgroups) {
+CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendPrefill::Config& c,
+                                   std::uint32_t n_subgroups) {
     const vk::MatrixShape& m = limits.matrix;
     // The sums of more than 128 dimensions fill a subgroup's registers, so two share the rows.
     const std::uint32_t parts = c.head_dim > 128 ? 2 : 1;
     const std::uint32_t row_tiles = n_subgroups / parts;
-    if (c.kv_type != KvType::kF16 || m.m == 0 || c.head_dim > 256 || c.head_dim % (m.n * parts) != 0 || c.head_dim % m.k != 0 ||
-        limits.subgroup_size < m.m || limits.subgroup_size * n_subgroups > limits.max_workgroup_invocations) {
+    if (c.kv_type != KvType::kF16 || m.m == 0 || c.head_dim > 256 || c.head_dim % (m.n * parts) != 0 ||
+        c.head_dim % m.k != 0 || limits.subgroup_size < m.m ||
+        limits.subgroup_size * n_subgroups > limits.max_workgroup_invocations) {
         return {};
     }
     const std::uint32_t lanes = limits.subgroup_size * parts / m.m;  // of a row's softmax
@@ -43,7 +45,8 @@ CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendP
 
 }  // namespace
 
-AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy) : config_(config), n_busy_(n_busy) {
+AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy)
+    : config_(config), n_busy_(n_busy) {
     const vk::ShaderVariant& shader = vk::best_shader(variants(device, config), device.features());
     if (shader.name == kCooperative) make_cooperative(device, shader);
     else if (shader.name == kv_shader(kTexel, config.kv_type)) make_texel(device, shader);
@@ -66,19 +69,22 @@ void AttendPrefill::make_plain(vk::Device& device, const vk::ShaderVariant& shad
     const std::uint32_t keys_per_lane = std::clamp(c.block_size / subgroup, 1u, device.is_cpu() ? 4u : 2u);
     const std::array<std::uint32_t, 8> spec{subgroups * subgroup, subgroup, c.head_dim,    c.n_heads / c.n_kv_heads,
                                             c.n_kv_heads,         items,    keys_per_lane, c.block_size};
-    tiles_.push_back({items * subgroups, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
+    tiles_.push_back(
+        {items * subgroups, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
 }
 
 void AttendPrefill::make_texel(vk::Device& device, const vk::ShaderVariant& shader) {
     const Config& c = config_;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     n_busy_ = std::min(n_busy_, 16u);
-    // Queries and sums of the pairs in the first-level cache: pairs x head_dim x 2 x 4 bytes a lane. Few pairs for few tokens.
+    // Queries and sums of the pairs in the first-level cache: pairs x head_dim x 2 x 4 bytes a lane. Few pairs for few
+    // tokens.
     const std::uint32_t most = std::clamp(256 / c.head_dim, 1u, 4u);
     for (std::uint32_t items : {most, 1u}) {
         const std::array<std::uint32_t, 8> spec{subgroup,     subgroup, c.head_dim, c.n_heads / c.n_kv_heads,
                                                 c.n_kv_heads, items,    c.head_dim > 128 ? 2u : 4u, c.block_size};
-        tiles_.push_back({items * subgroup, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
+        tiles_.push_back(
+            {items * subgroup, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
         if (most == 1) return;
     }
 }

@@ -10,8 +10,8 @@
 
 namespace winnow {
 
-/// Causal attention of a chunk over the cache. shaders/prefill/attend_prefill.comp, or attend_prefill.coopmat.comp for f16
-/// caches where the device has matrix units: there probabilities round to f16.
+/// Causal attention of a chunk over the cache. shaders/prefill/attend_prefill.comp, or attend_prefill.coopmat.comp for
+/// f16 caches where the device has matrix units: there probabilities round to f16.
 class AttendPrefill {
 public:
     struct Config {

@@ -11,9 +11,11 @@
 namespace winnow {
 namespace {
 
-// With 16x16 matrices: 256x128, 128x128, 128x64, 64x64 and 32x64 tokens x rows; of those that fill the device the best in a sweep on an
-// H200 (winnow_tune matmul). Subgroups whose part is 64 wide load less from shared memory for each product.
-constexpr std::array<Matmul::TileShape, 5> kTileShapes{{{4, 4, 4, 2}, {4, 2, 2, 4}, {4, 2, 2, 2}, {2, 2, 2, 2}, {1, 2, 2, 2}}};
+// With 16x16 matrices: 256x128, 128x128, 128x64, 64x64 and 32x64 tokens x rows; of those that fill the device the best
+// in a sweep on an H200 (winnow_tune matmul). Subgroups whose part is 64 wide load less from shared memory for each
+// product.
+constexpr std::array<Matmul::TileShape, 5> kTileShapes{
+    {{4, 4, 4, 2}, {4, 2, 2, 4}, {4, 2, 2, 2}, {2, 2, 2, 2}, {1, 2, 2, 2}}};
 
 constexpr std::uint32_t kTexelTokens = 4;  // of a lane
 
@@ -53,9 +55,10 @@ void Matmul::make_texel(vk::Device& device, const vk::ShaderVariant& shader) {
     const std::uint32_t subgroup = device.limits().subgroup_size;
     constexpr std::uint32_t kRows = 8;
     for (const std::uint32_t tokens : {kTexelTokens, 1u}) {  // a short prompt fills few
-        const std::array<std::uint32_t, 7> spec{subgroup, subgroup, tokens, kRows, c.n_in / 32, static_cast<std::uint32_t>(c.type),
-                                                c.add ? 1u : 0u};
-        tiles_.push_back({tokens * subgroup, kRows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
+        const std::array<std::uint32_t, 7> spec{
+            subgroup, subgroup, tokens, kRows, c.n_in / 32, static_cast<std::uint32_t>(c.type), c.add ? 1u : 0u};
+        tiles_.push_back(
+            {tokens * subgroup, kRows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
     }
 }
 
@@ -82,18 +85,23 @@ void Matmul::make_cooperative(vk::Device& device, const vk::ShaderVariant& shade
                                                  c.n_in / 32,
                                                  static_cast<std::uint32_t>(c.type),
                                                  c.add ? 1u : 0u};
-        tiles_.push_back({n_tokens, n_rows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
+        tiles_.push_back(
+            {n_tokens, n_rows, vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
         if (&t == &c.tile) return;
     }
 }
 
 void Matmul::record(vk::Recorder& recorder, const Buffers& b, const MatmulPush& push) const {
-    const auto groups = [&](const Tile& t) { return divide_up(push.n_tokens, t.n_tokens) * divide_up(push.w.n_rows, t.n_rows); };
-    // The largest tile that fills the device, or else the one that makes most groups; never one with half its tokens idle.
+    const auto groups = [&](const Tile& t) {
+        return divide_up(push.n_tokens, t.n_tokens) * divide_up(push.w.n_rows, t.n_rows);
+    };
+    // The largest tile that fills the device, or else the one that makes most groups; never one with half its tokens
+    // idle.
     std::size_t i = 0;
     while (i + 1 < tiles_.size() && (groups(tiles_[i]) < n_busy_ || push.n_tokens * 2 <= tiles_[i].n_tokens)) ++i;
     const Tile& t = tiles_[i];
-    const std::uint32_t n_token_tiles = divide_up(push.n_tokens, t.n_tokens), n_row_tiles = divide_up(push.w.n_rows, t.n_rows);
+    const std::uint32_t n_token_tiles = divide_up(push.n_tokens, t.n_tokens),
+                        n_row_tiles = divide_up(push.w.n_rows, t.n_rows);
     recorder.dispatch(t.pipeline, {b.weights, b.rows, b.out}, push, rows_first_ ? n_row_tiles : n_token_tiles,
                       rows_first_ ? n_token_tiles : n_row_tiles);
 }

@@ -10,8 +10,8 @@
 
 namespace winnow {
 
-/// out[t] (+)= W a[t] for the tokens of a chunk. shaders/prefill/matmul.comp, or matmul.coopmat.comp where the device has matrix
-/// units: there weights round to f16 once.
+/// out[t] (+)= W a[t] for the tokens of a chunk. shaders/prefill/matmul.comp, or matmul.coopmat.comp where the device
+/// has matrix units: there weights round to f16 once.
 class Matmul {
 public:
     /// A tile of the cooperative variant, in matrices: parts of a subgroup, and subgroups of a group.
@@ -55,7 +55,7 @@ private:
     Config config_;
     std::uint32_t n_busy_;
     std::vector<Tile> tiles_;  ///< largest first
-    bool rows_first_ = true;   ///< neighbouring groups share activations; those of the cooperative variant share weights
+    bool rows_first_ = true;  ///< neighbouring groups share activations; those of the cooperative variant share weights
 };
 
 }  // namespace winnow

@@ -20,13 +20,15 @@ struct AttendTuning {
 AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
                            std::uint32_t n_splits, const AttendTuning& asked = {});
 
-/// The same for the stages that attend to a part of the cache, select_attend and attend_sparse. @param own_shared_bytes what the stage has
-/// besides attend.glsl.
+/// The same for the stages that attend to a part of the cache, select_attend and attend_sparse. @param own_shared_bytes
+/// what the stage has besides attend.glsl.
 AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_group, std::uint32_t head_dim,
-                                  std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes = 0);
+                                  std::uint32_t n_splits, const AttendTuning& asked,
+                                  std::uint64_t own_shared_bytes = 0);
 
-/// Shared memory that shaders/common/attend.glsl declares, to the word, in a workgroup of so many invocations and subgroups.
-std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
-                                  std::uint32_t n_splits);
+/// Shared memory that shaders/common/attend.glsl declares, to the word, in a workgroup of so many invocations and
+/// subgroups.
+std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group,
+                                  std::uint32_t head_dim, std::uint32_t n_splits);
 
 }  // namespace winnow

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Summaries of blocks of kSummaryUnit tokens (16 to kBlockSize) and of superblocks of 16 blocks: per-channel min and max in halves
-// (f32 beside an f32 cache; keys' own values, so beside an f16 cache nothing is rounded) and the sum in f32. Rows of blocks lie by physical block,
-// then rows of superblocks from super_first on, by kv head and position. Refreshed when a token is appended,
-// from its key alone; the block's other keys are never read again.
+// Summaries of blocks of kSummaryUnit tokens (16 to kBlockSize) and of superblocks of 16 blocks: per-channel min and
+// max in halves (f32 beside an f32 cache; keys' own values, so beside an f16 cache nothing is rounded) and the sum in
+// f32. Rows of blocks lie by physical block, then rows of superblocks from super_first on, by kv head and position.
+// Refreshed when a token is appended, from its key alone; the block's other keys are never read again.
 #ifndef WINNOW_SUMMARY_GLSL
 #define WINNOW_SUMMARY_GLSL
 #include "shaders/common/interface.h"
@@ -31,7 +31,8 @@ void write_summary(uint row, uint dim, Summary s) {
     summary_sum[at] = s.sum;
 }
 
-// Adds one channel of the key at `position`, as the cache holds it, to the summary at `row`; the first token of `unit` starts it.
+// Adds one channel of the key at `position`, as the cache holds it, to the summary at `row`; the first token of `unit`
+// starts it.
 void summarize_row(uint row, uint unit, uint position, uint dim, float y) {
     Summary s = read_summary(row, dim, position % unit == 0);
     add_key(s, y);

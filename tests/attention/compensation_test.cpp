@@ -81,9 +81,10 @@ protected:
 
     // The three stages differ in what they bind and push besides.
     static void record(const AttendDense& stage, vk::Recorder& recorder, const Bound& b, const TestCache& cache) {
-        stage.record(recorder,
-                     {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, b.sums},
-                     {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
+        stage.record(
+            recorder,
+            {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended.range(), b.act, b.sums},
+            {TestCache::table_offset, cache.table_stride, 0, kFirstRow});
     }
     static void record(const AttendSparse& stage, vk::Recorder& recorder, const Bound& b, const TestCache& cache) {
         stage.record(recorder,
@@ -123,8 +124,12 @@ protected:
         vk::run_once(device(), [&](vk::Recorder& recorder) { record(stage, recorder, b, cache); });
         return b.attended.contents<float>();
     }
-    static std::vector<float> dense(const TestCache& cache, bool evicted) { return attend<AttendDense>(cache, evicted); }
-    static std::vector<float> sparse(const TestCache& cache, bool evicted) { return attend<AttendSparse>(cache, evicted); }
+    static std::vector<float> dense(const TestCache& cache, bool evicted) {
+        return attend<AttendDense>(cache, evicted);
+    }
+    static std::vector<float> sparse(const TestCache& cache, bool evicted) {
+        return attend<AttendSparse>(cache, evicted);
+    }
     static std::vector<float> select(const TestCache& cache, bool evicted) {
         SelectAttend::Config config;
         config.level.scorer = Scorer::kBox;

@@ -48,11 +48,12 @@ TEST_F(TuningTest, SharedMemoryOfAttentionIsWhatItsShaderDeclares) {
                 for (const std::uint32_t n_subgroups : {group_size / 8, group_size / 32})
                     for (const std::uint32_t n_splits : {1u, 128u}) {
                         // group_size, head_dim, n_group, n_kv_heads, lanes, n_subgroups, n_splits, tokens_in_flight
-                        const std::array<std::uint32_t, 8> spec{group_size, head_dim, n_group, 2, 8, n_subgroups, n_splits, 2};
+                        const std::array<std::uint32_t, 8> spec{group_size, head_dim,    n_group,  2,
+                                                                8,          n_subgroups, n_splits, 2};
                         EXPECT_EQ(attend_shared_bytes(group_size, n_subgroups, n_group, head_dim, n_splits),
                                   vk::inspect_spirv(vk::find_shader("attend_dense_f16").words, spec).shared_bytes)
-                            << group_size << " invocations, " << n_subgroups << " subgroups, " << n_group << " heads of " << head_dim
-                            << ", " << n_splits << " splits";
+                            << group_size << " invocations, " << n_subgroups << " subgroups, " << n_group
+                            << " heads of " << head_dim << ", " << n_splits << " splits";
                     }
 }
 
