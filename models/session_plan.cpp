@@ -121,7 +121,10 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
             calibration = &*without_anchors;
         }
     }
-    SparsePolicy policy = make_preset(options.preset, excluded, options.overrides, calibration);
+    // Whoever names layers means these, and not those after the first of them.
+    SparseOverrides overrides = options.overrides;
+    overrides.every_layer = overrides.every_layer || !options.layers.empty();
+    SparsePolicy policy = make_preset(options.preset, excluded, overrides, calibration);
     policy.steered = options.audit_every > 1;
     if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
     if (policy.needs_sidecar)

@@ -291,7 +291,8 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
     table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
         ->check(between(0, kMostCount));
     table.value("--sparse-layers", o.sparse_layers, "A-B,..",
-                "layers that the preset is for, counted from 0 (2-29 or 0,4,8-); the others stay dense");
+                "layers that are sparse, counted from 0 (2-29 or 0,4,8-), in place of the preset's own choice (quest and others "
+                "leave the first two dense)");
     table
         .value("--index-type", o.index_type, "TYPE",
                "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "

@@ -34,7 +34,7 @@ struct LayerRange {
 struct SparseOptions {
     std::string preset = "off";
     SparseOverrides overrides;
-    std::vector<LayerRange> layers;  ///< the preset's layers; the others stay dense. Empty = all
+    std::vector<LayerRange> layers;  ///< the preset's layers, all of them; the others stay dense. Empty = as the preset says
     std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
     std::shared_ptr<const Calibration>
         calibration;  ///< null: the model's sidecar, read when the preset has a use for it

@@ -153,6 +153,7 @@ struct SparseOverrides {
     std::optional<IndexType> index_type = std::nullopt;  ///< absent: int8 beside a quantised cache, else f16
     std::uint32_t block = 0;  ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
     bool compensate = false;  ///< SparsePolicy::compensate; refused where no head is local
+    bool every_layer = false; ///< also the first layers, which some presets leave dense
 };
 
 /// A row of `winnow info --policies`.

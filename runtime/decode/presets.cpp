@@ -209,6 +209,8 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     }
     p.name = name == "off" ? "dense" : std::string(name);
     p.min_ctx = 512;
+    // Full layers at the beginning that stay dense.
+    const auto first_dense = [&](std::uint32_t n) { return overrides.every_layer ? 0 : n; };
     if (p.name == "dense") {
         p.layers.assign(windowed.size(), {});
     } else if (p.name == "streaming") {
@@ -221,33 +223,33 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         every_layer_selects(p, windowed, 0);
     } else if (p.name == "quest") {
         p.levels = {top_k(Scorer::kBox, 16, 2048)};
-        every_layer_selects(p, windowed, 2);
+        every_layer_selects(p, windowed, first_dense(2));
     } else if (p.name == "twilight") {
         p.levels = {top_k(Scorer::kBox, 16, 256), top_p(Scorer::kExact, 1, 0.95f)};
         p.levels[0].budget_share = 0.25f;
         p.pool = HeadPool::kEach;
-        every_layer_selects(p, windowed, 2);
+        every_layer_selects(p, windowed, first_dense(2));
     } else if (p.name == "tidal") {
         p.levels = {top_k(Scorer::kExact, 1, 256)};
         p.pool = HeadPool::kEach;
-        anchors_lend(p, windowed, 2, LayerKind::kAnchor, {0.4});
+        anchors_lend(p, windowed, first_dense(2), LayerKind::kAnchor, {0.4});
     } else if (p.name == "delta") {
         p.levels = {top_k(Scorer::kExact, 1, 1024)};
         p.window = 128;
-        anchors_lend(p, windowed, 2, LayerKind::kAnchor, {0.45, 0.8});
+        anchors_lend(p, windowed, first_dense(2), LayerKind::kAnchor, {0.45, 0.8});
     } else if (p.name == "kascade") {
         p.levels = {top_k(Scorer::kExact, 1, 128)};
         p.levels[0].budget_share = 0.1f;
         p.pool = HeadPool::kMean;
         if (calibration != nullptr && !calibration->anchors.empty())
             found_anchors_lend(p, windowed, LayerKind::kSelect, calibration->anchors, calibration->head_maps);
-        else anchors_lend(p, windowed, 1, LayerKind::kSelect, {0.05, 0.25, 0.45, 0.7});
+        else anchors_lend(p, windowed, first_dense(1), LayerKind::kSelect, {0.05, 0.25, 0.45, 0.7});
     } else if (p.name == "hylra") {
         p.levels = {top_k(Scorer::kExact, 1, 2048)};
         p.pool = HeadPool::kMean;
         if (calibration != nullptr && !calibration->refresh_layers.empty())
             found_anchors_lend(p, windowed, LayerKind::kAnchor, calibration->refresh_layers, calibration->refresh_maps);
-        else anchors_lend(p, windowed, 1, LayerKind::kAnchor, {0.25, 0.5, 0.75});
+        else anchors_lend(p, windowed, first_dense(1), LayerKind::kAnchor, {0.25, 0.5, 0.75});
     } else if (p.name == "recycled") {
         p.levels = {top_k(Scorer::kExact, 1, 4096)};
         p.refresh = 50;
@@ -278,7 +280,7 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
             p.window = 256;
         }
         if (p.name == "fasa") p.levels = {top_k(Scorer::kLowdim, 1, 256)};
-        every_layer_selects(p, windowed, p.name == "fasa" ? 2 : 0);
+        every_layer_selects(p, windowed, p.name == "fasa" ? first_dense(2) : 0);
         if (calibration != nullptr) use_index(p, *calibration, p.name == "fasa");
         if (calibration != nullptr && p.name == "rtpurbo") local_heads(p, windowed, *calibration);
     } else if (p.name == "duo" || p.name == "razor") {

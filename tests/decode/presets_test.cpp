@@ -63,6 +63,8 @@ TEST(PresetsTest, Schedules) {
     EXPECT_EQ(count(make_preset("exact", kFull), LayerKind::kSelect), 12u);
     EXPECT_EQ(count(make_preset("quest", kFull), LayerKind::kSelect), 10u);
     EXPECT_EQ(count(make_preset("quest", kMixed), LayerKind::kSelect), 0u);  // its two full layers are the first two
+    EXPECT_EQ(count(make_preset("quest", kMixed, {.every_layer = true}), LayerKind::kSelect), 2u);
+    EXPECT_EQ(make_preset("tidal", kFull, {.every_layer = true}).layers[0].kind, LayerKind::kAnchor);
     const SparsePolicy tidal = make_preset("tidal", kFull);
     EXPECT_EQ(count(tidal, LayerKind::kAnchor), 2u);
     EXPECT_EQ(count(tidal, LayerKind::kReuse), 8u);
