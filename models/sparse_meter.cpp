@@ -43,7 +43,7 @@ void SparseMeter::note_step(const DecodeLoop& loop, std::uint32_t n_tokens) {
     if (!sparse) return;
     ++n_sparse_steps_;
     const double n = n_tokens;
-    const std::span<const std::uint32_t> counts = attention_.attended_counts();
+    const std::span<const std::uint32_t> counts = attention_.attended_counts(n_tokens);
     for (std::size_t i = 0; i < counts.size(); ++i)
         share_sums_[i] +=
             policy().is_local(i) ? std::min(1.0, (policy().local_window + policy().sink) / n) : counts[i] / n;
@@ -79,7 +79,7 @@ void SparseMeter::note_audit(std::uint32_t layer) {
 
 void SparseMeter::steer(std::uint32_t layer, std::uint32_t n_tokens) {
     const std::span<const AttentionPipeline::Mass> records = attention_.audit_records();
-    const std::span<const std::uint32_t> counts = attention_.attended_counts();
+    const std::span<const std::uint32_t> counts = attention_.attended_counts(n_tokens);
     const std::uint32_t n_group = shape_.n_group();
     std::vector<HeadPolicy*> levels(policy().levels.size());
     for (std::uint32_t kv_head = 0; kv_head < shape_.n_kv_heads; ++kv_head) {

@@ -109,7 +109,7 @@ void register_attention_pipeline() {
                     double mass = 0;
                     for (const AttentionPipeline::Mass& m : pipeline.audit_records()) mass += m.mass / kHeads;
                     state.counters["mass"] = mass;
-                    state.counters["share"] = static_cast<double>(pipeline.attended_counts()[0]) / n;
+                    state.counters["share"] = static_cast<double>(pipeline.attended_counts(n)[0]) / n;
                 }
             });
         }

@@ -43,9 +43,7 @@ struct SparseOptions {
 /// What sparse attention read and kept since the last answer began.
 struct SparseReport {
     std::uint64_t n_steps = 0;      ///< sparse steps
-    /// Tokens attended of those cached, mean over full layers, kv heads and steps. Where steps are queued ahead and none is audited, some
-    /// counts may be those of the step that already runs: with steps_in_flight = 1, or an audit, they are the step's own.
-    double attended_share = 1;
+    double attended_share = 1;      ///< tokens attended of those cached, mean over full layers, kv heads and steps
     double kv_bytes_per_token = 0;  ///< keys, values, summaries and index keys read per step
     std::uint64_t n_audits = 0;     ///< (step, layer, query head) records
     std::uint64_t n_unaudited = 0;  ///< audits asked of heads whose cache is a ring: what they lost is not there to compare with

@@ -60,7 +60,7 @@ public:
     vk::Buffer dropped;           ///< f32 [n_heads] log of the mass of what coarser levels dropped
     vk::Buffer head_maps;         ///< u32 [n_layers, n_kv_heads]
     vk::Buffer lse;               ///< f32 [n_heads]
-    vk::Buffer counts;            ///< u32 [n_layers, n_kv_heads] tokens attended, host-visible
+    vk::Buffer counts;            ///< u32 [WINNOW_TOKEN_RING, n_layers, n_kv_heads] tokens attended, host-visible
     vk::Buffer audit_partials;    ///< vec4 [n_kv_heads, kAuditSplits, n_group]
     vk::Buffer records;           ///< f32 [n_layers, n_heads, with and without sinks], host-visible
     /// Of SelectRows, whose sizes they have; empty where the last workgroup chooses.

@@ -257,6 +257,7 @@ void AttentionPipeline::record_attend_sparse(vk::Recorder& recorder, std::uint32
     p.list_stride = m.list_stride(last_level());
     p.control = m.control(lender, last_level());
     p.first_count = first_head(layer);
+    p.count_stride = n_counts();
     p.head_map = first_head(layer);
     p.counter = 0;
     p.sink_tokens = policy_.sink;
@@ -287,6 +288,7 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
     p.sink_tokens = select.sink_tokens;
     p.window = select.window;
     p.first_count = first_head(layer);
+    p.count_stride = n_counts();
     p.counter = 0;
     p.skip = policy_.value_skip;
     p.evicted = evicted_row(layer);
@@ -358,9 +360,10 @@ std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
     return 1 + static_cast<std::uint32_t>(levels_.size()) + (select_rows_ ? SelectRows::kDispatches : 0);
 }
 
-std::span<const std::uint32_t> AttentionPipeline::attended_counts() const {
+std::span<const std::uint32_t> AttentionPipeline::attended_counts(std::uint32_t n_tokens) const {
     if (policy_.is_dense()) return {};
-    return {memory_.counts.mapped_as<const std::uint32_t>(), std::size_t{shape_.n_layers} * shape_.n_kv_heads};
+    const std::uint32_t slot = (n_tokens - 1) % WINNOW_TOKEN_RING;
+    return {memory_.counts.mapped_as<const std::uint32_t>() + std::size_t{slot} * n_counts(), n_counts()};
 }
 
 std::span<const AttentionPipeline::Mass> AttentionPipeline::audit_records() const {
@@ -387,6 +390,7 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
     const KvConfig& kv = cache_.layout().config();
     const std::uint64_t row = 2 * kv_row_bytes(kv.type, shape_.head_dim);
     std::uint64_t sum = 0;
+    const std::span<const std::uint32_t> counts = attended_counts(static_cast<std::uint32_t>(n_tokens));
     for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) {
         const bool dense = !sparse || policy_.layers[layer].attends_to_all();
         for (std::uint32_t h = 0; h < shape_.n_kv_heads; ++h) {
@@ -394,7 +398,7 @@ std::uint64_t AttentionPipeline::bytes_read(std::uint64_t n_tokens, bool sparse)
             const bool local = policy_.is_local(head);
             const std::uint32_t window = local ? policy_.local_window + policy_.sink : kv.roles[head].window;
             const std::uint64_t visible = window == 0 ? n_tokens : std::min<std::uint64_t>(n_tokens, window);
-            sum += row * (dense ? visible : attended_counts()[head]);
+            sum += row * (dense ? visible : counts[head]);
             if (policy_.compensate && local && visible < n_tokens) sum += EvictedSums::row_bytes(shape_.head_dim);
         }
         if (!sparse || !policy_.layers[layer].selects()) continue;

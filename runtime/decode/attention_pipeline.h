@@ -81,8 +81,9 @@ public:
     Summaries summaries(std::uint32_t layer) const;  ///< what qkv refreshes; empty ranges when there are none
     std::uint32_t n_dispatches(std::uint32_t layer) const;  ///< dependent ones of record_decode under the policy
 
-    /// Tokens attended in the last step [n_layers, n_kv_heads], host view; sparse layers only.
-    std::span<const std::uint32_t> attended_counts() const;
+    /// Tokens attended [n_layers, n_kv_heads] in the step after which the cache has n_tokens, host view; sparse layers
+    /// only. Of the last WINNOW_TOKEN_RING steps, so that steps queued ahead do not overwrite it.
+    std::span<const std::uint32_t> attended_counts(std::uint32_t n_tokens) const;
     struct Mass {
         float mass, without_sinks;
     };
@@ -116,6 +117,7 @@ private:
     IndexerScore::Buffers selection_buffers(std::uint32_t layer, std::size_t level) const;
     SelectPush selection_push(std::uint32_t layer, std::size_t level) const;
     std::size_t last_level() const { return policy_.levels.empty() ? 0 : policy_.levels.size() - 1; }
+    std::uint32_t n_counts() const { return shape_.n_layers * shape_.n_kv_heads; }
     std::uint32_t first_head(std::uint32_t layer) const { return layer * shape_.n_kv_heads; }
     std::uint32_t evicted_row(std::uint32_t layer) const;  ///< of what attention counts as one more token
 

@@ -109,7 +109,7 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     z.dropped = s.n_heads * 4ull;
     z.head_maps = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
     z.lse = s.n_heads * 4ull;
-    z.counts = std::uint64_t{s.n_layers} * s.n_kv_heads * 4;
+    z.counts = std::uint64_t{WINNOW_TOKEN_RING} * s.n_layers * s.n_kv_heads * 4;
     z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
     z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
     if (chooses_wide(policy, kv.capacity)) {

@@ -157,7 +157,7 @@ std::vector<float> SparseAttention::audit() {
 std::vector<std::uint32_t> SparseAttention::attended() const {
     const Impl& i = *impl_;
     if (!i.last_sparse) return std::vector<std::uint32_t>(i.config.n_kv_heads, i.n_at_step);
-    const auto counts = i.pipeline.attended_counts();
+    const auto counts = i.pipeline.attended_counts(i.n_at_step);
     return {counts.begin(), counts.end()};
 }
 

@@ -121,7 +121,8 @@ void main() {
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, n_active, push.counter + kv_head)) return;
 
-    if (gl_LocalInvocationIndex == 0) attended_counts[push.first_count + kv_head] = n;
+    if (gl_LocalInvocationIndex == 0)
+        attended_counts[position % WINNOW_TOKEN_RING * push.count_stride + push.first_count + kv_head] = n;
     if (gl_LocalInvocationIndex < kGroup)
         lse[kv_head * kGroup + gl_LocalInvocationIndex] = attend_lse(gl_LocalInvocationIndex);
     if (kQuantize != 0) {

@@ -206,7 +206,8 @@ struct AttendSparsePush {
     uint list_offset;
     uint list_stride;
     uint control;      // of the layer that made the lists
-    uint first_count;  // where the attended counts of this layer go
+    uint first_count;  // where the attended counts of this layer go in the ring's slot for the step
+    uint count_stride; // from slot to slot of WINNOW_TOKEN_RING
     uint head_map;     // first word of the layer's head map: kv head -> kv head of the lists
     uint counter;
     uint sink_tokens;
@@ -229,6 +230,7 @@ struct SelectAttendPush {
     uint sink_tokens;
     uint window;
     uint first_count;    // as in AttendSparsePush
+    uint count_stride;
     uint counter;
     float skip;
     uint evicted;

@@ -93,7 +93,7 @@ struct Rig {
             stage.record(recorder,
                          {state, tables, keys, values, query, partials.range(), counters.range(), attended.range(), act.range(),
                           list_buffer, control_buffer, map_buffer, lse.range(), counts.range()},
-                         {TestCache::table_offset, cache.table_stride, kListOffset, stride, kFirstControl, kFirstCount, kFirstMap,
+                         {TestCache::table_offset, cache.table_stride, kListOffset, stride, kFirstControl, kFirstCount, 0, kFirstMap,
                           kFirstCounter, c.sinks, c.window, c.window_only ? 1u : 0u, c.skip, WINNOW_NO_SUMS});
         });
         partials.bytes();  // looks at its canaries

@@ -139,7 +139,7 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
                     EXPECT_NEAR(p.audit_records()[layer * kHeads + h].mass, 1, 1e-5);
                     EXPECT_NEAR(p.audit_records()[layer * kHeads + h].without_sinks, 1, 1e-4);
                 }
-                for (std::uint32_t h = 0; h < kKvHeads; ++h) EXPECT_EQ(p.attended_counts()[layer * kKvHeads + h], 1200u);
+                for (std::uint32_t h = 0; h < kKvHeads; ++h) EXPECT_EQ(p.attended_counts(rig.n_tokens)[layer * kKvHeads + h], 1200u);
             }
         }
     }
@@ -160,10 +160,10 @@ TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
         SCOPED_TRACE(name);
         const AttentionPipeline by_list = rig.pipeline(make_preset(name, kFull), false), in_attend = rig.pipeline(make_preset(name, kFull), true);
         rig.step(by_list);
-        const std::vector<std::uint32_t> counts(by_list.attended_counts().begin(), by_list.attended_counts().end());
+        const std::vector<std::uint32_t> counts(by_list.attended_counts(rig.n_tokens).begin(), by_list.attended_counts(rig.n_tokens).end());
         const auto lists = rig.lists;
         const auto first = rig.step(in_attend);
-        for (std::size_t i = 0; i < counts.size(); ++i) EXPECT_NEAR(in_attend.attended_counts()[i], counts[i], 0.1 * counts[i]) << i;
+        for (std::size_t i = 0; i < counts.size(); ++i) EXPECT_NEAR(in_attend.attended_counts(rig.n_tokens)[i], counts[i], 0.1 * counts[i]) << i;
         for (std::size_t i = 0; i < lists.size(); ++i) {
             std::vector<std::uint32_t> both;
             std::set_intersection(lists[i].begin(), lists[i].end(), rig.lists[i].begin(), rig.lists[i].end(), std::back_inserter(both));
@@ -236,7 +236,7 @@ TEST_F(AttentionPipelineTest, TopPIsHonest) {
                     EXPECT_GE(got, double{mass} - 1e-3);
                     EXPECT_LE(got, 1 + 1e-5);
                 }
-                for (const std::uint32_t count : p.attended_counts()) share += count / double(n) / (kLayers * kKvHeads);
+                for (const std::uint32_t count : p.attended_counts(rig.n_tokens)) share += count / double(n) / (kLayers * kKvHeads);
                 EXPECT_LT(share, mass == 0.5f && n > 1000 ? 0.5 : 1.1);  // keeping everything would be honest, too
                 EXPECT_EQ(rig.step(p, true, true), first);               // the same bits
             }
@@ -261,7 +261,7 @@ TEST_P(AttentionPipelineCapacityTest, PresetsAttendToWhatTheySay) {
             const std::uint32_t source = s.kind == LayerKind::kReuse ? s.source : layer;
             for (std::uint32_t h = 0; h < kKvHeads; ++h) {
                 const auto& list = rig.lists[source * kKvHeads + h];
-                const std::uint32_t n = p.attended_counts()[layer * kKvHeads + h];
+                const std::uint32_t n = p.attended_counts(rig.n_tokens)[layer * kKvHeads + h];
                 const std::uint32_t end = policy.window > 2999 ? 0 : (3000 - policy.window) / kBlock * kBlock;
                 EXPECT_EQ(n, list.size() + std::min(policy.sink, end) + 3000 - end);
             }
@@ -290,11 +290,11 @@ TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
     const AttentionPipeline pipeline = rig.pipeline(p);
     rig.step(pipeline);
     for (std::uint32_t layer = 1; layer < kLayers; ++layer) {
-        EXPECT_EQ(pipeline.attended_counts()[layer * kKvHeads], pipeline.attended_counts()[1]);
-        EXPECT_EQ(pipeline.attended_counts()[layer * kKvHeads + 1], pipeline.attended_counts()[0]);
+        EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads], pipeline.attended_counts(rig.n_tokens)[1]);
+        EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads + 1], pipeline.attended_counts(rig.n_tokens)[0]);
         EXPECT_EQ(pipeline.n_dispatches(layer), 1u);
     }
-    EXPECT_NE(pipeline.attended_counts()[0], pipeline.attended_counts()[1]);
+    EXPECT_NE(pipeline.attended_counts(rig.n_tokens)[0], pipeline.attended_counts(rig.n_tokens)[1]);
     EXPECT_EQ(pipeline.n_dispatches(0), 2u);
 }
 

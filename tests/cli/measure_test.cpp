@@ -386,13 +386,13 @@ TEST_F(Measure, SparseLayersAndTheirReport) {
     EXPECT_THAT(both.err, HasSubstr("captured attention mass: mean "));
     EXPECT_THAT(both.err, HasSubstr("\n    0  select "));
     EXPECT_THAT(both.err, HasSubstr("\n    1  select "));
-    for (const char* spec : {"1", "1-", "1-1", "1-7"})
+    for (const char* spec : {"1", "1-", "1-1"})
         EXPECT_THAT(generate({"--sparse-layers", spec}).err,
                     ::testing::AllOf(HasSubstr("\n    0  dense   100.00 %\n"), HasSubstr("\n    1  select "))) << spec;
     EXPECT_THAT(generate({"--sparse-layers", "0,1"}).err, HasSubstr("\n    0  select "));
     EXPECT_THAT(run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "--sparse-report"}).err,
                 HasSubstr("sparse attention is off"));
-    expect_error(generate({"--sparse-layers", "2"}), 2, "the model has 2 layers");
+    for (const char* spec : {"2", "1-7"}) expect_error(generate({"--sparse-layers", spec}), 2, "the model has 2 layers");
     for (const char* spec : {"x", "1-0", "0,", "-1", "0-4294967295"})
         expect_error(generate({std::string("--sparse-layers=") + spec}), 2, "--sparse-layers");
 }

@@ -220,7 +220,7 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                     attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
                                     counts_->range(), scores_->range(), partials_->range(), policies_},
                                    {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride, p.control,
-                                    p.parent_control, p.policy, p.sink_tokens, p.window, 0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
+                                    p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
         }
         if (select_rows_ == nullptr) return;
         const SelectRows::Buffers buffers{state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
