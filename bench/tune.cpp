@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sweeps group shapes of the matvec stages, of the prefill matmul, of decode attention and of selection on the present GPU, at the shapes of bench/shapes,
-// and prints the best of each: where the tables of runtime/weights/*_tuning.cpp come from. Everything is compiled
-// first, on all cores, and timed afterwards without pause, since an idle GPU lowers its clocks.  Usage: winnow_tune
-// [matvec|matmul|attention|selection|all]
+// Sweeps group shapes of the matvec stages, of the prefill matmul, of decode attention and of selection on the present
+// GPU, at the shapes of bench/shapes, and prints the best of each: where the tables of runtime/weights/*_tuning.cpp
+// come from. Everything is compiled first, on all cores, and timed afterwards without pause, since an idle GPU lowers
+// its clocks.  Usage: winnow_tune [matvec|matmul|attention|selection|all]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -153,17 +153,18 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                      });
                  }));
     const Logits::Config logits{s.n_embd, s.n_vocab, kType, {}};
-    add(all, matvec_candidates("logits", s, Logits::bytes_moved(logits), {32, 64},
-                               [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
-                                   Logits::Config c = logits;
-                                   c.tuning = t;
-                                   const auto stage = std::make_shared<Logits>(device, c);
-                                   const MatrixRef ref = matrix_ref(kType, s.n_vocab);
-                                   return Record([=](vk::Recorder& r, std::uint32_t i) {
-                                       stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima},
-                                                     {ref, 0, 1e-5f, 0});
-                                   });
-                               }));
+    add(all,
+        matvec_candidates(
+            "logits", s, Logits::bytes_moved(logits), {32, 64},
+            [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
+                Logits::Config c = logits;
+                c.tuning = t;
+                const auto stage = std::make_shared<Logits>(device, c);
+                const MatrixRef ref = matrix_ref(kType, s.n_vocab);
+                return Record([=](vk::Recorder& r, std::uint32_t i) {
+                    stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima}, {ref, 0, 1e-5f, 0});
+                });
+            }));
     return all;
 }
 
@@ -207,11 +208,11 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
                                         const auto stage = std::make_shared<AttendDense>(device, c);
                                         return Record([=](vk::Recorder& r, std::uint32_t i) {
                                             const std::uint32_t l = i % n_layers;
-                                            stage->record(
-                                                r,
-                                                {*state, cache->tables(), cache->keys(l), cache->values(l), m->query,
-                                                 m->partials, m->counters, m->attended, m->act_out},
-                                                {cache->layout().table_offset(l), cache->layout().table_stride(), 0, WINNOW_NO_SUMS});
+                                            stage->record(r,
+                                                          {*state, cache->tables(), cache->keys(l), cache->values(l),
+                                                           m->query, m->partials, m->counters, m->attended, m->act_out},
+                                                          {cache->layout().table_offset(l),
+                                                           cache->layout().table_stride(), 0, WINNOW_NO_SUMS});
                                         });
                                     },
                                     {}});
@@ -297,7 +298,8 @@ void run(const std::string& what, const std::string& shape) {
 
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "all";
-    if (argc > 3 || (what != "all" && what != "matvec" && what != "attention" && what != "selection" && what != "matmul")) {
+    if (argc > 3 ||
+        (what != "all" && what != "matvec" && what != "attention" && what != "selection" && what != "matmul")) {
         std::fprintf(stderr, "usage: winnow_tune [matvec|matmul|attention|selection|all [SHAPE]]\n");
         return 2;
     }

@@ -27,7 +27,8 @@ struct Subject {
     vk::Buffer rows = b.buffer(blocks * 4 * s.head_dim * 4), high = b.buffer(blocks * 4 * s.head_dim * 4);
     vk::Buffer maps = b.buffer(s.n_kv_heads * 2ull * kIndexDim * s.head_dim * 4);
     vk::Buffer index = b.buffer(blocks * 64 * kIndexDim * 2), sums = b.buffer(blocks * 16 * 4);
-    vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * n * 4), scores = b.buffer(std::uint64_t{s.n_heads} * stride * 4);
+    vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * n * 4),
+               scores = b.buffer(std::uint64_t{s.n_heads} * stride * 4);
     vk::Buffer partials = b.buffer((kMostSplits + 1) * s.n_heads * 8ull);
     vk::Buffer controls = b.zeros(s.n_kv_heads * sizeof(SelectControl)), dropped = b.zeros(s.n_heads * 4);
     vk::Buffer policies = b.words(policy_words()), last = b.buffer(s.q_dim() * 4);
@@ -69,14 +70,15 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
         Scorer scorer;
         std::uint32_t unit;
     };
-    for (const Kind& kind : {Kind{"box16", Scorer::kBox, 16}, Kind{"box64", Scorer::kBox, 64}, Kind{"mean64", Scorer::kMean, 64},
-                             Kind{"lowdim16", Scorer::kLowdim, 1}}) {
+    for (const Kind& kind : {Kind{"box16", Scorer::kBox, 16}, Kind{"box64", Scorer::kBox, 64},
+                             Kind{"mean64", Scorer::kMean, 64}, Kind{"lowdim16", Scorer::kLowdim, 1}}) {
         for (const std::uint32_t n_groups : groups_in_all) {
             const std::uint32_t splits = std::clamp(n_groups / s.n_kv_heads, 1u, kMostSplits);
             for (const std::uint32_t group : group_sizes) {
                 for (const std::uint32_t lanes : {1u, 2u, 4u, 8u, 16u}) {
                     const std::uint32_t dim = kind.scorer == Scorer::kLowdim ? kIndexDim : s.head_dim;
-                    if (lanes * 8 > dim || lanes * 32 < dim || group > device.limits().max_workgroup_invocations) continue;
+                    if (lanes * 8 > dim || lanes * 32 < dim || group > device.limits().max_workgroup_invocations)
+                        continue;
                     auto c = stage_config<IndexerScore>(s);
                     c.level = {.scorer = kind.scorer, .unit = kind.unit, .rule = BudgetRule::kTopK};
                     c.index_dim = kIndexDim;
@@ -85,26 +87,34 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                     c.tuning = {group, lanes};
                     const bool wide = SelectRows::takes(c.level, c.pool, c.max_rows);
                     if (wide) c.ending = ScoreEnding::kDenominators;
-                    const SelectRows::Config w{.n_heads = s.n_heads, .n_kv_heads = s.n_kv_heads, .level = c.level,
-                                               .score_stride = IndexerScore::score_stride(c.max_rows), .n_splits = splits,
-                                               .n_score_splits = splits, .tuning = c.tuning};
+                    const SelectRows::Config w{.n_heads = s.n_heads,
+                                               .n_kv_heads = s.n_kv_heads,
+                                               .level = c.level,
+                                               .score_stride = IndexerScore::score_stride(c.max_rows),
+                                               .n_splits = splits,
+                                               .n_score_splits = splits,
+                                               .tuning = c.tuning};
                     list.push_back({fmt::format("selection_{}/{}/{}", kind.name, s.name, n),
-                                    fmt::format("group {} lanes {} splits {}{}", group, lanes, splits, wide ? ", select_rows" : ""),
-                                    IndexerScore::bytes_moved(c, n), 20u,
+                                    fmt::format("group {} lanes {} splits {}{}", group, lanes, splits,
+                                                wide ? ", select_rows" : ""),
+                                    IndexerScore::bytes_moved(c, n),
+                                    20u,
                                     [=, &device] {
                                         const auto score = std::make_shared<IndexerScore>(device, c);
                                         const auto choose = wide ? std::make_shared<SelectRows>(device, w) : nullptr;
                                         return Record([=](vk::Recorder& r, std::uint32_t) {
                                             score->record(r,
-                                                          {m->on.state, m->on.tables(), m->rows, m->high, m->on.query, m->maps,
-                                                           m->on.keys(0), m->index, m->sums, m->lists, m->lists, m->scores,
-                                                           m->partials, m->on.counters, m->controls, m->policies, m->last, m->dropped},
+                                                          {m->on.state, m->on.tables(), m->rows, m->high, m->on.query,
+                                                           m->maps, m->on.keys(0), m->index, m->sums, m->lists,
+                                                           m->lists, m->scores, m->partials, m->on.counters,
+                                                           m->controls, m->policies, m->last, m->dropped},
                                                           m->push());
                                             if (!choose) return;
                                             r.barrier();
                                             const SelectRows::Buffers buffers{
-                                                m->on.state, m->on.tables(), m->lists, m->lists, m->scores, m->partials, m->ranks,
-                                                m->bins, m->through, m->on.counters, m->controls, m->policies, m->cuts};
+                                                m->on.state, m->on.tables(), m->lists, m->lists,   m->scores,
+                                                m->partials, m->ranks,       m->bins,  m->through, m->on.counters,
+                                                m->controls, m->policies,    m->cuts};
                                             choose->record_count(r, buffers, m->push());
                                             r.barrier();
                                             choose->record_write(r, buffers, m->push());

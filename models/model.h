@@ -18,8 +18,8 @@ class Device;
 struct ModelSource {
     ModelShape shape;
     ModelTensors tensors;
-    std::unique_ptr<GgufFile> file;          ///< where the bytes are mapped, or null
-    std::shared_ptr<void> owned;             ///< or what holds them
+    std::unique_ptr<GgufFile> file;  ///< where the bytes are mapped, or null
+    std::shared_ptr<void> owned;     ///< or what holds them
 };
 
 /// @throws Error(kBadFile).
@@ -31,7 +31,7 @@ struct ResolvedOptions {
     std::uint32_t n_chunk = 0;
     std::uint32_t n_splits = 0;
     MemoryPlan memory;
-    bool fits = true;  ///< false only when that was allowed
+    bool fits = true;                   ///< false only when that was allowed
     std::uint64_t dense_f16_bytes = 0;  ///< keys and values that dense attention in f16 would keep
     float full_share = 1;               ///< kv heads that keep every token, of those in layers without a window
 };
@@ -41,7 +41,8 @@ struct ResolvedOptions {
 ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                              bool must_fit = true);
 
-/// The longest context whose plan fits `card_bytes` of memory on a GPU; 0 = what is free on `device`. Reads options.n_ctx not.
+/// The longest context whose plan fits `card_bytes` of memory on a GPU; 0 = what is free on `device`. Reads
+/// options.n_ctx not.
 /// @throws Error(kOutOfMemory) when not even 64 tokens fit.
 ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                             std::uint64_t card_bytes);

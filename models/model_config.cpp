@@ -79,15 +79,17 @@ std::uint32_t read_vocabulary_size(const ConfigReader& c) {
     return static_cast<std::uint32_t>(n);
 }
 
-// Keys that change what a model computes, for recipes that do not read them: each must be absent or say nothing. llama.cpp takes 0 of
-// a scale for "none".
+// Keys that change what a model computes, for recipes that do not read them: each must be absent or say nothing.
+// llama.cpp takes 0 of a scale for "none".
 void refuse_foreign_recipe(const ConfigReader& c, const ModelShape& s) {
     if (const auto causal = c.file().find_bool(c.key("attention.causal")); causal && !*causal)
         bad(c.file(), fmt::format("'{}' is false, which winnow does not support", c.key("attention.causal")));
     for (const char* name : {"attention.temperature_scale", "attention.clamp_kqv", "attention.max_alibi_bias"})
         c.refuse_unless_zero(name);
-    const std::pair<const char*, float> scales[] = {{"attention.scale", s.attention_scale}, {"embedding_scale", s.embedding_scale},
-                                                    {"logit_scale", 1.0f},                  {"residual_scale", 1.0f},
+    const std::pair<const char*, float> scales[] = {{"attention.scale", s.attention_scale},
+                                                    {"embedding_scale", s.embedding_scale},
+                                                    {"logit_scale", 1.0f},
+                                                    {"residual_scale", 1.0f},
                                                     {"rope.scaling.attn_factor", 1.0f}};
     for (const auto& [name, neutral] : scales)
         if (const double value = c.file().find_float(c.key(name)).value_or(0);
@@ -110,17 +112,18 @@ std::optional<std::uint64_t> layer_of(std::string_view name) {
 void refuse_unused(const GgufFile& file, const ModelShape& s, const ModelTensors& tensors) {
     std::set<const GgufTensor*> used{tensors.token_embd, tensors.output_norm, tensors.output};
     for (const LayerTensors& l : tensors.layers)
-        used.insert({l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_q_bias, l.attn_k_bias, l.attn_v_bias, l.attn_q_norm,
-                     l.attn_k_norm, l.attn_output, l.post_attention_norm, l.ffn_norm, l.ffn_gate, l.ffn_up, l.ffn_down,
-                     l.post_ffw_norm});
+        used.insert({l.attn_norm, l.attn_q, l.attn_k, l.attn_v, l.attn_q_bias, l.attn_k_bias, l.attn_v_bias,
+                     l.attn_q_norm, l.attn_k_norm, l.attn_output, l.post_attention_norm, l.ffn_norm, l.ffn_gate,
+                     l.ffn_up, l.ffn_down, l.post_ffw_norm});
     if (!s.rope_freq_divisors.empty()) used.insert(file.find("rope_freqs.weight"));
     for (const GgufTensor& t : file.tensors()) {
         const std::optional<std::uint64_t> layer = layer_of(t.name);
         if (layer && *layer >= s.n_layers)
-            bad(file, fmt::format("tensor '{}' lies beyond the {} layers of '{}.block_count'", safe_excerpt(t.name), s.n_layers,
-                                  s.architecture));
+            bad(file, fmt::format("tensor '{}' lies beyond the {} layers of '{}.block_count'", safe_excerpt(t.name),
+                                  s.n_layers, s.architecture));
         if (!used.contains(&t) && !is_legacy(t.name))
-            bad(file, fmt::format("tensor '{}' belongs to a variant that winnow does not support", safe_excerpt(t.name)));
+            bad(file,
+                fmt::format("tensor '{}' belongs to a variant that winnow does not support", safe_excerpt(t.name)));
     }
 }
 

@@ -40,7 +40,8 @@ struct ModelTensors {
 /// naming it and what is known, and for a key that the architecture's recipe does not read but that changes results.
 ModelShape read_model_shape(const GgufFile& file);
 
-/// The tensors of the file's architecture, every shape and type checked against `shape`. One that the recipe leaves out is refused.
+/// The tensors of the file's architecture, every shape and type checked against `shape`. One that the recipe leaves out
+/// is refused.
 /// @throws Error(kBadFile) naming the tensor, what was expected and what was found.
 ModelTensors read_model_tensors(const GgufFile& file, const ModelShape& shape);
 

@@ -75,8 +75,7 @@ public:
     }
 
     void start(std::span<const std::int32_t> prompt, const SamplingOptions& sampling,
-               const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
-               const Progress& progress) override {
+               const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit, const Progress& progress) override {
         finish();
         if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty: give at least one token");
         check_room(prompt.size());
@@ -341,7 +340,7 @@ private:
     std::vector<float> logits_;      // of decode_logits
     std::int32_t pending_ = 0;       // newest token, not yet in the cache
     bool started_ = false;
-    std::uint32_t started_at_ = 0;   // tokens cached when the answer began
+    std::uint32_t started_at_ = 0;  // tokens cached when the answer began
     Clock::time_point begin_;
     SessionStats stats_;
 };

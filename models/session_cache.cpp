@@ -30,9 +30,9 @@ constexpr std::uint32_t kSummedVersion = 2;  // with the sums of what left the r
 constexpr std::uint32_t kMostTokens = 1u << 30;
 constexpr std::uint64_t kPieceBytes = 32u << 20;  // of a copy between host and device
 
-// The file: Header, u32 [n_layers * n_kv_heads, kHeadWords] (the head words of the block tables), i32 tokens [n_tokens], then for each
-// layer the used blocks of each head's keys, and of each head's values, then the sums of the rings that are summed;
-// at its end the hash of everything before.
+// The file: Header, u32 [n_layers * n_kv_heads, kHeadWords] (the head words of the block tables), i32 tokens
+// [n_tokens], then for each layer the used blocks of each head's keys, and of each head's values, then the sums of the
+// rings that are summed; at its end the hash of everything before.
 struct Header {
     char magic[8];
     std::uint32_t version;
@@ -82,7 +82,8 @@ std::vector<std::uint32_t> head_words(const KvCache& cache, const CacheStamp& st
     return words;
 }
 
-std::uint64_t used_blocks(const KvLayout& layout, const HeadLayout& head, std::uint32_t n_tokens, std::uint32_t n_written) {
+std::uint64_t used_blocks(const KvLayout& layout, const HeadLayout& head, std::uint32_t n_tokens,
+                          std::uint32_t n_written) {
     const std::uint64_t block = layout.config().block_size;
     if (head.ring_blocks == 0) return (n_tokens + block - 1) / block;
     return std::min<std::uint64_t>((n_written + block - 1) / block, head.n_blocks);
@@ -167,12 +168,13 @@ void copy_runs(vk::Device& device, const std::vector<Run>& runs, vk::BufferUse u
 }
 
 [[noreturn]] void fail_io(const char* what, const std::string& path, int error) {
-    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}; check its path and mode, or give another name", what, safe_path(path),
-                                             std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("cannot {} '{}': {}; check its path and mode, or give another name", what,
+                                            safe_path(path), std::strerror(error)));
 }
 [[noreturn]] void no_cache(const std::string& path) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("'{}' is no prompt cache of winnow: it is left as it is, give another name", safe_path(path)));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("'{}' is no prompt cache of winnow: it is left as it is, give another name", safe_path(path)));
 }
 
 // Who mistypes a name should not lose the file that has it. @returns the path.
@@ -186,7 +188,7 @@ const std::string& checked_replaceable(const std::string& path) {
     char magic[sizeof kMagic] = {};
     const bool is_file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
     const bool is_cache = is_file && (status.st_size == 0 || (pread(fd, magic, sizeof magic, 0) == sizeof magic &&
-                                                             std::memcmp(magic, kMagic, sizeof magic) == 0));
+                                                              std::memcmp(magic, kMagic, sizeof magic) == 0));
     close(fd);
     if (!is_cache) no_cache(path);
     return path;
@@ -290,7 +292,8 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
     if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) no_cache(path_);
     if (n_bytes < sizeof header) refuse("is damaged: it ends too early");
 
-    // Sizes come from this session's own cache; the file only says how many tokens, and its length must be as that many take.
+    // Sizes come from this session's own cache; the file only says how many tokens, and its length must be as that many
+    // take.
     const Header own = make_header(cache, stamp, header.n_tokens, header.history);
     if (header.version != kVersion && header.version != kSummedVersion) refuse("is of another version of winnow");
     if (header.version != own.version)
@@ -311,7 +314,8 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
         refuse("was made with other windows or rings: --sparse, its settings, -c and -ub decide about them");
     std::uint64_t blocks_bytes = 0;
     block_runs(cache, header.n_tokens, header.n_tokens, header.history.n_written, blocks_bytes);
-    if (n_bytes != blocks_at_ + blocks_bytes + sizeof(Digest)) refuse("is damaged: its length is not what its tokens take");
+    if (n_bytes != blocks_at_ + blocks_bytes + sizeof(Digest))
+        refuse("is damaged: its length is not what its tokens take");
 
     Hash hash;
     std::vector<std::byte> piece(static_cast<std::size_t>(std::min<std::uint64_t>(n_bytes, 4u << 20)));
@@ -332,7 +336,8 @@ void CacheFile::verify(const KvCache& cache, const CacheStamp& stamp) {
 
 void CacheFile::load(vk::Device& device, const KvCache& cache, std::uint32_t n) const {
     std::uint64_t total = 0;
-    copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), history_.n_written, total), vk::BufferUse::kUpload,
+    copy_runs(device, block_runs(cache, n, static_cast<std::uint32_t>(tokens_.size()), history_.n_written, total),
+              vk::BufferUse::kUpload,
               [&](const Run& part, std::byte* staged) { read(blocks_at_ + part.at, staged, part.bytes); });
     if (cache.evicted()) cache.evicted().assume(device, cache.layout(), static_cast<std::uint32_t>(tokens_.size()));
 }

@@ -22,15 +22,17 @@ struct CacheStamp {
 std::uint32_t policy_hash(const SparsePolicy& policy);
 
 /// Writes the used blocks of a cache. A file that is new is readable by its owner only.
-/// @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache; nothing has changed there then.
+/// @throws Error(kIo), or Error(kInvalidArgument) where `path` is something else than a prompt cache; nothing has
+/// changed there then.
 void write_cache_file(const std::string& path, vk::Device& device, const KvCache& cache, const CacheStamp& stamp,
                       std::span<const std::int32_t> tokens, const CacheHistory& history);
 
-/// A file of write_cache_file() that fits a cache, all of it verified. The file stays open: who replaces it changes nothing here.
+/// A file of write_cache_file() that fits a cache, all of it verified. The file stays open: who replaces it changes
+/// nothing here.
 class CacheFile {
 public:
-    /// @throws Error(kBadFile) for a damaged file or one of another model, cache type, window or ring; Error(kInvalidArgument) for one
-    /// that is no prompt cache; Error(kIo).
+    /// @throws Error(kBadFile) for a damaged file or one of another model, cache type, window or ring;
+    /// Error(kInvalidArgument) for one that is no prompt cache; Error(kIo).
     CacheFile(const std::string& path, const KvCache& cache, const CacheStamp& stamp);
     ~CacheFile();
     CacheFile(const CacheFile&) = delete;

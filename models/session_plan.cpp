@@ -60,15 +60,16 @@ std::uint32_t local_window(const SparsePolicy& policy, std::uint32_t n_ctx) {
 
 namespace {
 
-// A ring holds its window and whatever is appended before a query reads it. So that the second stays an eighth of the first,
-// longer chunks are appended and attended to in parts.
+// A ring holds its window and whatever is appended before a query reads it. So that the second stays an eighth of the
+// first, longer chunks are appended and attended to in parts.
 std::uint32_t part_tokens(std::uint32_t window, std::uint32_t n_chunk) {
     return std::min(n_chunk, std::max(window / 8 / 64 * 64, 64u));
 }
 
 }  // namespace
 
-KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk, const SparsePolicy& policy) {
+KvConfig kv_config(const ModelShape& shape, KvType type, std::uint32_t n_ctx, std::uint32_t n_chunk,
+                   const SparsePolicy& policy) {
     KvConfig c;
     c.n_layers = shape.n_layers;
     c.n_kv_heads = shape.n_kv_heads;
@@ -126,12 +127,14 @@ SparsePolicy resolve_policy(const ModelShape& shape, const SparseOptions& option
     overrides.every_layer = overrides.every_layer || !options.layers.empty();
     SparsePolicy policy = make_preset(options.preset, excluded, overrides, calibration);
     policy.steered = options.audit_every > 1;
-    if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0)) policy.index_type = IndexType::kInt8;
+    if (!options.overrides.index_type && (kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0))
+        policy.index_type = IndexType::kInt8;
     if (policy.needs_sidecar)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
-                                "calibrate, or use a training-free preset such as exact, twilight or quest",
-                                policy.name));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("--sparse {} needs a calibration sidecar, and this model has none: make one with winnow "
+                        "calibrate, or use a training-free preset such as exact, twilight or quest",
+                        policy.name));
     policy.check(shape.n_layers, shape.n_kv_heads);
     return policy;
 }
@@ -175,8 +178,8 @@ public:
         const std::uint32_t n_chunk = chunk_tokens(options_.n_chunk, target_.is_cpu, target_.memory_bytes, n_ctx);
         if (options_.n_chunk != 0 && n_chunk > most)
             throw Error(ErrorCode::kInvalidArgument,
-                        fmt::format("-ub {} is more than {} can do in one piece with this model: use -ub {} or less", options_.n_chunk,
-                                    target_.name, most));
+                        fmt::format("-ub {} is more than {} can do in one piece with this model: use -ub {} or less",
+                                    options_.n_chunk, target_.name, most));
         const ResolvedOptions usual = plan(n_ctx, std::min(n_chunk, most));
         if (usual.fits || options_.n_chunk != 0) return usual;
         // Shorter chunks rather than less context.
@@ -191,14 +194,14 @@ public:
         const KvLayout layout(kv_config(shape, options_.kv_type, n_ctx, r.n_chunk, policy_));
         r.memory.weight_bytes = weight_bytes(shape, model_.tensors, n_ctx, target_.matrix_bytes);
         r.memory.kv_bytes = KvCache::bytes_needed(layout);
-        r.memory.index_bytes =
-            AttentionPipeline::bytes_needed(attention_shape(shape), layout, policy_,
-                                            select_splits(target_.is_cpu, shape.n_kv_heads, n_ctx));
+        r.memory.index_bytes = AttentionPipeline::bytes_needed(attention_shape(shape), layout, policy_,
+                                                               select_splits(target_.is_cpu, shape.n_kv_heads, n_ctx));
         r.memory.scratch_bytes =
             StepBuffers::bytes_needed(shape, r.n_splits) + PrefillBuffers::bytes_needed(shape, r.n_chunk);
         r.fits = r.memory.total_bytes() <= target_.budget_bytes && layout.largest_pool_bytes() <= target_.binding_bytes;
         r.dense_f16_bytes =
-            KvLayout(kv_config(shape, KvType::kF16, n_ctx, r.n_chunk, make_preset("off", windowed_layers(shape)))).total_bytes();
+            KvLayout(kv_config(shape, KvType::kF16, n_ctx, r.n_chunk, make_preset("off", windowed_layers(shape))))
+                .total_bytes();
         r.full_share = full_share();
         return r;
     }
@@ -247,45 +250,58 @@ private:
 ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                              bool must_fit) {
     const ModelShape& shape = model.shape;
-    const Planner planner(model, options,
-                          {device.info().name, device.is_cpu(), device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
-                           binding_bytes(device), device.limits().max_matrix_bytes});
+    const Planner planner(
+        model, options,
+        {device.info().name, device.is_cpu(), device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
+         binding_bytes(device), device.limits().max_matrix_bytes});
     if (options.n_ctx > shape.n_ctx_train)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("a context of {} is more than this model was trained for: at most {} ({})", options.n_ctx,
-                                shape.n_ctx_train, kContextFlags));
+                    fmt::format("a context of {} is more than this model was trained for: at most {} ({})",
+                                options.n_ctx, shape.n_ctx_train, kContextFlags));
     if (must_fit && device.is_cpu() && options.n_ctx > vk::kSoftwareMaxContext)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("a context of {} is more than a software Vulkan driver can do: at most {} ({}), or use a GPU",
-                                options.n_ctx, vk::kSoftwareMaxContext, kContextFlags));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("a context of {} is more than a software Vulkan driver can do: at most {} ({}), or use a GPU",
+                        options.n_ctx, vk::kSoftwareMaxContext, kContextFlags));
     std::uint32_t wanted = options.n_ctx != 0 ? options.n_ctx : shape.n_ctx_train;
     if (device.is_cpu() && (must_fit || options.n_ctx == 0)) wanted = std::min(wanted, vk::kSoftwareMaxContext);
     ResolvedOptions resolved = planner.plan(wanted);
-    if (must_fit) attend_tuning(device, shape.n_group(), shape.head_dim, resolved.n_splits);  // refused before the weights are read
+    if (must_fit)
+        attend_tuning(device, shape.n_group(), shape.head_dim,
+                      resolved.n_splits);  // refused before the weights are read
     if (resolved.fits) return resolved;
     const std::uint32_t most = planner.largest(shape.n_ctx_train);
     if (options.n_ctx == 0 && most > 0) return planner.plan(most);
     if (!must_fit) return resolved;
     const MemoryPlan& memory = resolved.memory;
     const Target& target = planner.target();
-    const std::string remedy = most > 0 ? fmt::format("at most {} fit ({})", most, kContextFlags) : "use a smaller model";
+    const std::string remedy =
+        most > 0 ? fmt::format("at most {} fit ({})", most, kContextFlags) : "use a smaller model";
     if (memory.total_bytes() <= target.budget_bytes)
-        throw Error(ErrorCode::kOutOfMemory,
-                    fmt::format("{} tokens need {} MiB for the keys of one layer but '{}' gives {} MiB in one piece: {}", wanted,
-                                planner.pool_bytes(resolved) >> 20, target.name, target.binding_bytes >> 20, remedy));
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' has {} MiB free: {}", wanted,
-                            memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
-                            memory.index_bytes >> 20, memory.scratch_bytes >> 20, target.name, target.budget_bytes >> 20, remedy));
+        throw Error(
+            ErrorCode::kOutOfMemory,
+            fmt::format("{} tokens need {} MiB for the keys of one layer but '{}' gives {} MiB in one piece: {}",
+                        wanted, planner.pool_bytes(resolved) >> 20, target.name, target.binding_bytes >> 20, remedy));
+    throw Error(
+        ErrorCode::kOutOfMemory,
+        fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' has {} MiB free: {}",
+                    wanted, memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
+                    memory.index_bytes >> 20, memory.scratch_bytes >> 20, target.name, target.budget_bytes >> 20,
+                    remedy));
 }
 
 ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, const SessionOptions& options,
                             std::uint64_t card_bytes) {
     // A named card is a GPU, whatever runs here: only a GPU that is present knows better what it binds.
-    Target target{"the present device", device.is_cpu(), device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
-                  binding_bytes(device), device.limits().max_matrix_bytes};
+    Target target{"the present device",       device.is_cpu(),
+                  device.info().memory_bytes, without_reserve(device.free_memory_bytes()),
+                  binding_bytes(device),      device.limits().max_matrix_bytes};
     if (card_bytes != 0)
-        target = {"the card", false, card_bytes, card_bytes, device.is_cpu() ? kCardBindingBytes : binding_bytes(device),
+        target = {"the card",
+                  false,
+                  card_bytes,
+                  card_bytes,
+                  device.is_cpu() ? kCardBindingBytes : binding_bytes(device),
                   device.is_cpu() ? kCardBindingBytes : device.limits().max_matrix_bytes};
     const Planner planner(model, options, target);
     std::uint32_t limit = model.shape.n_ctx_train;
@@ -293,11 +309,13 @@ ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, 
     if (const ResolvedOptions all = planner.plan(limit); all.fits) return all;
     if (const std::uint32_t most = planner.largest(limit); most > 0) return planner.plan(most);
     const MemoryPlan least = planner.plan(std::min(limit, 64u)).memory;
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("no context fits: 64 tokens need {} MiB (weights {}, scratch {}) and {} has {} MiB for winnow: use a "
-                            "smaller model",
-                            least.total_bytes() >> 20, least.weight_bytes >> 20, least.scratch_bytes >> 20, target.name,
-                            target.budget_bytes >> 20));
+    throw Error(
+        ErrorCode::kOutOfMemory,
+        fmt::format(
+            "no context fits: 64 tokens need {} MiB (weights {}, scratch {}) and {} has {} MiB for winnow: use a "
+            "smaller model",
+            least.total_bytes() >> 20, least.weight_bytes >> 20, least.scratch_bytes >> 20, target.name,
+            target.budget_bytes >> 20));
 }
 
 }  // namespace winnow

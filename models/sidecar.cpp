@@ -140,14 +140,16 @@ void write_sidecar(const std::filesystem::path& path, const Calibration& c, cons
         writer.add_float(key + ".repeat_ratio", s.repeat_ratio);
     }
     visit_floats(c, [&](const char* name, const std::vector<float>& values) {
-        if (!values.empty()) writer.add_tensor(name, WeightType::kF32, {values.size()}, std::as_bytes(std::span(values)));
+        if (!values.empty())
+            writer.add_tensor(name, WeightType::kF32, {values.size()}, std::as_bytes(std::span(values)));
     });
     writer.write(path);
 }
 
 Calibration read_sidecar(const std::filesystem::path& path, const std::string& hash, const ModelShape& shape) {
     const auto advice = [&](const std::string& what) {
-        return fmt::format("the sidecar '{}' {}: make it anew with winnow calibrate, or delete it", safe_path(path), what);
+        return fmt::format("the sidecar '{}' {}: make it anew with winnow calibrate, or delete it", safe_path(path),
+                           what);
     };
     const GgufFile file = GgufFile::open(path);
     try {
@@ -217,7 +219,8 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     sized(c.temperatures.size(), n_kv, "temperatures");
     sized(c.full_heads.size(), n_kv, "full_heads");
     sized(c.head_maps.size(), n_kv, "head_maps");
-    for (const auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) sized(scores->size(), n_q, "head scores");
+    for (const auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass})
+        sized(scores->size(), n_q, "head scores");
     sized(c.similarity.size(), std::size_t{c.n_layers} * c.n_layers, "similarity");
     const auto sized_or_absent = [&](std::size_t have, std::size_t want, const char* name) {
         if (have != 0) sized(have, want, name);
@@ -231,13 +234,15 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
         for (const float value : values)
             if (!(std::fabs(value) < 1e6f)) refuse(fmt::format("has a value of {} that is not finite", name));
     });
-    if (!(c.mass >= 0 && c.mass <= 1) || !(c.full_share >= 0 && c.full_share <= 1)) refuse("has a share outside 0 to 1");
+    if (!(c.mass >= 0 && c.mass <= 1) || !(c.full_share >= 0 && c.full_share <= 1))
+        refuse("has a share outside 0 to 1");
     const auto is_share = [](float x) { return x >= 0 && x <= 1; };
     for (const PresetSetting& s : c.settings)
         if (!is_share(s.mass) || !is_share(s.budget_share) || !is_share(s.captured) || (s.mass == 0 && s.budget == 0) ||
             !(s.bytes_per_token >= 0 && s.bytes_per_token < 1e18f) || !(s.repeat_ratio >= 0 && s.repeat_ratio < 1e18f))
-            refuse(fmt::format("has an impossible setting of {} (mass {}, budget {}, share {}, captured {}, {} bytes, repeats {})", s.preset, s.mass,
-                               s.budget, s.budget_share, s.captured, s.bytes_per_token, s.repeat_ratio));
+            refuse(fmt::format(
+                "has an impossible setting of {} (mass {}, budget {}, share {}, captured {}, {} bytes, repeats {})",
+                s.preset, s.mass, s.budget, s.budget_share, s.captured, s.bytes_per_token, s.repeat_ratio));
     for (const std::uint32_t dim : c.index_pairs)
         if (dim >= c.head_dim) refuse("names a dimension that the heads do not have");
     for (const auto* maps : {&c.head_maps, &c.refresh_maps})
@@ -251,7 +256,9 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
         }
     if (!c.refresh_layers.empty() && c.refresh_maps.empty()) refuse("has anchors without head maps");
     const std::vector<PresetInfo>& known = sparse_presets();
-    if (c.preset == "auto" || (!c.preset.empty() && std::none_of(known.begin(), known.end(), [&](const PresetInfo& p) { return p.name == c.preset; })))
+    if (c.preset == "auto" || (!c.preset.empty() && std::none_of(known.begin(), known.end(), [&](const PresetInfo& p) {
+            return p.name == c.preset;
+        })))
         refuse("recommends a preset that does not exist");
 }
 

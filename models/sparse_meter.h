@@ -41,8 +41,8 @@ private:
     std::uint64_t n_steps_ = 0, n_sparse_steps_ = 0, n_unaudited_ = 0;
     double bytes_read_ = 0;
     std::vector<double> share_sums_;  // [n_layers, n_kv_heads] tokens attended of those cached, over sparse steps
-    std::vector<double> mass_sums_;           // [n_layers, n_heads]
-    std::vector<std::uint32_t> mass_counts_;  // [n_layers, n_heads] audits
+    std::vector<double> mass_sums_;   // [n_layers, n_heads]
+    std::vector<std::uint32_t> mass_counts_;   // [n_layers, n_heads] audits
     std::vector<float> masses_, rest_masses_;  // of every audit, with and without sinks
 };
 

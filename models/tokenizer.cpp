@@ -225,7 +225,8 @@ public:
         } else {
             adds_bos_ = encoder_.emplace<BpeEncoder>(make_bpe(file, vocabulary_)).adds_bos();
         }
-        // tokenizer.ggml.add_eos_token is left alone: it is for training, and a prompt that ends in EOS is one that nothing follows.
+        // tokenizer.ggml.add_eos_token is left alone: it is for training, and a prompt that ends in EOS is one that
+        // nothing follows.
         adds_bos_ = bos_ != kNone && file.find_bool("tokenizer.ggml.add_bos_token").value_or(adds_bos_);
         for (TokenId id = 0; static_cast<std::size_t>(id) < n_vocab(); ++id) {
             if (is_hidden(id) || type(id) == TokenType::kUserDefined) {

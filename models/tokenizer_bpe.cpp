@@ -89,18 +89,20 @@ BpeEncoder::BpeEncoder(const TokenIds& tokens, TokenIds text_tokens, const std::
         // The first byte may be a space that belongs to the left side.
         const std::size_t space = merge.find(' ', 1);
         if (merge.empty() || space == merge.npos || space + 1 == merge.size()) {
-            throw Error(ErrorCode::kBadFile, fmt::format("tokenizer.ggml.merges[{}] '{}' is not two tokens", i, safe_excerpt(merge)));
+            throw Error(ErrorCode::kBadFile,
+                        fmt::format("tokenizer.ggml.merges[{}] '{}' is not two tokens", i, safe_excerpt(merge)));
         }
         const TokenId left = id_of(merge.substr(0, space));
         const TokenId right = id_of(merge.substr(space + 1));
         joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
         const TokenId result = id_of(joined);
         if (left == kNone || right == kNone || result == kNone) {
-            throw Error(ErrorCode::kBadFile,
-                        fmt::format("tokenizer.ggml.merges[{}] '{}': '{}' is not in the vocabulary", i, safe_excerpt(merge),
-                                    safe_excerpt(left == kNone    ? merge.substr(0, space)
-                                                 : right == kNone ? merge.substr(space + 1)
-                                                                  : std::string_view(joined))));
+            throw Error(
+                ErrorCode::kBadFile,
+                fmt::format("tokenizer.ggml.merges[{}] '{}': '{}' is not in the vocabulary", i, safe_excerpt(merge),
+                            safe_excerpt(left == kNone    ? merge.substr(0, space)
+                                         : right == kNone ? merge.substr(space + 1)
+                                                          : std::string_view(joined))));
         }
         merges_.try_emplace(pair_key(left, right), Merge{static_cast<std::uint32_t>(i), result});
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole attention of a layer, score + select + attend, against the dense stage in the same run, on an 8B layer (32 query heads, 8 kv
-// heads, head_dim 128). Synthetic keys: normal noise, and runs of 8 consecutive tokens (2 % of all) that lie in the direction of
-// the queries with scores of about 8 above the rest, so that attention is concentrated as in text. Budget: 5 % of the tokens.
+// Whole attention of a layer, score + select + attend, against the dense stage in the same run, on an 8B layer (32
+// query heads, 8 kv heads, head_dim 128). Synthetic keys: normal noise, and runs of 8 consecutive tokens (2 % of all)
+// that lie in the direction of the queries with scores of about 8 above the rest, so that attention is concentrated as
+// in text. Budget: 5 % of the tokens.
 #include "runtime/decode/attention_pipeline.h"
 
 #include <cmath>
@@ -50,7 +51,8 @@ struct Layer {
         for (float& d : direction) d = noise();
         for (std::uint32_t h = 0; h < kHeads; ++h)
             for (std::uint32_t c = 0; c < kHeadDim; ++c)
-                query[h * kHeadDim + c] = direction[h / (kHeads / kKvHeads) * kHeadDim + c] / std::sqrt(float{kHeadDim});
+                query[h * kHeadDim + c] =
+                    direction[h / (kHeads / kKvHeads) * kHeadDim + c] / std::sqrt(float{kHeadDim});
         std::vector<std::uint16_t> keys(std::size_t{n} * kKvHeads * kHeadDim);
         for (std::uint32_t h = 0; h < kKvHeads; ++h) {
             const std::uint32_t first = cache.layout().head(0, h).first_block * 64;
@@ -90,14 +92,15 @@ SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
 
 void register_attention_pipeline() {
     const bool cpu = Bench::get().device().is_cpu();
-    for (const std::uint32_t n : cpu ? std::vector<std::uint32_t>{8192} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
+    for (const std::uint32_t n :
+         cpu ? std::vector<std::uint32_t>{8192} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
         for (const char* preset : {"dense", "quest", "quest_64", "twilight", "exact"}) {
             const std::string name = std::string("attention_pipeline/8b/") + preset + "/n_tokens:" + std::to_string(n);
             add_bench(name, [n, preset](benchmark::State& state) {
                 Bench& b = Bench::get();
                 const Layer layer(n);
-                const AttentionPipeline pipeline(b.device(), {1, kHeads, kKvHeads, kHeadDim}, layer.cache, layer.buffers(),
-                                                 layer.n_splits, policy_of(preset, n));
+                const AttentionPipeline pipeline(b.device(), {1, kHeads, kKvHeads, kHeadDim}, layer.cache,
+                                                 layer.buffers(), layer.n_splits, policy_of(preset, n));
                 vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_prefill(r, 0, n, 0); });
                 const bool sparse = !pipeline.policy().is_dense();
                 // One step first, so that the bytes read are known.

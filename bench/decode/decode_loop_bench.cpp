@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whole decode steps of random weights, host included: replaying the recorded step against recording each one anew, with 1 to 4 steps
-// in flight. What wins is the default of SessionOptions.
+// Whole decode steps of random weights, host included: replaying the recorded step against recording each one anew,
+// with 1 to 4 steps in flight. What wins is the default of SessionOptions.
 #include "runtime/decode/decode_loop.h"
 
 #include <chrono>
@@ -22,7 +22,8 @@ void generate(Session& session, std::uint32_t n) {
     const std::int32_t first = 7;
     session.truncate(0);
     session.start(std::span(&first, 1), greedy, {}, n);
-    while (session.next()) {}
+    while (session.next()) {
+    }
     session.finish();
 }
 
@@ -49,9 +50,12 @@ void register_decode_loop() {
         if (Bench::get().device().is_cpu() && shape != "135m") continue;
         for (const bool replay : {true, false})
             for (const std::uint32_t n_in_flight : {1u, 2u, 3u, 4u}) {
-                const std::string name = "decode_loop/" + std::string(shape) + (replay ? "/replayed" : "/recorded_anew") +
+                const std::string name = "decode_loop/" + std::string(shape) +
+                                         (replay ? "/replayed" : "/recorded_anew") +
                                          "/in_flight:" + std::to_string(n_in_flight);
-                add_bench(name, [=](benchmark::State& state) { run(state, std::string(shape), replay, n_in_flight); })->Iterations(5);
+                add_bench(name, [=](benchmark::State& state) {
+                    run(state, std::string(shape), replay, n_in_flight);
+                })->Iterations(5);
             }
     }
 }

@@ -178,14 +178,14 @@ std::string describe_sparse(const Session& session) {
         }
         return n_known == 0 ? NAN : sum / static_cast<double>(n_known);
     };
-    std::string text = fmt::format("{}: {} sparse steps, {:.2f} % of the tokens attended, {:.2f} MB read per token\n",
-                                   policy.name, report.n_steps, 100 * report.attended_share,
-                                   report.kv_bytes_per_token / 1e6);
+    std::string text =
+        fmt::format("{}: {} sparse steps, {:.2f} % of the tokens attended, {:.2f} MB read per token\n", policy.name,
+                    report.n_steps, 100 * report.attended_share, report.kv_bytes_per_token / 1e6);
     if (report.n_audits != 0)
-        text += fmt::format("captured attention mass: mean {:.4f}, p5 {:.4f}, min {:.4f}; without sinks {:.4f}, {:.4f}, "
-                            "{:.4f}\n",
-                            report.mass_mean, report.mass_p5, report.mass_min, report.rest_mean, report.rest_p5,
-                            report.rest_min);
+        text += fmt::format(
+            "captured attention mass: mean {:.4f}, p5 {:.4f}, min {:.4f}; without sinks {:.4f}, {:.4f}, "
+            "{:.4f}\n",
+            report.mass_mean, report.mass_p5, report.mass_min, report.rest_mean, report.rest_p5, report.rest_min);
     text += report.n_audits != 0 ? "layer  kind    attended  captured\n" : "layer  kind    attended\n";
     for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
         text += fmt::format("{:5}  {:<6} {:7.2f} %", layer, kind_name(policy.layers[layer].kind),
@@ -207,8 +207,7 @@ std::string describe_stats(const Answer& answer, const Session& session) {
     if (sparse.n_audits > 0)
         line += fmt::format(" | attention mass without sinks {:.3f}, p5 {:.3f}, min {:.3f}", sparse.rest_mean,
                             sparse.rest_p5, sparse.rest_min);
-    else if (sparse.n_unaudited > 0)
-        line += " | attention mass n/a: the rest is not in the cache";
+    else if (sparse.n_unaudited > 0) line += " | attention mass n/a: the rest is not in the cache";
     return line + " ]";
 }
 

@@ -23,7 +23,8 @@ struct AnswerRequest {
     SamplingOptions sampling;
     std::vector<std::string> stop_strings;
     std::int64_t n_predict = -1;  ///< negative = no limit but the context
-    /// Called when all of the prompt but its last token is in the cache (with n_predict 0: all of it); may end the session's answer.
+    /// Called when all of the prompt but its last token is in the cache (with n_predict 0: all of it); may end the
+    /// session's answer.
     std::function<void()> on_prompt_read;
 };
 

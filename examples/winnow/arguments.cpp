@@ -22,9 +22,7 @@
 namespace winnow::program {
 namespace {
 
-[[noreturn]] void fail(const std::string& message) {
-    throw Error(ErrorCode::kInvalidArgument, message);
-}
+[[noreturn]] void fail(const std::string& message) { throw Error(ErrorCode::kInvalidArgument, message); }
 
 // "-ngl" as CLI11 must see it ("--ngl"), and '_' as '-' in long names.
 std::string normal_name(const std::string& argument, const CLI::App& parser) {
@@ -55,13 +53,11 @@ bool takes_next(const std::string& name, const CLI::App& parser) {
 // Older scripts write -fa and --color without a value, newer ones with one; CLI11 would swallow
 // whatever follows.
 bool optional_value(const std::string& name) {
-    return name == "--fa" || name == "--flash-attn" || name == "--color" || name == "--log-colors" ||
-           name == "--fit";
+    return name == "--fa" || name == "--flash-attn" || name == "--color" || name == "--log-colors" || name == "--fit";
 }
 
 bool is_optional_value(const std::string& name, const std::string& text) {
-    if (name == "--fit")
-        return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0;
+    if (name == "--fit") return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0;
     return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
 }
 
@@ -150,7 +146,8 @@ Found find_command(const std::vector<std::string>& arguments) {
         // --json takes a file in eval and nothing elsewhere: before the name of such a command it is that command's.
         const auto next = i + 1 < arguments.size() ? command_named(arguments[i + 1]) : std::nullopt;
         if (skip && next) {
-            const auto at = static_cast<std::size_t>(std::find(kCommands.begin(), kCommands.end(), *next) - kCommands.begin());
+            const auto at =
+                static_cast<std::size_t>(std::find(kCommands.begin(), kCommands.end(), *next) - kCommands.begin());
             const std::string name = normal_name(argument, *parsers[at]);
             if (parsers[at]->get_option_no_throw(name) != nullptr && !takes_next(name, *parsers[at])) skip = false;
         }
@@ -159,8 +156,8 @@ Found find_command(const std::vector<std::string>& arguments) {
     return {};
 }
 
-std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments,
-                                          std::size_t command_at, const CLI::App& parser) {
+std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments, std::size_t command_at,
+                                          const CLI::App& parser) {
     std::vector<std::string> normal;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         if (i == command_at) continue;
@@ -177,8 +174,8 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
         if (!takes_next(name, parser) || i + 1 == arguments.size()) continue;
         const std::string& value = arguments[++i];
         if (value.size() > 1 && value[0] == '-' && is_name(value, parser))
-            fail(fmt::format("{} lacks its value: {} is a flag (if it is meant, write --{}={})", arguments[i - 1], value,
-                             parser.get_option(name)->get_lnames().front(), value));
+            fail(fmt::format("{} lacks its value: {} is a flag (if it is meant, write --{}={})", arguments[i - 1],
+                             value, parser.get_option(name)->get_lnames().front(), value));
         normal.push_back(value);
     }
     return normal;
@@ -186,10 +183,8 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
 
 std::string one_line(std::string text) {
     std::replace(text.begin(), text.end(), '\n', ' ');
-    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0)
-        text.pop_back();
-    if (!text.empty())
-        text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
+    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
+    if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
     return text;
 }
 
@@ -210,9 +205,12 @@ std::string origin(const std::string& message, const std::vector<std::string>& a
 // What is written must not be what is read: a slip such as `calibrate -m M -o M` would cost a download.
 void check_files(const Options& options) {
     const std::pair<const char*, std::string> written[] = {
-        {"--log-file", options.log_file},       {"--output", options.calibrate.output_file},
-        {"--logits-out", options.logits_out},   {"--plot", options.calibrate.plot_file},
-        {"--json", options.eval.json_file},     {"--plot", options.eval.plot_file},
+        {"--log-file", options.log_file},
+        {"--output", options.calibrate.output_file},
+        {"--logits-out", options.logits_out},
+        {"--plot", options.calibrate.plot_file},
+        {"--json", options.eval.json_file},
+        {"--plot", options.eval.plot_file},
         {"--kl-divergence-base", options.kl_divergence ? std::string() : options.kl_base}};
     for (const auto& [flag, path] : written)
         for (const std::string& read : {options.model, options.prompt_file, options.system_file}) {
@@ -231,8 +229,7 @@ void check_together(const Options& options) {
     if (options.ids && options.pieces) fail("give --ids or --pieces, not both");
     const auto refuse_penalty = [](const char* flag, double value) {
         if (value != 0)
-            fail(fmt::format("{} {}: winnow's sampler does not have it; use --repeat-penalty", flag,
-                             value));
+            fail(fmt::format("{} {}: winnow's sampler does not have it; use --repeat-penalty", flag, value));
     };
     refuse_penalty("--presence-penalty", options.sampling.presence_penalty);
     refuse_penalty("--frequency-penalty", options.sampling.frequency_penalty);
@@ -240,8 +237,7 @@ void check_together(const Options& options) {
     if (options.fit.empty()) return;
     if (options.fit != "device") parse_size(options.fit, "--fit");
     if (options.n_ctx.value_or(0) > 0) fail("give -c or --fit, not both: --fit finds the context");
-    if (options.model.empty() && options.shape.empty())
-        fail("--fit needs a model: give -m or --shape");
+    if (options.model.empty() && options.shape.empty()) fail("--fit needs a model: give -m or --shape");
 }
 
 int hex_digit(char c) {
@@ -299,9 +295,8 @@ KvType kv_type(const Options& options) {
     const KvType k = parse(options.cache_type_k, "-ctk");
     const KvType v = options.cache_type_v.empty() ? k : parse(options.cache_type_v, "-ctv");
     if (k != v) {
-        fail(fmt::format(
-            "-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",
-            options.cache_type_k, options.cache_type_v));
+        fail(fmt::format("-ctk {} with -ctv {}: winnow does not mix them yet; give both the same type",
+                         options.cache_type_k, options.cache_type_v));
     }
     return k;
 }
@@ -313,13 +308,19 @@ std::uint64_t parse_size(const std::string& text, const char* flag) {
     const auto [stop, error] = std::from_chars(text.data(), end, value);
     std::string unit(stop, end);
     for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    constexpr std::array<std::pair<std::string_view, double>, 8> kUnits = {{{"", 1}, {"b", 1}, {"mb", 1e6}, {"gb", 1e9},
-        {"m", 1 << 20}, {"g", 1 << 30}, {"mib", 1 << 20}, {"gib", 1 << 30}}};
+    constexpr std::array<std::pair<std::string_view, double>, 8> kUnits = {{{"", 1},
+                                                                            {"b", 1},
+                                                                            {"mb", 1e6},
+                                                                            {"gb", 1e9},
+                                                                            {"m", 1 << 20},
+                                                                            {"g", 1 << 30},
+                                                                            {"mib", 1 << 20},
+                                                                            {"gib", 1 << 30}}};
     for (const auto& [name, factor] : kUnits)
         if (error == std::errc{} && unit == name && value * factor >= kLeast && value * factor < kMost)
             return static_cast<std::uint64_t>(value * factor);
-    fail(fmt::format("{} {}: give a size with its unit, such as 8G or 8GiB (of 2^30 bytes), 8GB or 6000MB", flag,
-                     text));
+    fail(
+        fmt::format("{} {}: give a size with its unit, such as 8G or 8GiB (of 2^30 bytes), 8GB or 6000MB", flag, text));
 }
 
 std::string resolve_escapes(const std::string& text) {
@@ -338,8 +339,7 @@ std::string resolve_escapes(const std::string& text) {
             case '"': out += '"'; break;
             case '\\': out += '\\'; break;
             case 'x':
-                if (i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 &&
-                    hex_digit(text[i + 2]) >= 0) {
+                if (i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 && hex_digit(text[i + 2]) >= 0) {
                     out += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
                     i += 2;
                     break;

@@ -182,8 +182,16 @@ int run_bench(const Options& options) {
     const double copy_speed = options.bench.stages ? measure_copy(options) : 0;
     const std::unique_ptr<Session> session = open_session(options, std::move(model), static_cast<std::uint32_t>(n_ctx));
     const bool sparse = !session->sparse_policy().is_dense();
-    const BenchSubject subject{file, facts, session->device(), options.n_batch, session->n_chunk(), options.n_chunk != 0, options.cache_type_k,
-                               options.cache_type_v, session->sparse_policy(), sparse_options(options).audit_every != 0,
+    const BenchSubject subject{file,
+                               facts,
+                               session->device(),
+                               options.n_batch,
+                               session->n_chunk(),
+                               options.n_chunk != 0,
+                               options.cache_type_k,
+                               options.cache_type_v,
+                               session->sparse_policy(),
+                               sparse_options(options).audit_every != 0,
                                copy_speed};
     BenchReport report(options.bench.output, subject), second_report(options.bench.output_err, subject);
     Runner runner(*session);

@@ -60,7 +60,8 @@ void check_length(std::size_t n_tokens, std::uint32_t n_ctx) {
                     fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", n_tokens, least));
 }
 
-Learned learn(const Options& options, ModelSource model, const CalibrationInput& input, std::uint32_t n_ctx, bool quick) {
+Learned learn(const Options& options, ModelSource model, const CalibrationInput& input, std::uint32_t n_ctx,
+              bool quick) {
     Options dense = options;
     dense.sparse = {};
     dense.audit.clear();
@@ -82,7 +83,8 @@ Learned learn(const Options& options, ModelSource model, const CalibrationInput&
     return learned;
 }
 
-Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text, std::uint32_t n_ctx, bool quick) {
+Learned learn(const Options& options, const Vocabulary& vocabulary, const std::string& text, std::uint32_t n_ctx,
+              bool quick) {
     n_ctx = std::min(n_ctx, trained_context(vocabulary.file));
     const CalibrationInput input(*vocabulary.tokenizer, text);
     check_length(input.text.size(), n_ctx);  // before the weights are read
@@ -94,7 +96,8 @@ std::uint32_t calibration_context(const Options& options) {
 }
 
 // Shows what was learnt and writes it where a file is wanted.
-void report(const Options& options, const Learned& learned, const std::filesystem::path& path, const std::string& hash) {
+void report(const Options& options, const Learned& learned, const std::filesystem::path& path,
+            const std::string& hash) {
     if (!path.empty()) write_sidecar(path, learned.calibration, hash);
     if (!options.calibrate.plot_file.empty()) {
         OutputFile plot(options.calibrate.plot_file);
@@ -130,7 +133,8 @@ int run_calibrate(const Options& options) {
                                            : std::filesystem::path(options.calibrate.output_file);
     check_writable(path.string());
     check_writable(options.calibrate.plot_file);
-    report(options, learn(options, vocabulary, text, calibration_context(options), false), path, model_hash(vocabulary.file));
+    report(options, learn(options, vocabulary, text, calibration_context(options), false), path,
+           model_hash(vocabulary.file));
     return 0;
 }
 
@@ -148,9 +152,10 @@ void calibrate_for_auto(const Options& options) {
         std::filesystem::create_directories(path.parent_path());
         check_writable(path.string());
     } catch (const std::exception&) {
-        log_warning(fmt::format("no calibration of this model, and one could not be kept in '{}': selecting by exact "
-                                "scores; set XDG_CACHE_HOME to a directory that can be written",
-                                safe_path(path.parent_path())));
+        log_warning(
+            fmt::format("no calibration of this model, and one could not be kept in '{}': selecting by exact "
+                        "scores; set XDG_CACHE_HOME to a directory that can be written",
+                        safe_path(path.parent_path())));
         return;
     }
     log_warning(

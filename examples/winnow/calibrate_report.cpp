@@ -28,14 +28,14 @@ std::string draw(const HeatMap& map, int y) {
             const float t = std::clamp((v - map.low) / (map.high - map.low), 0.0f, 1.0f);
             const int red = static_cast<int>(245 - 215 * t);
             const std::string color =
-                std::isnan(v) || v < 0 ? "#dddddd"
-                              : fmt::format("#{:02x}{:02x}{:02x}", red,
-                                            static_cast<int>(245 - 150 * t), 245 - red / 8);
+                std::isnan(v) || v < 0
+                    ? "#dddddd"
+                    : fmt::format("#{:02x}{:02x}{:02x}", red, static_cast<int>(245 - 150 * t), 245 - red / 8);
             svg += fmt::format(
                 "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>{} {} {} "
                 "{}: {:.3f}</title></rect>\n",
-                20 + static_cast<int>(c) * kCell, y + static_cast<int>(r) * kCell, kCell - 1,
-                kCell - 1, color, map.column, c, map.row, r, v);
+                20 + static_cast<int>(c) * kCell, y + static_cast<int>(r) * kCell, kCell - 1, kCell - 1, color,
+                map.column, c, map.row, r, v);
         }
     }
     return svg;
@@ -68,8 +68,11 @@ std::string similarity_table(const Calibration& c, const ModelShape& shape) {
         }
     };
     if (!c.anchors.empty()) {
-        out += fmt::format("anchors: layers {}\n\n| anchor | serves layers | mass of their best 64 tokens that it holds, mean | least |\n"
-                           "| ---: | --- | ---: | ---: |\n", fmt::join(c.anchors, ", "));
+        out += fmt::format(
+            "anchors: layers {}\n\n| anchor | serves layers | mass of their best 64 tokens that it holds, mean | least "
+            "|\n"
+            "| ---: | --- | ---: | ---: |\n",
+            fmt::join(c.anchors, ", "));
         anchors(c.anchors, c.similarity);
     }
     if (!c.refresh_layers.empty()) {
@@ -77,15 +80,16 @@ std::string similarity_table(const Calibration& c, const ModelShape& shape) {
         const std::size_t before = out.size();
         anchors(c.refresh_layers, c.overlap);
         if (out.size() > before)
-            out.insert(before, "\n| layer | serves layers | their best tokens that are its too, mean | least |\n| ---: | --- | ---: | ---: |\n");
+            out.insert(before,
+                       "\n| layer | serves layers | their best tokens that are its too, mean | least |\n| ---: | --- | "
+                       "---: | ---: |\n");
     }
     return out;
 }
 
 }  // namespace
 
-std::string calibration_table(const Calibration& c, const CalibrationReport& r,
-                              const ModelShape& shape) {
+std::string calibration_table(const Calibration& c, const CalibrationReport& r, const ModelShape& shape) {
     std::size_t n_full = 0, n_kv = 0;
     float temperature = 0;
     for (std::size_t i = 0; i < c.full_heads.size(); ++i) {
@@ -99,8 +103,8 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r,
         "retrieval heads: {} of {} kv heads ({:.1f} %)\n"
         "index: {} dimensions of {}, mean temperature {:.3f}; an estimated mass of 0.9 holds "
         "{:.3f}\n",
-        r.n_text, r.n_random, c.target_ctx, n_full, n_kv, 100 * c.full_share, c.index_dim,
-        c.head_dim, temperature / static_cast<float>(std::max<std::size_t>(n_kv, 1)), r.captured);
+        r.n_text, r.n_random, c.target_ctx, n_full, n_kv, 100 * c.full_share, c.index_dim, c.head_dim,
+        temperature / static_cast<float>(std::max<std::size_t>(n_kv, 1)), r.captured);
     if (r.dense_repeat > 0)
         out += fmt::format(
             "safety check: perplexity of repeated random tokens {:.2f} with these roles, {:.2f} "
@@ -108,7 +112,9 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r,
             r.roles_repeat, r.dense_repeat,
             r.roles_safe || !r.has_structure ? "" : "; too far apart, so `auto` keeps every head");
     if (!r.has_structure)
-        out += "no structure: no head of this model looks back at copies or at the needle, so there are no roles to find\n";
+        out +=
+            "no structure: no head of this model looks back at copies or at the needle, so there are no roles to "
+            "find\n";
     out += fmt::format("auto: {}\n", c.preset);
     out += similarity_table(c, shape);
     if (!c.settings.empty()) {
@@ -117,26 +123,25 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r,
             "| preset | setting | audited mass | MB read per token | repeats, over dense |\n"
             "| --- | --- | ---: | ---: | ---: |\n";
         for (const PresetSetting& s : c.settings)
-            out += fmt::format("| {} | {} | {:.3f} | {:.2f} | {} |\n", s.preset,
-                               s.mass > 0 ? fmt::format("mass {:.2f}", s.mass)
-                                          : fmt::format("{:.1f} % of the tokens, at least {}",
-                                                        100 * s.budget_share, s.budget),
-                               s.captured, s.bytes_per_token / 1e6,
-                               s.repeat_ratio > 0 ? fmt::format("{:.2f}x", s.repeat_ratio) : "-");
+            out += fmt::format(
+                "| {} | {} | {:.3f} | {:.2f} | {} |\n", s.preset,
+                s.mass > 0 ? fmt::format("mass {:.2f}", s.mass)
+                           : fmt::format("{:.1f} % of the tokens, at least {}", 100 * s.budget_share, s.budget),
+                s.captured, s.bytes_per_token / 1e6, s.repeat_ratio > 0 ? fmt::format("{:.2f}x", s.repeat_ratio) : "-");
         out += "\n";
     }
     if (r.indexes.empty()) {
         out += "nothing was held out to measure the index on: give a longer text with -f\n";
     } else {
         out += fmt::format(
-            "\nOn {} tokens that no moment has seen; the index chooses 64. Attention mass of its choice over that of the "
+            "\nOn {} tokens that no moment has seen; the index chooses 64. Attention mass of its choice over that of "
+            "the "
             "best 64, and share of those that it finds: all heads / the 15 % that find the needle best\n\n"
             "| index | dimensions | mass | recall |\n| --- | ---: | ---: | ---: |\n",
             r.n_held_out);
         for (const IndexQuality& q : r.indexes)
-            out +=
-                fmt::format("| {} | {} | {:.3f} / {:.3f} | {:.3f} / {:.3f} |\n", q.name, q.index_dim, q.mass,
-                            q.retrieval_mass, q.recall, q.retrieval_recall);
+            out += fmt::format("| {} | {} | {:.3f} / {:.3f} | {:.3f} / {:.3f} |\n", q.name, q.index_dim, q.mass,
+                               q.retrieval_mass, q.recall, q.retrieval_recall);
         if (const FilterReport& f = r.filter; f.n_heads != 0)
             out += fmt::format(
                 "\nhisa: its block filter leaves an overlap of {:.3f} with what the index chooses from all tokens "
@@ -155,18 +160,18 @@ std::string calibration_svg(const Calibration& c) {
     const auto most = [](const std::vector<float>& values) {
         return std::max(*std::max_element(values.begin(), values.end()), 0.05f);
     };
-    maps.push_back({"induction by layer (across) and query head", "layer", "head", c.induction,
-                    c.n_layers, c.n_heads, 0, most(c.induction)});
-    maps.push_back({"attention to the needle", "layer", "head", c.retrieval, c.n_layers, c.n_heads,
-                    0, most(c.retrieval)});
-    maps.push_back({"attention beyond sinks and window", "layer", "head", c.far_mass, c.n_layers,
-                    c.n_heads, 0, most(c.far_mass)});
-    maps.push_back({"recall of the best 64 tokens by the index", "layer", "head", c.index_recall,
-                    c.n_layers, c.n_heads, 0, 1});
-    maps.push_back({"mass that one layer's best tokens (across) hold of another's", "layer",
-                    "for layer", c.similarity, c.n_layers, c.n_layers, 0, 1});
-    maps.push_back({"share of a layer's best tokens that another's (across) are too", "layer",
-                    "for layer", c.overlap, c.n_layers, c.n_layers, 0, 1});
+    maps.push_back({"induction by layer (across) and query head", "layer", "head", c.induction, c.n_layers, c.n_heads,
+                    0, most(c.induction)});
+    maps.push_back(
+        {"attention to the needle", "layer", "head", c.retrieval, c.n_layers, c.n_heads, 0, most(c.retrieval)});
+    maps.push_back(
+        {"attention beyond sinks and window", "layer", "head", c.far_mass, c.n_layers, c.n_heads, 0, most(c.far_mass)});
+    maps.push_back(
+        {"recall of the best 64 tokens by the index", "layer", "head", c.index_recall, c.n_layers, c.n_heads, 0, 1});
+    maps.push_back({"mass that one layer's best tokens (across) hold of another's", "layer", "for layer", c.similarity,
+                    c.n_layers, c.n_layers, 0, 1});
+    maps.push_back({"share of a layer's best tokens that another's (across) are too", "layer", "for layer", c.overlap,
+                    c.n_layers, c.n_layers, 0, 1});
     std::string body;
     int y = 40;
     for (const HeatMap& map : maps) {

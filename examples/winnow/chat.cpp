@@ -132,7 +132,8 @@ public:
     explicit Questions(const Options& options)
         : interactive_(stdin_is_terminal() || options.simple_io),
           multiline_(options.multiline_input),
-          input_({kPrompt, kContinuation}, [this](const std::string& prompt) { show(prompt); }, editor(options)) {}
+          input_(
+              {kPrompt, kContinuation}, [this](const std::string& prompt) { show(prompt); }, editor(options)) {}
 
     /// nullopt at the end of input. @throws Interrupted on Ctrl-C.
     std::optional<LineInput::Message> next() {

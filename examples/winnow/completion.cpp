@@ -14,7 +14,7 @@ namespace {
 struct Flag {
     std::vector<std::string> names;  ///< as typed
     std::string help;
-    std::string type;                ///< of its value; empty = takes none
+    std::string type;  ///< of its value; empty = takes none
     bool takes_file() const { return type == "FILE"; }
 };
 
@@ -113,7 +113,8 @@ std::string zsh_script(const std::vector<CommandFlags>& all) {
         std::string lines;
         for (const Flag& flag : command.flags) {
             for (const std::string& name : flag.names) {
-                std::string spec = fmt::format("({}){}[{}]", fmt::join(flag.names, " "), name, escaped(flag.help, "[]\\"));
+                std::string spec =
+                    fmt::format("({}){}[{}]", fmt::join(flag.names, " "), name, escaped(flag.help, "[]\\"));
                 if (!flag.type.empty())
                     spec += fmt::format(":{}:{}", escaped(flag.type, ":"), flag.takes_file() ? "_files" : " ");
                 lines += fmt::format(" \\\n                {}", single_quoted(spec));

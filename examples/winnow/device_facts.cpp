@@ -18,8 +18,9 @@ namespace {
 
 using vk::Feature;
 
-constexpr std::array kFeatures{Feature::kFloat16, Feature::kIntegerDot, Feature::kCooperativeMatrix,
-                               Feature::kSubgroupSizeControl, Feature::kTimestamps, Feature::kTexelLoads};
+constexpr std::array kFeatures{Feature::kFloat16,           Feature::kIntegerDot,
+                               Feature::kCooperativeMatrix, Feature::kSubgroupSizeControl,
+                               Feature::kTimestamps,        Feature::kTexelLoads};
 
 std::string name_of(Feature feature) {
     vk::FeatureSet one;
@@ -50,8 +51,8 @@ std::string matrix_refusal(const vk::Device& device, std::string_view name) {
 }
 
 // Between `matrix` and the others that the stage names, in its own order. @param unfit why `matrix` is not among them.
-VariantChoice choose(const vk::Device& device, std::string stage, std::vector<std::string> names, const std::string& matrix,
-                     const std::string& unfit) {
+VariantChoice choose(const vk::Device& device, std::string stage, std::vector<std::string> names,
+                     const std::string& matrix, const std::string& unfit) {
     const std::string chosen(vk::best_shader(names, device.features()).name);
     const bool fits = std::erase(names, matrix) != 0;
     const std::string plain(vk::best_shader(names, device.features()).name);
@@ -68,9 +69,11 @@ std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_t
     attention.kv_type = kv_type;
     std::string unfit;
     if (kv_type != KvType::kF16) unfit = "it reads a cache of f16 only";
-    else if (device.features().has(Feature::kCooperativeMatrix)) unfit = fmt::format("it has no shape for heads of {}", head_dim);
-    return {choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
-            choose(device, "attend_prefill", AttendPrefill::variants(device, attention), "attend_prefill_coopmat", unfit)};
+    else if (device.features().has(Feature::kCooperativeMatrix))
+        unfit = fmt::format("it has no shape for heads of {}", head_dim);
+    return {
+        choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
+        choose(device, "attend_prefill", AttendPrefill::variants(device, attention), "attend_prefill_coopmat", unfit)};
 }
 
 std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }
@@ -79,7 +82,8 @@ std::vector<std::string> feature_names(const vk::Device& device, bool present) {
     std::vector<std::string> names;
     for (const Feature feature : kFeatures)
         // A GPU lacks nothing where it has no use for texels.
-        if (device.features().has(feature) == present && (present || feature != Feature::kTexelLoads)) names.push_back(name_of(feature));
+        if (device.features().has(feature) == present && (present || feature != Feature::kTexelLoads))
+            names.push_back(name_of(feature));
     return names;
 }
 

@@ -35,8 +35,7 @@ void check_gpu_layers(const std::string& text, std::uint32_t n_layers) {
     std::uint64_t n_asked = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n_asked);
     if (error != std::errc{} || end != text.data() + text.size()) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-ngl {}: give all, auto or a number of layers", text));
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("-ngl {}: give all, auto or a number of layers", text));
     }
     if (n_asked < n_layers) {
         throw Error(ErrorCode::kInvalidArgument,
@@ -82,8 +81,10 @@ void check_layers(const SparseOptions& sparse, const Options& options, std::uint
 // Presets that select nothing have neither.
 void warn_unused(const SparsePolicy& policy, const SparseOverrides& overrides) {
     if (!policy.levels.empty()) return;
-    for (const auto& [flag, given] : {std::pair{"--sparse-mass", overrides.mass >= 0}, {"--sparse-budget", overrides.budget != 0}})
-        if (given) log_warning(fmt::format("{} has no effect on --sparse {}, which selects no tokens", flag, policy.name));
+    for (const auto& [flag, given] :
+         {std::pair{"--sparse-mass", overrides.mass >= 0}, {"--sparse-budget", overrides.budget != 0}})
+        if (given)
+            log_warning(fmt::format("{} has no effect on --sparse {}, which selects no tokens", flag, policy.name));
 }
 
 }  // namespace
@@ -94,12 +95,11 @@ SparseOptions sparse_options(const Options& options) {
     if (options.index_type == "int8") sparse.overrides.index_type = IndexType::kInt8;
     sparse.layers = parse_layers(options.sparse_layers);
     if (options.audit.empty() || options.audit == "off") return sparse;
-    const auto [end, error] = std::from_chars(
-        options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
-    if (options.audit == "full")
-        sparse.audit_every = 1;
-    else if (error != std::errc{} || end != options.audit.data() + options.audit.size() ||
-             sparse.audit_every == 0 || sparse.audit_every > kMostAuditEvery)
+    const auto [end, error] =
+        std::from_chars(options.audit.data(), options.audit.data() + options.audit.size(), sparse.audit_every);
+    if (options.audit == "full") sparse.audit_every = 1;
+    else if (error != std::errc{} || end != options.audit.data() + options.audit.size() || sparse.audit_every == 0 ||
+             sparse.audit_every > kMostAuditEvery)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("--audit {}: give full or a number from 1 to {}", options.audit, kMostAuditEvery));
     return sparse;
@@ -122,13 +122,11 @@ Vocabulary open_vocabulary(const Options& options) {
     return {path, std::move(file), std::move(tokenizer)};
 }
 
-std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
-                                      std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx) {
     return open_session(options, open_model(vocabulary.path.string()), n_ctx);
 }
 
-std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
-                                      std::uint32_t n_ctx) {
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx) {
     check_gpu_layers(options.gpu_layers, model.shape.n_layers);
     if (!options.flash_attention.empty())
         log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
@@ -139,17 +137,14 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
         if (done < total) progress.update(done, total);
         else progress.announce("compiling shaders");
     };
-    std::unique_ptr<Session> opened =
-        make_session(vk::Device::open(session.device), std::move(model), session);
+    std::unique_ptr<Session> opened = make_session(vk::Device::open(session.device), std::move(model), session);
     progress.clear();
     throw_if_interrupted();
-    if (const std::string& problem = opened->device().cache_problem; !problem.empty())
-        log_warning(problem);
+    if (const std::string& problem = opened->device().cache_problem; !problem.empty()) log_warning(problem);
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
     warn_unused(opened->sparse_policy(), session.sparse.overrides);
-    log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name,
-                         opened->device().driver, opened->n_ctx(),
-                         opened->memory().total_bytes() >> 20));
+    log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
+                         opened->n_ctx(), opened->memory().total_bytes() >> 20));
     return opened;
 }
 
@@ -162,7 +157,8 @@ void warm_up(Session& session, const Options& options, const SamplingOptions& sa
     const Clock::time_point begin = Clock::now();
     const std::array<TokenId, 2> tokens{};
     const std::size_t n = std::min<std::size_t>(tokens.size(), session.n_ctx());
-    session.start(std::span(tokens).first(n), sampling, {}, 1, [](std::uint32_t, std::uint32_t) { return !interrupted(); });
+    session.start(std::span(tokens).first(n), sampling, {}, 1,
+                  [](std::uint32_t, std::uint32_t) { return !interrupted(); });
     session.next();
     session.finish();
     session.truncate(0);
@@ -184,8 +180,7 @@ SessionOptions session_options(const Options& options, const ModelShape& shape, 
 }
 
 ModelSource open_shape(const Options& options, bool with_values) {
-    if (!options.model.empty())
-        throw Error(ErrorCode::kInvalidArgument, "give -m or --shape, not both");
+    if (!options.model.empty()) throw Error(ErrorCode::kInvalidArgument, "give -m or --shape, not both");
     if (const auto type = weight_type_from_name(options.weight_type))
         return with_values ? random_model(options.shape, *type) : random_model_outline(options.shape, *type);
     throw Error(ErrorCode::kInvalidArgument,
@@ -199,8 +194,7 @@ std::uint32_t context_size(const Options& options, std::uint32_t otherwise) {
 }
 
 std::uint32_t trained_context(const GgufFile& file) {
-    const std::string key =
-        std::string(file.get_string("general.architecture")) + ".context_length";
+    const std::string key = std::string(file.get_string("general.architecture")) + ".context_length";
     return static_cast<std::uint32_t>(
         std::min<std::uint64_t>(file.get_uint(key), std::numeric_limits<std::uint32_t>::max()));
 }

@@ -29,12 +29,10 @@ Vocabulary open_vocabulary(const Options& options);
 /// A session on the chosen device with a progress bar while it loads. `n_ctx` 0 = min(model, what
 /// fits).
 /// @throws what Session::open throws, and Interrupted.
-std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary,
-                                      std::uint32_t n_ctx);
+std::unique_ptr<Session> open_session(const Options& options, const Vocabulary& vocabulary, std::uint32_t n_ctx);
 
 /// The same for a model that is open already.
-std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
-                                      std::uint32_t n_ctx);
+std::unique_ptr<Session> open_session(const Options& options, ModelSource model, std::uint32_t n_ctx);
 
 /// Runs one token through the prefill and the decode step, so that shaders are compiled before the first answer is
 /// timed; leaves the cache empty. `sampling` is the answer's. Nothing with --no-warmup, nor with --audit, which
@@ -54,8 +52,8 @@ SessionOptions session_options(const Options& options, const ModelShape& shape, 
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).
 SparseOptions sparse_options(const Options& options);
 
-/// The policy of these settings on this model, its sidecar included, before anything is allocated; warns of settings that have
-/// no effect on it. @throws Error(kInvalidArgument) for a bad name, setting or sidecar, or a missing one.
+/// The policy of these settings on this model, its sidecar included, before anything is allocated; warns of settings
+/// that have no effect on it. @throws Error(kInvalidArgument) for a bad name, setting or sidecar, or a missing one.
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse);
 
 /// -c, or `otherwise` when it was not given.

@@ -25,10 +25,9 @@
 namespace winnow::program {
 namespace {
 
-constexpr std::uint32_t kWindowBaseline =
-    256;                                      // tokens; what a model without long context would see
-constexpr std::uint32_t kProbeTokens = 2048;  // of a recall probe, unless the preset attends to half of them anyway
-constexpr std::uint32_t kLeastContext = 512;  // in which the probes' facts still lie apart
+constexpr std::uint32_t kWindowBaseline = 256;  // tokens; what a model without long context would see
+constexpr std::uint32_t kProbeTokens = 2048;    // of a recall probe, unless the preset attends to half of them anyway
+constexpr std::uint32_t kLeastContext = 512;    // in which the probes' facts still lie apart
 constexpr std::uint32_t kProbeSeed = 20261123;
 constexpr std::uint32_t kRepeatPeriod = 1024;  // tokens from a token to its copy
 
@@ -85,8 +84,8 @@ struct Baseline {
 
 class Evaluation {
 public:
-    Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text,
-               std::uint32_t n_ctx, std::uint32_t n_positions, const SessionOptions& options)
+    Evaluation(Session& session, const Tokenizer& tokenizer, std::vector<TokenId> text, std::uint32_t n_ctx,
+               std::uint32_t n_positions, const SessionOptions& options)
         : session_(session),
           tokenizer_(tokenizer),
           text_(std::move(text)),
@@ -97,8 +96,8 @@ public:
           kv_type_(options.kv_type),
           n_chunk_(session.n_chunk()) {}
 
-    /// `n_probes`: tokens of the recall probes of each preset. Presets that always attend to much need longer ones, and each is
-    /// compared with dense attention at its own length: a row does not depend on which other presets are there.
+    /// `n_probes`: tokens of the recall probes of each preset. Presets that always attend to much need longer ones, and
+    /// each is compared with dense attention at its own length: a row does not depend on which other presets are there.
     std::vector<EvalRow> run(const std::vector<std::string>& presets, const std::vector<std::uint32_t>& n_probes) {
         std::map<std::uint32_t, std::vector<std::pair<std::string, Probe>>> probes;
         for (const std::uint32_t n : n_probes)
@@ -118,7 +117,8 @@ public:
 
 private:
     std::vector<std::pair<std::string, Probe>> make_probes(std::uint32_t n) const {
-        const std::vector<TokenId> filler(text_.begin(), text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
+        const std::vector<TokenId> filler(text_.begin(),
+                                          text_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(text_)));
         std::vector<std::pair<std::string, Probe>> probes = {
             {"needles", make_needle_probe(tokenizer_, filler, n - 64, kProbeSeed)},
             {"copy", make_copy_probe(tokenizer_, filler, n - 64, kProbeSeed)},
@@ -126,12 +126,15 @@ private:
         for (const auto& [label, probe] : probes)
             if (probe.n_tokens() > n_ctx_)
                 throw Error(ErrorCode::kInvalidArgument,
-                            fmt::format("-c {} is too short for the probe of {}, which takes {} of this model's tokens: use -c {} or more",
+                            fmt::format("-c {} is too short for the probe of {}, which takes {} of this model's "
+                                        "tokens: use -c {} or more",
                                         n_ctx_, label, probe.n_tokens(), probe.n_tokens()));
         return probes;
     }
 
-    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const { return way_of(sparse_, preset, audit); }
+    SparseOptions sparse_of(const std::string& preset, std::uint32_t audit) const {
+        return way_of(sparse_, preset, audit);
+    }
 
     // Decodes the positions after the prefill one by one; visit(i, logits) for each. @returns seconds.
     template <typename Visit>
@@ -161,36 +164,34 @@ private:
         window.overrides.window = kWindowBaseline;
         window.overrides.min_ctx = 0;
         decode_positions(window, [&](std::uint32_t i, std::span<const float> logits) {
-            base.window_nll +=
-                negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
+            base.window_nll += negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
         });
 
         for (EvalRow& row : rows_) {
             std::vector<double> divergences;
             std::uint32_t n_agree = 0;
-            row.seconds = decode_positions(sparse_of(row.preset, 1), [&](std::uint32_t i, std::span<const float> logits) {
-                const double lse = log_sum_exp(logits);
-                row.nll += negative_log_likelihood(logits, lse, target(i)) / n_positions_;
-                const std::vector<float>& dense = base.logits[i];
-                divergences.push_back(divergence(dense, base.lse[i], logits, lse));
-                n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
-            });
+            row.seconds =
+                decode_positions(sparse_of(row.preset, 1), [&](std::uint32_t i, std::span<const float> logits) {
+                    const double lse = log_sum_exp(logits);
+                    row.nll += negative_log_likelihood(logits, lse, target(i)) / n_positions_;
+                    const std::vector<float>& dense = base.logits[i];
+                    divergences.push_back(divergence(dense, base.lse[i], logits, lse));
+                    n_agree += argmax(logits) == argmax(dense) ? 1 : 0;
+                });
             row.nll_delta = row.nll - base.nll;
-            for (const double kl : divergences)
-                row.kl_mean += kl / static_cast<double>(divergences.size());
+            for (const double kl : divergences) row.kl_mean += kl / static_cast<double>(divergences.size());
             std::sort(divergences.begin(), divergences.end());
             row.kl_p99 = divergences[divergences.size() * 99 / 100];
             row.top1_agree = static_cast<double>(n_agree) / n_positions_;
             const double gain = base.window_nll - base.nll;
             row.long_range_gain = gain > 1e-4 ? (base.window_nll - row.nll) / gain : 1;
             row.report = session_.sparse_report();
-            row.bytes_per_token =
-                row.report.n_steps == 0 ? dense_bytes : row.report.kv_bytes_per_token;
+            row.bytes_per_token = row.report.n_steps == 0 ? dense_bytes : row.report.kv_bytes_per_token;
             // Not this session's: its cache serves every preset, so that all look at the same prefill.
-            row.kv_bytes = planned_kv_bytes(session_.shape(), kv_type_, session_.n_ctx(), n_chunk_,
-                                            session_.sparse_policy());
-            log_info(fmt::format("{}: share {:.3f}, NLL {:+.4f}, {:.0f} s", row.preset,
-                                 row.report.attended_share, row.nll_delta, row.seconds));
+            row.kv_bytes =
+                planned_kv_bytes(session_.shape(), kv_type_, session_.n_ctx(), n_chunk_, session_.sparse_policy());
+            log_info(fmt::format("{}: share {:.3f}, NLL {:+.4f}, {:.0f} s", row.preset, row.report.attended_share,
+                                 row.nll_delta, row.seconds));
         }
     }
 
@@ -255,11 +256,11 @@ private:
         const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
         log_info("repeated random tokens");
         Progress progress("repeats", Progress::Unit::kTokens);
-        const std::vector<double> found = repeat_perplexities(
-            session_, TokenPool(tokenizer_), ways, period, [&](std::uint64_t done, std::uint64_t total) {
-                throw_if_interrupted();
-                progress.update(done, total);
-            });
+        const std::vector<double> found = repeat_perplexities(session_, TokenPool(tokenizer_), ways, period,
+                                                              [&](std::uint64_t done, std::uint64_t total) {
+                                                                  throw_if_interrupted();
+                                                                  progress.update(done, total);
+                                                              });
         progress.clear();
         for (std::size_t i = 0; i < rows_.size(); ++i) {
             rows_[i].dense_repeat_ppl = found[0];
@@ -284,15 +285,14 @@ int run_eval(const Options& options) {
     const std::optional<std::string> text = prompt_text(options);
     if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -f FILE");
     warn_of_missing_bytes(*vocabulary.tokenizer, *text);
-    std::vector<TokenId> tokens =
-        vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
+    std::vector<TokenId> tokens = vocabulary.tokenizer->encode(*text, {.add_bos = true, .parse_special = false});
     const std::uint32_t n_ctx = context_size(options, 4096);
     const std::uint32_t n_positions = options.eval.n_positions;
     const std::uint32_t least = std::max(n_positions + kWindowBaseline, kLeastContext);
     if (n_ctx < least)
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("-c {} is too short for {} scored positions and the probes: use -c {} or more{}", n_ctx, n_positions,
-                                least, least > kLeastContext ? ", or fewer --positions" : ""));
+                    fmt::format("-c {} is too short for {} scored positions and the probes: use -c {} or more{}", n_ctx,
+                                n_positions, least, least > kLeastContext ? ", or fewer --positions" : ""));
     if (tokens.size() < n_ctx + 1)
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("the text has {} tokens but -c {} needs one more than that: give a "
@@ -328,8 +328,8 @@ int run_eval(const Options& options) {
         file.commit();
     };
     save(options.eval.json_file, eval_json(rows));
-    save(options.eval.plot_file, eval_svg(rows, session->shape().n_layers, session->shape().n_heads,
-                                          session->shape().n_kv_heads));
+    save(options.eval.plot_file,
+         eval_svg(rows, session->shape().n_layers, session->shape().n_heads, session->shape().n_kv_heads));
     return 0;
 }
 

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "examples/winnow/eval_probes.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <random>
-
-#include <fmt/format.h>
 
 namespace winnow::program {
 namespace {
 
 constexpr std::uint32_t kBlock = 64;
-constexpr std::array<const char*, 14> kNames = {"Alice", "Bertram", "Clara", "Dmitri", "Eleanor",
-                                                "Farid", "Greta",   "Hugo",  "Ingrid", "Jamal",
-                                                "Katya", "Leopold", "Marta", "Nikolai"};
+constexpr std::array<const char*, 14> kNames = {"Alice", "Bertram", "Clara", "Dmitri", "Eleanor", "Farid", "Greta",
+                                                "Hugo",  "Ingrid",  "Jamal", "Katya",  "Leopold", "Marta", "Nikolai"};
 
 std::vector<TokenId> encode(const Tokenizer& tokenizer, const std::string& text, bool bos = false) {
     return tokenizer.encode(text, {.add_bos = bos, .parse_special = false});
@@ -23,8 +22,8 @@ std::string digits(std::mt19937& random) { return std::to_string(10000 + random(
 
 }  // namespace
 
-Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler,
-                        std::uint32_t n_tokens, std::uint32_t seed) {
+Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler, std::uint32_t n_tokens,
+                        std::uint32_t seed) {
     std::mt19937 random(seed);
     Probe probe;
     if (tokenizer.adds_bos()) probe.context.push_back(tokenizer.bos());
@@ -32,15 +31,13 @@ Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& 
     const auto hide = [&](const char* kind) {
         const std::string name = kNames[next_name++];
         const std::string code = digits(random);
-        const auto fact =
-            encode(tokenizer, fmt::format(" The secret code of {} is {}.", name, code));
+        const auto fact = encode(tokenizer, fmt::format(" The secret code of {} is {}.", name, code));
         probe.context.insert(probe.context.end(), fact.begin(), fact.end());
         probe.questions.push_back(
             {kind,
-             encode(tokenizer,
-                    fmt::format("\nQuestion: what is the secret code of {}?\nAnswer: The secret "
-                                "code of {} is",
-                                name, name)),
+             encode(tokenizer, fmt::format("\nQuestion: what is the secret code of {}?\nAnswer: The secret "
+                                           "code of {} is",
+                                           name, name)),
              encode(tokenizer, " " + code)});
     };
     std::size_t at = 0;
@@ -69,8 +66,8 @@ std::size_t Probe::n_tokens() const {
     return context.size() + most;
 }
 
-Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler,
-                      std::uint32_t n_tokens, std::uint32_t seed) {
+Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler, std::uint32_t n_tokens,
+                      std::uint32_t seed) {
     constexpr std::uint32_t kCopied = 48;
     std::mt19937 random(seed);
     Probe probe;
@@ -84,8 +81,7 @@ Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& fi
     for (std::size_t i = 0; probe.context.size() + kCopied < n_tokens; ++i)
         probe.context.push_back(filler[i % filler.size()]);
     // The first tokens of the second copy only point at the first.
-    probe.questions.push_back(
-        {"copy", {secret.begin(), secret.begin() + 4}, {secret.begin() + 4, secret.end()}});
+    probe.questions.push_back({"copy", {secret.begin(), secret.begin() + 4}, {secret.begin() + 4, secret.end()}});
     return probe;
 }
 
@@ -103,9 +99,8 @@ Probe make_aggregate_probe(const Tokenizer& tokenizer, std::uint32_t n_tokens, s
         if (!probe.context.empty() && longer.size() > n_tokens) break;
         probe.context = std::move(longer);
     }
-    probe.questions.push_back(
-        {"aggregate", encode(tokenizer, ".\nThe word that appears most often in the list is"),
-         encode(tokenizer, " " + winner)});
+    probe.questions.push_back({"aggregate", encode(tokenizer, ".\nThe word that appears most often in the list is"),
+                               encode(tokenizer, " " + winner)});
     return probe;
 }
 

@@ -13,8 +13,8 @@ namespace winnow::program {
 /// never by generation.
 struct Probe {
     struct Question {
-        std::string kind;  ///< "single", "multi_key", "block_edge", "open_block", "start", "copy",
-                           ///< "aggregate"
+        std::string kind;             ///< "single", "multi_key", "block_edge", "open_block", "start", "copy",
+                                      ///< "aggregate"
         std::vector<TokenId> query;   ///< decoded first, not scored
         std::vector<TokenId> answer;  ///< scored
     };
@@ -25,12 +25,12 @@ struct Probe {
 
 /// Facts ("The code for X is 48213.") hidden in `filler`: near position 0, in the middle, across a
 /// block's edge, among others like it, and in the block that is still open. `n_tokens` long.
-Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler,
-                        std::uint32_t n_tokens, std::uint32_t seed);
+Probe make_needle_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler, std::uint32_t n_tokens,
+                        std::uint32_t seed);
 
 /// Random tokens, filler, and the same random tokens again.
-Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler,
-                      std::uint32_t n_tokens, std::uint32_t seed);
+Probe make_copy_probe(const Tokenizer& tokenizer, const std::vector<TokenId>& filler, std::uint32_t n_tokens,
+                      std::uint32_t seed);
 
 /// A list of words in which one is the most frequent, then the question which: attention must be
 /// spread.

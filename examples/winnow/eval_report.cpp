@@ -14,12 +14,11 @@ namespace {
 std::string color_of(double value, double low) {
     if (std::isnan(value)) return "#dddddd";
     const double t = std::clamp((value - low) / (1 - low), 0.0, 1.0);
-    return fmt::format("#{:02x}{:02x}50", static_cast<int>(220 - 150 * t),
-                       static_cast<int>(70 + 120 * t));
+    return fmt::format("#{:02x}{:02x}50", static_cast<int>(220 - 150 * t), static_cast<int>(70 + 120 * t));
 }
 
-std::string heat_map(const std::string& title, const std::vector<float>& values,
-                     std::uint32_t n_layers, std::uint32_t n_heads, double low, int x, int y) {
+std::string heat_map(const std::string& title, const std::vector<float>& values, std::uint32_t n_layers,
+                     std::uint32_t n_heads, double low, int x, int y) {
     constexpr int kCell = 12;
     std::string svg = fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", x, y - 6, title);
     for (std::uint32_t layer = 0; layer < n_layers; ++layer) {
@@ -28,8 +27,8 @@ std::string heat_map(const std::string& title, const std::vector<float>& values,
             svg += fmt::format(
                 "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>layer {} "
                 "head {}: {:.3f}</title></rect>\n",
-                x + static_cast<int>(layer) * kCell, y + static_cast<int>(h) * kCell, kCell - 1,
-                kCell - 1, color_of(v, low), layer, h, v);
+                x + static_cast<int>(layer) * kCell, y + static_cast<int>(h) * kCell, kCell - 1, kCell - 1,
+                color_of(v, low), layer, h, v);
         }
     }
     return svg;
@@ -56,9 +55,9 @@ std::string eval_table(const std::vector<EvalRow>& rows) {
             "| {} | {} | {:.3f} | {} | {} | {} | {:+.4f} | {:.4f} | {:.4f} | {:.3f} | "
             "{:.3f} | {:.2f} ({:.2f}) | {:+.3f} | {:+.3f} | {:.2f}x | {:.2f} |\n",
             r.preset, r.n_ctx, r.report.attended_share, mass_text(r.report, r.report.mass_mean),
-            mass_text(r.report, r.report.mass_p5), mass_text(r.report, r.report.mass_min), r.nll_delta, r.kl_mean, r.kl_p99, r.top1_agree, r.long_range_gain,
-            r.copy_acc, r.dense_copy_acc, r.needle_nll_delta, r.aggregate_nll_delta,
-            r.repeat_ppl / r.dense_repeat_ppl, r.bytes_per_token / 1e6);
+            mass_text(r.report, r.report.mass_p5), mass_text(r.report, r.report.mass_min), r.nll_delta, r.kl_mean,
+            r.kl_p99, r.top1_agree, r.long_range_gain, r.copy_acc, r.dense_copy_acc, r.needle_nll_delta,
+            r.aggregate_nll_delta, r.repeat_ppl / r.dense_repeat_ppl, r.bytes_per_token / 1e6);
     }
     return out;
 }
@@ -95,20 +94,19 @@ std::string eval_json(const std::vector<EvalRow>& rows) {
     return list.dump(1) + "\n";
 }
 
-std::string eval_svg(const std::vector<EvalRow>& rows, std::uint32_t n_layers,
-                     std::uint32_t n_heads, std::uint32_t n_kv_heads) {
+std::string eval_svg(const std::vector<EvalRow>& rows, std::uint32_t n_layers, std::uint32_t n_heads,
+                     std::uint32_t n_kv_heads) {
     const int row_height = static_cast<int>(n_heads) * 12 + static_cast<int>(n_kv_heads) * 12 + 70;
     const int width = std::max(560, static_cast<int>(n_layers) * 12 + 40);
     std::string body;
     int y = 40;
     for (const EvalRow& r : rows) {
         if (r.report.n_steps == 0) continue;
-        body += heat_map(fmt::format("{} at {}: captured mass by layer (across) and query head",
-                                     r.preset, r.n_ctx),
+        body += heat_map(fmt::format("{} at {}: captured mass by layer (across) and query head", r.preset, r.n_ctx),
                          r.report.layer_head_mass, n_layers, n_heads, 0.5, 20, y);
         const int below = y + static_cast<int>(n_heads) * 12 + 24;
-        body += heat_map("share of tokens attended, by kv head", r.report.layer_head_share,
-                         n_layers, n_kv_heads, 0.0, 20, below);
+        body += heat_map("share of tokens attended, by kv head", r.report.layer_head_share, n_layers, n_kv_heads, 0.0,
+                         20, below);
         y += row_height;
     }
     return fmt::format(

@@ -26,24 +26,27 @@ using nlohmann::json;
 // The device opened, and what its stages choose.
 struct DeviceFacts {
     DeviceInfo info;
-    std::string features;  // those that it has, in words
+    std::string features;                       // those that it has, in words
     std::vector<std::string> present, missing;  // optional features
     std::string cache_variant;
     std::vector<VariantChoice> variants;
 };
 
 DeviceFacts device_facts(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
-    return {device.info(),          features_text(device),
-            feature_names(device, true), feature_names(device, false),
-            cache_variant(kv_type), variant_choices(device, kv_type, head_dim)};
+    return {device.info(),
+            features_text(device),
+            feature_names(device, true),
+            feature_names(device, false),
+            cache_variant(kv_type),
+            variant_choices(device, kv_type, head_dim)};
 }
 
 // The cache's bytes by what its heads keep.
 struct CacheParts {
-    std::uint64_t full_bytes = 0;   // heads that keep every token
-    std::uint64_t ring_bytes = 0;   // sinks and a ring of recent tokens
+    std::uint64_t full_bytes = 0;  // heads that keep every token
+    std::uint64_t ring_bytes = 0;  // sinks and a ring of recent tokens
     std::uint64_t table_bytes = 0;
-    std::uint64_t sum_bytes = 0;    // of what left the windows (--sparse-compensation)
+    std::uint64_t sum_bytes = 0;  // of what left the windows (--sparse-compensation)
 };
 
 // What a context costs on the chosen device.
@@ -58,7 +61,7 @@ struct Plan {
     float full_share = 1;                      ///< kv heads that keep every token
     bool share_assumed = false;                ///< nothing is known of the model's heads
     CacheParts cache;
-    bool beyond_driver = false;                ///< longer than a software driver can do
+    bool beyond_driver = false;  ///< longer than a software driver can do
 };
 
 // What the plan is for: a file, or a shape that has none.
@@ -69,8 +72,7 @@ struct Subject {
 };
 
 CacheParts cache_parts(const ModelSource& model, const SessionOptions& options, const ResolvedOptions& resolved) {
-    const SparsePolicy policy =
-        resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type);
+    const SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, options.sparse), options.kv_type);
     const KvLayout layout(kv_config(model.shape, options.kv_type, resolved.n_ctx, resolved.n_chunk, policy));
     CacheParts parts;
     for (std::uint32_t layer = 0; layer < model.shape.n_layers; ++layer) {
@@ -89,9 +91,8 @@ Plan make_plan(const Options& options, const ModelSource& model) {
     const std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
     const std::uint64_t card_bytes =
         options.fit.empty() || options.fit == "device" ? 0 : parse_size(options.fit, "--fit");
-    const ResolvedOptions resolved = options.fit.empty()
-                                         ? plan_session(*device, model, session, false)
-                                         : fit_session(*device, model, session, card_bytes);
+    const ResolvedOptions resolved = options.fit.empty() ? plan_session(*device, model, session, false)
+                                                         : fit_session(*device, model, session, card_bytes);
     return {device_facts(*device, session.kv_type, model.shape.head_dim),
             model.shape,
             resolved.memory,
@@ -100,8 +101,7 @@ Plan make_plan(const Options& options, const ModelSource& model) {
             resolved.fits,
             resolved.dense_f16_bytes,
             resolved.full_share,
-            model.file == nullptr && resolved.full_share < 1 &&
-                uses_calibration(options.sparse.preset),
+            model.file == nullptr && resolved.full_share < 1 && uses_calibration(options.sparse.preset),
             cache_parts(model, session, resolved),
             device->is_cpu() && card_bytes == 0 && resolved.n_ctx > vk::kSoftwareMaxContext};
 }
@@ -111,8 +111,7 @@ Plan make_plan(const Options& options, const ModelSource& model) {
 Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     Plan plan = make_plan(options, open_model(vocabulary.path.string()));
     if (!plan.fits || plan.beyond_driver) return plan;
-    const std::unique_ptr<Session> session =
-        open_session(options, vocabulary, context_size(options, 0));
+    const std::unique_ptr<Session> session = open_session(options, vocabulary, context_size(options, 0));
     plan.memory = session->memory();
     plan.n_ctx = session->n_ctx();
     plan.n_dependent_dispatches = session->n_dependent_dispatches();
@@ -123,18 +122,16 @@ Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
 std::vector<DeviceInfo> need_devices(const Options& options) {
     std::vector<DeviceInfo> devices = list_devices();
     if (devices.empty()) {
-        throw Error(ErrorCode::kNoDevice,
-                    "no Vulkan device: install a driver (mesa-vulkan-drivers has one for CPUs)");
+        throw Error(ErrorCode::kNoDevice, "no Vulkan device: install a driver (mesa-vulkan-drivers has one for CPUs)");
     }
     if (!options.device.empty()) choose_device(devices, options.device);
     return devices;
 }
 
 std::string device_line(const DeviceInfo& device) {
-    std::string line =
-        fmt::format("{}: {} ({}, {}, Vulkan {}, {}, subgroup {})", device.index, device.name,
-                    device_type_name(device.type), size_text(device.memory_bytes),
-                    version_text(device.api_version), device.driver, device.subgroup_size);
+    std::string line = fmt::format("{}: {} ({}, {}, Vulkan {}, {}, subgroup {})", device.index, device.name,
+                                   device_type_name(device.type), size_text(device.memory_bytes),
+                                   version_text(device.api_version), device.driver, device.subgroup_size);
     if (!device.unusable_reason.empty()) line += " - not usable: " + device.unusable_reason;
     return line;
 }
@@ -212,58 +209,54 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
     std::string text;
     text += fmt::format("model      {} ({})\n", facts.name, facts.type);
     if (subject.file.empty()) {
-        text += fmt::format("weights    {}, {} parameters, not loaded\n",
-                            size_text(facts.tensor_bytes), params_text(facts.n_params));
+        text += fmt::format("weights    {}, {} parameters, not loaded\n", size_text(facts.tensor_bytes),
+                            params_text(facts.n_params));
     } else {
-        text += fmt::format("file       {}, {}, {} parameters\n", subject.file,
-                            size_text(subject.file_bytes), params_text(facts.n_params));
+        text += fmt::format("file       {}, {}, {} parameters\n", subject.file, size_text(subject.file_bytes),
+                            params_text(facts.n_params));
     }
-    text += fmt::format("layers     {}, {} of them with a window\n", shape.n_layers,
-                        n_windowed_layers(shape));
+    text += fmt::format("layers     {}, {} of them with a window\n", shape.n_layers, n_windowed_layers(shape));
     text += fmt::format(
         "shape      embedding {}, feed-forward {}, heads {} ({} for keys and values) of {}, "
         "vocabulary {}\n",
         shape.n_embd, shape.n_ff, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.n_vocab);
     text += fmt::format("device     {}\n", device_line(plan.device.info));
     text += features_and_variants(plan.device);
+    text += fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n", plan.n_ctx,
+                        shape.n_ctx_train, per_token);
     text +=
-        fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n",
-                    plan.n_ctx, shape.n_ctx_train, per_token);
-    text += fmt::format("memory     {}: weights {}, cache {}, index {}, scratch {}\n",
-                        size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
-                        size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
-                        size_text(plan.memory.scratch_bytes));
+        fmt::format("memory     {}: weights {}, cache {}, index {}, scratch {}\n", size_text(plan.memory.total_bytes()),
+                    size_text(plan.memory.weight_bytes), size_text(plan.memory.kv_bytes),
+                    size_text(plan.memory.index_bytes), size_text(plan.memory.scratch_bytes));
     if (plan.cache.ring_bytes != 0)
-        text += fmt::format("           the cache: full heads {}, rings {}, tables {}{}\n", size_text(plan.cache.full_bytes),
-                            size_text(plan.cache.ring_bytes), size_text(plan.cache.table_bytes),
+        text += fmt::format("           the cache: full heads {}, rings {}, tables {}{}\n",
+                            size_text(plan.cache.full_bytes), size_text(plan.cache.ring_bytes),
+                            size_text(plan.cache.table_bytes),
                             plan.cache.sum_bytes != 0 ? ", sums " + size_text(plan.cache.sum_bytes) : "");
     if (plan.full_share < 1)
-        text += fmt::format("heads      {:.0f} % of the kv heads keep every token{}\n",
-                            100 * plan.full_share, plan.share_assumed ? " (assumed)" : "");
+        text += fmt::format("heads      {:.0f} % of the kv heads keep every token{}\n", 100 * plan.full_share,
+                            plan.share_assumed ? " (assumed)" : "");
     text += fmt::format("cache      {:.1f} % of dense attention in f16\n", 100 * kv_share(plan));
     if (!plan.fits) text += "           more than this device offers\n";
     if (plan.beyond_driver)
         text += fmt::format("           a software driver can do {} tokens at most\n", vk::kSoftwareMaxContext);
     if (plan.n_dependent_dispatches == 0) return text;
-    text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n",
-                        plan.n_dependent_dispatches,
+    text += fmt::format("step       {} dependent dispatches, {:.1f} per layer\n", plan.n_dependent_dispatches,
                         static_cast<double>(plan.n_dependent_dispatches) / shape.n_layers);
     return text;
 }
 
 // The presets as data: what each scores, keeps and reuses, and the paper it follows.
 std::string policies_text() {
-    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer",
-                                   "filter", "budget", "schedule", "paper");
+    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer", "filter", "budget",
+                                   "schedule", "paper");
     for (const PresetInfo& p : sparse_presets())
-        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter,
-                            p.budget, p.schedule, p.paper);
+        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter, p.budget, p.schedule,
+                            p.paper);
     return text;
 }
 
-void write_json(const json& root) {
-    write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
-}
+void write_json(const json& root) { write_out(root.dump(2, ' ', false, json::error_handler_t::replace) + "\n"); }
 
 json policies_json() {
     json list = json::array();
@@ -309,10 +302,8 @@ int list_devices_command(const Options& options) {
 
 int run_info(const Options& options) {
     if (options.policies) {
-        if (options.json)
-            write_json(policies_json());
-        else
-            write_out(policies_text());
+        if (options.json) write_json(policies_json());
+        else write_out(policies_text());
         return 0;
     }
     if (options.model.empty() && options.shape.empty()) {
@@ -326,8 +317,7 @@ int run_info(const Options& options) {
         plan = make_plan(options, model);
     } else {
         const Vocabulary vocabulary = open_vocabulary(options);
-        subject = {vocabulary.path.string(), vocabulary.file.file_bytes(),
-                   model_facts(vocabulary.file)};
+        subject = {vocabulary.path.string(), vocabulary.file.file_bytes(), model_facts(vocabulary.file)};
         plan = options.fit.empty() ? make_plan(options, vocabulary)
                                    : make_plan(options, open_model(vocabulary.path.string()));
     }
@@ -355,8 +345,7 @@ int run_info(const Options& options) {
                  {"device", device_json(plan.device)},
                  {"model", model_json(subject, plan.shape)},
                  {"version", version().text}};
-    if (plan.n_dependent_dispatches != 0)
-        root["n_dependent_dispatches"] = plan.n_dependent_dispatches;
+    if (plan.n_dependent_dispatches != 0) root["n_dependent_dispatches"] = plan.n_dependent_dispatches;
     write_json(root);
     return 0;
 }

@@ -6,8 +6,8 @@ namespace winnow::program {
 struct Interrupted {};
 
 /// SIGINT sets a flag that work polls; a second one before the flag is cleared ends the process at
-/// once with 130, for the waits that cannot poll. SIGTERM and SIGHUP end it as they always do. All of these leave no half-written
-/// file behind. SIGPIPE is ignored: writing reports it instead.
+/// once with 130, for the waits that cannot poll. SIGTERM and SIGHUP end it as they always do. All of these leave no
+/// half-written file behind. SIGPIPE is ignored: writing reports it instead.
 void install_signal_handlers();
 
 bool interrupted() noexcept;

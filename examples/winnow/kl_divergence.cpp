@@ -37,13 +37,16 @@ BaseLogits::BaseLogits(const std::string& path) : path_(path), file_(std::fopen(
     require(n_columns_ > 0 && n_columns_ < (1u << 30));
     // Before anything is allocated by what the header claims.
     struct stat status = {};
-    if (fstat(fileno(file_.get()), &status) != 0) throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+    if (fstat(fileno(file_.get()), &status) != 0)
+        throw Error(ErrorCode::kIo, fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
     const std::uint64_t n_bytes = static_cast<std::uint64_t>(status.st_size);
     if (n_bytes < first_byte_ || (n_bytes - first_byte_) / sizeof(float) / n_columns_ < n_rows_) too_short();
     row_.resize(n_columns_);
 }
 
-void BaseLogits::too_short() const { throw Error(ErrorCode::kIo, fmt::format("'{}' ends too early: write it again", path_)); }
+void BaseLogits::too_short() const {
+    throw Error(ErrorCode::kIo, fmt::format("'{}' ends too early: write it again", path_));
+}
 
 void BaseLogits::check(std::uint64_t n_rows, std::uint64_t n_columns) const {
     if (n_rows == n_rows_ && n_columns == n_columns_) return;

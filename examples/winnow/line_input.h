@@ -29,7 +29,8 @@ public:
     /// One message: a line; with a `\` at its end the next line too; between lines of `"""`
     /// everything. In `multiline` mode it is the other way round: lines until one that ends in `\`.
     /// Pasted text is one line whatever its line ends, where an editor sees it come. A line that
-    /// begins with `/` stands alone and is a command; in a block it is text. @returns nullopt at the end of input. @throws Interrupted.
+    /// begins with `/` stands alone and is a command; in a block it is text. @returns nullopt at the end of input.
+    /// @throws Interrupted.
     std::optional<Message> read_message(bool multiline);
 
 private:

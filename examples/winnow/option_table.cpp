@@ -21,9 +21,8 @@ namespace winnow::program {
 namespace {
 
 // Registered as --x, shown as -x.
-constexpr std::array<std::string_view, 15> kSingleDash = {"sys", "sysf", "ub",  "ngl", "dev",
-                                                          "fa",  "ctk",  "ctv", "cnv", "no-cnv",
-                                                          "st",  "mli",  "lv",  "pg",  "oe"};
+constexpr std::array<std::string_view, 15> kSingleDash = {"sys", "sysf",   "ub", "ngl", "dev", "fa", "ctk", "ctv",
+                                                          "cnv", "no-cnv", "st", "mli", "lv",  "pg", "oe"};
 
 constexpr double kMostCount = 2147483647;
 
@@ -45,8 +44,7 @@ public:
     }
 
     std::string make_usage(const CLI::App* app, std::string) const override {
-        return "Usage: winnow " + (app->get_name().empty() ? "[COMMAND]" : app->get_name()) +
-               " -m MODEL [OPTIONS]\n";
+        return "Usage: winnow " + (app->get_name().empty() ? "[COMMAND]" : app->get_name()) + " -m MODEL [OPTIONS]\n";
     }
 };
 
@@ -58,11 +56,10 @@ CLI::Validator between(double least, double most, Least end_of_range = Least::kI
         double value = 0;
         const char* end = text.data() + text.size();
         const auto [stop, error] = std::from_chars(text.data(), end, value);
-        if (error == std::errc{} && stop == end && value >= least && value <= most &&
-            !(is_open && value == least))
+        if (error == std::errc{} && stop == end && value >= least && value <= most && !(is_open && value == least))
             return "";
-        return fmt::format("'{}' is no number {} {:.12g} {} {:.12g}", text,
-                           is_open ? "above" : "from", least, is_open ? "and up to" : "to", most);
+        return fmt::format("'{}' is no number {} {:.12g} {} {:.12g}", text, is_open ? "above" : "from", least,
+                           is_open ? "and up to" : "to", most);
     };
     return CLI::Validator(check, "", "between");
 }
@@ -73,8 +70,7 @@ void add_environment_twin(CLI::Option& option) {
         if (std::find(kSingleDash.begin(), kSingleDash.end(), name) != kSingleDash.end()) continue;
         std::string variable = "WINNOW_";
         for (const char c : name) {
-            variable +=
-                c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+            variable += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
         }
         option.envname(variable);
         return;
@@ -93,8 +89,7 @@ public:
         return option;
     }
 
-    CLI::Option* list(const char* names, std::vector<std::string>& target, const char* type,
-                      const char* help) {
+    CLI::Option* list(const char* names, std::vector<std::string>& target, const char* type, const char* help) {
         CLI::Option* option = app_.add_option(names, target, help);
         option->type_name(type)->type_size(1)->allow_extra_args(false);
         add_environment_twin(*option);
@@ -124,19 +119,16 @@ private:
 
 void add_common(Table& table, Options& o) {
     table.value("-m,--model", o.model, "FILE", "model in GGUF, or a name in a model directory");
-    table.value("--dev,--device", o.device, "D",
-                "device by index, UUID or part of its name (default: best)");
+    table.value("--dev,--device", o.device, "D", "device by index, UUID or part of its name (default: best)");
     table.set("--list-devices", o.list_devices, true, "print the Vulkan devices and exit");
-    table.value("--color", o.color, "WHEN", "on, off or auto")
-        ->check(CLI::IsMember({"on", "off", "auto"}));
+    table.value("--color", o.color, "WHEN", "on, off or auto")->check(CLI::IsMember({"on", "off", "auto"}));
     table
         .value("--lv,--verbosity,--log-verbosity", o.verbosity, "N",
                "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
         ->check(between(0, 4));
     table.set("-v,--verbose", o.verbosity, 4, "the same as -lv 4");
     table.set("--log-disable", o.verbosity, 0, "the same as -lv 0");
-    table.value("--log-file", o.log_file, "FILE",
-                "also write what is logged, information included, to this file");
+    table.value("--log-file", o.log_file, "FILE", "also write what is logged, information included, to this file");
     table.set("--log-jsonl", o.log_jsonl, true, "log lines as JSON objects: time, level, message");
     table
         .value("--log-colors", o.log_colors, "WHEN",
@@ -150,25 +142,18 @@ void add_common(Table& table, Options& o) {
 void add_session(Table& table, Options& o, bool with_context) {
     if (with_context) {
         table
-            .value("-c,--ctx-size", o.n_ctx, "N",
-                   "context in tokens; 0 = what the model was trained for or what fits")
+            .value("-c,--ctx-size", o.n_ctx, "N", "context in tokens; 0 = what the model was trained for or what fits")
             ->check(between(0, kMostCount));
     }
-    table
-        .value("--ub,--ubatch-size", o.n_chunk, "N",
-               "most tokens of a prefill chunk (default: auto)")
+    table.value("--ub,--ubatch-size", o.n_chunk, "N", "most tokens of a prefill chunk (default: auto)")
         ->check(between(0, 1 << 20));
     table.value("-b,--batch-size", o.n_batch, "N", "accepted; -ub decides how a prompt is cut")
         ->check(between(0, kMostCount));
     table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
-    table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
-                "all, auto, or at least the number of layers");
-    table
-        .value("--fa,--flash-attn", o.flash_attention, "WHEN",
-               "accepted with a note; attention is always fused")
+    table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N", "all, auto, or at least the number of layers");
+    table.value("--fa,--flash-attn", o.flash_attention, "WHEN", "accepted with a note; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
-    table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE",
-                "storage of keys: f16 (default), f32, q8_0, q4_0");
+    table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE", "storage of keys: f16 (default), f32, q8_0, q4_0");
     table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values: as -ctk");
 }
 
@@ -176,8 +161,7 @@ enum class Escapes { kNever, kIfAsked, kUnlessTold };
 
 void add_prompt(Table& table, Options& o, Escapes escapes) {
     table.value("-p,--prompt", o.prompt, "TEXT", "the text");
-    table.value("-f,--file", o.prompt_file, "FILE",
-                "read the text from a file; - = standard input");
+    table.value("-f,--file", o.prompt_file, "FILE", "read the text from a file; - = standard input");
     if (escapes == Escapes::kNever) return;
     const bool is_default = escapes == Escapes::kUnlessTold;
     table.set("-e,--escape", o.escapes, true,
@@ -192,18 +176,16 @@ void add_answer(Table& table, Options& o) {
         .value("-n,--predict,--n-predict", o.n_predict, "N",
                "most tokens to generate; -1 = until the model ends its text or the context is full (default)")
         ->check(between(-2, kMostCount));
-    table
-        .value("-r,--reverse-prompt", o.reverse_prompts, "TEXT",
-               "stop before this text; may be repeated")
+    table.value("-r,--reverse-prompt", o.reverse_prompts, "TEXT", "stop before this text; may be repeated")
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
         ->type_size(1)
         ->allow_extra_args(false);
-    table.value("--prompt-cache", o.prompt_cache, "FILE",
-                "take from this file what it has of the prompt in place of reading it; then save the prompt in it, in a "
-                "chat the conversation");
+    table.value(
+        "--prompt-cache", o.prompt_cache, "FILE",
+        "take from this file what it has of the prompt in place of reading it; then save the prompt in it, in a "
+        "chat the conversation");
     table.value("--sys,--system-prompt", o.system_prompt, "TEXT", "system prompt");
-    table.value("--sysf,--system-prompt-file", o.system_file, "FILE",
-                "read the system prompt from a file");
+    table.value("--sysf,--system-prompt-file", o.system_file, "FILE", "read the system prompt from a file");
     table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
     table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
     table.value("--chat-template", o.chat_template, "NAME",
@@ -213,36 +195,32 @@ void add_answer(Table& table, Options& o) {
                     .c_str());
     table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
     table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
-    table.set("--no-display-prompt", o.display_prompt, false,
-              "do not print the prompt before a completion");
+    table.set("--no-display-prompt", o.display_prompt, false, "do not print the prompt before a completion");
     table.set("--show-timings", o.show_timings, true, "print tokens per second after each answer");
     table.set("--no-show-timings", o.show_timings, false, "do not");
     table.set("--no-warmup", o.warmup, false, "no step before the first answer: that one waits for the shaders");
 }
 
 void add_sampling(Table& table, SamplingFlags& s) {
-    table
-        .value("--temp,--temperature", s.temperature, "T", "temperature; 0 = greedy (default 0.8)")
+    table.value("--temp,--temperature", s.temperature, "T", "temperature; 0 = greedy (default 0.8)")
         ->check(between(0.0, 1000.0));
     table.value("--top-k", s.top_k, "N", "most likely tokens kept; 0 = off (default 40)")
         ->check(between(-1, kMostCount));
-    table.value("--top-p", s.top_p, "P", "probability kept; 1 = off (default 0.95)")
+    table.value("--top-p", s.top_p, "P", "probability kept; 1 = off (default 0.95)")->check(between(0.0, 1.0));
+    table.value("--min-p", s.min_p, "P", "least share of the best token's probability; 0 = off (default 0.05)")
         ->check(between(0.0, 1.0));
-    table
-        .value("--min-p", s.min_p, "P",
-               "least share of the best token's probability; 0 = off (default 0.05)")
-        ->check(between(0.0, 1.0));
-    table
-        .value("--repeat-penalty", s.repeat_penalty, "R",
-               "penalty of repeated tokens; 1 = off (default)")
+    table.value("--repeat-penalty", s.repeat_penalty, "R", "penalty of repeated tokens; 1 = off (default)")
         ->check(between(0.01, 100.0));
     table
-        .value("--repeat-last-n", s.repeat_last_n, "N",
-               fmt::format("tokens that count as repeated, at most {0}; -1 = the whole context, but no more than {0} (default 64)",
-                           kMostRepeatTokens).c_str())
+        .value(
+            "--repeat-last-n", s.repeat_last_n, "N",
+            fmt::format(
+                "tokens that count as repeated, at most {0}; -1 = the whole context, but no more than {0} (default 64)",
+                kMostRepeatTokens)
+                .c_str())
         ->check(between(-1, kMostRepeatTokens));
-    for (auto [name, target] : {std::pair("--presence-penalty", &s.presence_penalty),
-                                std::pair("--frequency-penalty", &s.frequency_penalty)})
+    for (auto [name, target] :
+         {std::pair("--presence-penalty", &s.presence_penalty), std::pair("--frequency-penalty", &s.frequency_penalty)})
         table.value(name, *target, "R", "accepted as 0; there is --repeat-penalty in its place")
             ->check(between(-100.0, 100.0));
     const auto parse_seed = [&s](const std::string& text) {
@@ -262,8 +240,7 @@ void add_sampling(Table& table, SamplingFlags& s) {
 
 void add_chat(Table& table, Options& o) {
     table.set("--st,--single-turn", o.single_turn, true, "exit after the first answer");
-    table.set("--mli,--multiline-input", o.multiline_input, true,
-              "input ends with a line that ends in \\");
+    table.set("--mli,--multiline-input", o.multiline_input, true, "input ends with a line that ends in \\");
     table.set("--simple-io", o.simple_io, true, "plain prompts for a program at the other end");
 }
 
@@ -273,25 +250,21 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
                     "sparse attention: off (default), auto or a preset of info --policies");
     SparseOverrides& s = o.sparse.overrides;
     table
-        .value("--sparse-mass", s.mass, "P",
-               "share of the estimated attention to keep per head, above 0 to 1; 1 = all")
+        .value("--sparse-mass", s.mass, "P", "share of the estimated attention to keep per head, above 0 to 1; 1 = all")
         ->check(between(0.0, 1.0, Least::kExcluded));
-    table
-        .value("--sparse-budget", s.budget, "N",
-               "most tokens attended per kv head, sinks and window included")
+    table.value("--sparse-budget", s.budget, "N", "most tokens attended per kv head, sinks and window included")
         ->check(between(1, kMostCount));
-    table.value("--sparse-sink", s.sink, "N", "first tokens that are always attended")
-        ->check(between(0, kMostCount));
+    table.value("--sparse-sink", s.sink, "N", "first tokens that are always attended")->check(between(0, kMostCount));
     table.value("--sparse-window", s.window, "N", "last tokens that are always attended")
         ->check(between(0, kMostCount));
     table.value("--sparse-block", s.block, "N", "tokens of a block in presets that score blocks: 16, 32 or 64")
         ->check(between(16, 64));
     table.set("--sparse-compensation", s.compensate, true,
               "razor, duo, rtpurbo: what leaves the window of a local head counts as one token, its mean");
-    table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")
-        ->check(between(0, kMostCount));
+    table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")->check(between(0, kMostCount));
     table.value("--sparse-layers", o.sparse_layers, "A-B,..",
-                "layers that are sparse, counted from 0 (2-29 or 0,4,8-), in place of the preset's own choice (quest and others "
+                "layers that are sparse, counted from 0 (2-29 or 0,4,8-), in place of the preset's own choice (quest "
+                "and others "
                 "leave the first two dense)");
     table
         .value("--index-type", o.index_type, "TYPE",
@@ -299,20 +272,16 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
                "quantised cache)")
         ->check(CLI::IsMember({"auto", "f16", "int8"}));
     if (with_preset)
-        table.value(
-            "--audit", o.audit, "full|N",
-            "measure the captured attention mass: always, or of one in N (layer, step) pairs");
+        table.value("--audit", o.audit, "full|N",
+                    "measure the captured attention mass: always, or of one in N (layer, step) pairs");
 }
 
 void add_eval(Table& table, Options& o) {
     table.value("--presets", o.eval.presets, "A,B", "sparse presets to compare with dense");
-    table
-        .value("--positions", o.eval.n_positions, "N",
-               "tokens decoded and scored after the prefill (default 256)")
+    table.value("--positions", o.eval.n_positions, "N", "tokens decoded and scored after the prefill (default 256)")
         ->check(between(8, 65536));
     table.value("--json", o.eval.json_file, "FILE", "also write the rows as JSON");
-    table.value("--plot", o.eval.plot_file, "FILE",
-                "captured mass and share per layer and head as SVG");
+    table.value("--plot", o.eval.plot_file, "FILE", "captured mass and share per layer and head as SVG");
 }
 
 void add_calibrate(Table& table, Options& o) {
@@ -330,8 +299,7 @@ void add_calibrate(Table& table, Options& o) {
         .value("--retrieval-share", c.retrieval_share, "X",
                "share of the kv heads that keep every token, 0 to 1 (default: found)")
         ->check(between(0.0, 1.0));
-    table.value("--plot", c.plot_file, "FILE",
-                "scores of heads, mass of the index and likeness of layers as SVG");
+    table.value("--plot", c.plot_file, "FILE", "scores of heads, mass of the index and likeness of layers as SVG");
 }
 
 void add_shape(Table& table, Options& o, const char* help) {
@@ -355,8 +323,7 @@ void add_bench(Table& table, Options& o) {
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
     table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
-    table.list("-d,--n-depth", o.bench.depths, "N,..",
-               "tokens in the cache before the test (default 0)");
+    table.list("-d,--n-depth", o.bench.depths, "N,..", "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
         ->check(between(1, 100000));
     table.value("-o,--output", o.bench.output, "FORMAT", "md (default), csv, json, jsonl, sql or none")
@@ -388,12 +355,10 @@ const char* description(Command command) {
         case Command::kChat: return "Talk with a GGUF model on a Vulkan device.";
         case Command::kGenerate: return "Complete the text of -p or -f.";
         case Command::kTokenize: return "Show the tokens of the text of -p or -f.";
-        case Command::kPerplexity:
-            return "Perplexity of a text: second half of each window of -c tokens.";
+        case Command::kPerplexity: return "Perplexity of a text: second half of each window of -c tokens.";
         case Command::kInfo: return "Devices, model facts and the memory for a context.";
         case Command::kBench: return "Speed of prefill and decode.";
-        case Command::kEval:
-            return "Quality of sparse attention presets against dense attention on a text.";
+        case Command::kEval: return "Quality of sparse attention presets against dense attention on a text.";
         case Command::kCalibrate:
             return "Learn from one text what the sparse attention presets need to know of a model.";
     }
@@ -430,8 +395,9 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
     auto app = std::make_unique<CLI::App>(description(command), command_name(command));
     app->formatter(std::make_shared<HelpFormatter>());
     app->set_help_flag("-h,--help", "this text");
-    app->set_version_flag("--version", fmt::format("winnow {} (cooperative matrices: {})", version().text,
-                                                      version().cooperative_matrices ? "yes" : "no"),
+    app->set_version_flag("--version",
+                          fmt::format("winnow {} (cooperative matrices: {})", version().text,
+                                      version().cooperative_matrices ? "yes" : "no"),
                           "the version, and whether shaders for cooperative matrices are built in");
     if (command == Command::kChat) app->footer(kCommandsHelp);
 
@@ -458,10 +424,8 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_prompt(table, options, Escapes::kIfAsked);
             table.set("--ids", options.ids, true, "ids only, on one line");
             table.set("--pieces", options.pieces, true, "tokens only, one on a line");
-            table.set("--no-bos", options.add_bos, false,
-                      "do not add the token that begins a text");
-            table.set("--no-parse-special", options.parse_special, false,
-                      "take <|...|> as plain text");
+            table.set("--no-bos", options.add_bos, false, "do not add the token that begins a text");
+            table.set("--no-parse-special", options.parse_special, false, "take <|...|> as plain text");
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kPerplexity:
@@ -469,8 +433,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             add_session(table, options, true);
             add_sparse(table, options, true);
             table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
-            table.value("--logits-out", options.logits_out, "FILE",
-                        "write all logits, f32 [n_tokens, n_vocab] (.npy)");
+            table.value("--logits-out", options.logits_out, "FILE", "write all logits, f32 [n_tokens, n_vocab] (.npy)");
             table.value("--kl-divergence-base", options.kl_base, "FILE",
                         "logits of this text and -c: written as --logits-out does, or, with --kl-divergence, read");
             table.set("--kl-divergence", options.kl_divergence, true,

@@ -35,7 +35,7 @@ struct BenchFlags {
     std::uint32_t repetitions = 5;
     std::string output = "md";
     std::string output_err = "none";  ///< format of a second report, on standard error
-    bool stages = false;  ///< also the time of each stage of a decode step
+    bool stages = false;              ///< also the time of each stage of a decode step
 };
 
 /// Flags of `eval`.
@@ -75,17 +75,16 @@ struct Options {
     /// tokenize.
     std::optional<bool> escapes;
 
-    std::optional<std::int64_t>
-        n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
+    std::optional<std::int64_t> n_ctx;  ///< absent: the command's default; 0 = min(model, what fits)
     std::uint32_t n_chunk = 0;
     std::uint32_t n_batch = 0;  ///< accepted for scripts written for other runtimes
     std::string gpu_layers = "all";
     std::string flash_attention;  ///< empty = not given
     std::string cache_type_k = "f16";
     std::string cache_type_v;  ///< empty = as keys
-    int n_threads = 0;  ///< accepted for scripts written for other runtimes; nothing uses it yet
+    int n_threads = 0;         ///< accepted for scripts written for other runtimes; nothing uses it yet
 
-    std::string prompt_cache;      ///< keys and values of earlier runs; empty = none
+    std::string prompt_cache;     ///< keys and values of earlier runs; empty = none
     std::int64_t n_predict = -1;  ///< negative = until the model ends or the context is full
     SamplingFlags sampling;
     std::vector<std::string> reverse_prompts;
@@ -104,13 +103,13 @@ struct Options {
     bool log_jsonl = false;
     std::string log_colors = "auto";
     std::string completion;  ///< bash, zsh or fish: print what completes the command line there, and exit
-    int verbosity = 2;  ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
+    int verbosity = 2;       ///< 0 output only, 1 errors, 2 warnings, 3 information, 4 debug
 
     bool json = false;
     std::string logits_out;
-    std::uint32_t n_windows = 0;    ///< perplexity: 0 = all
-    std::string kl_base;            ///< perplexity: logits to write, or to compare with
-    bool kl_divergence = false;     ///< perplexity: compare with kl_base
+    std::uint32_t n_windows = 0;  ///< perplexity: 0 = all
+    std::string kl_base;          ///< perplexity: logits to write, or to compare with
+    bool kl_divergence = false;   ///< perplexity: compare with kl_base
 
     bool ids = false;
     bool pieces = false;
@@ -126,8 +125,8 @@ struct Options {
     std::string sparse_layers;        ///< "2-29,31" or empty
     bool sparse_report = false;       ///< what each layer attended to, after an answer
     bool policies = false;            ///< info: print the table of presets
-    std::string fit;  ///< info: size of a card, "device" for the one present; empty: no search
-    float assumed_share = -1;  ///< info, bench: retrieval heads of a --shape; negative = the usual
+    std::string fit;                  ///< info: size of a card, "device" for the one present; empty: no search
+    float assumed_share = -1;         ///< info, bench: retrieval heads of a --shape; negative = the usual
 };
 
 /// What main() does after parsing: run `options`, or print `text` to standard output and exit 0.

@@ -78,9 +78,10 @@ void PromptCache::warn_if_outgrown(const Session& session) {
     const std::uint32_t n = std::min(n_first_, session.n_cached());
     if (warned_ || session.n_kept(n) == n) return;
     warned_ = true;
-    log_warning(fmt::format("--prompt-cache: the text has outgrown the sliding windows of this model: '{}' serves only "
-                            "a prompt that repeats all of it, as a chat does that goes on by /save and /load",
-                            path_));
+    log_warning(
+        fmt::format("--prompt-cache: the text has outgrown the sliding windows of this model: '{}' serves only "
+                    "a prompt that repeats all of it, as a chat does that goes on by /save and /load",
+                    path_));
 }
 
 }  // namespace winnow::program

@@ -84,8 +84,8 @@ SamplingOptions resolve_sampling(const SamplingFlags& flags, const GgufFile& fil
         } else if (fits(setting, *value)) {
             setting.assign(sampling, *value, n_ctx);
         } else {
-            log_warning(fmt::format("the model's {} = {} is not {} to {}: not used", setting.model_key, *value, setting.least,
-                                    setting.most));
+            log_warning(fmt::format("the model's {} = {} is not {} to {}: not used", setting.model_key, *value,
+                                    setting.least, setting.most));
         }
     }
     apply_flag(sampling, "temp", flags.temperature, n_ctx);

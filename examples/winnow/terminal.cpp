@@ -103,7 +103,8 @@ void configure_terminal(const std::string& color, const LogStyle& log) {
 void open_log_file(const std::string& path) {
     log_fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (log_fd < 0) {
-        throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': {}; give another --log-file", path, std::strerror(errno)));
+        throw Error(ErrorCode::kIo,
+                    fmt::format("cannot write '{}': {}; give another --log-file", path, std::strerror(errno)));
     }
 }
 
@@ -115,8 +116,9 @@ void write_out(std::string_view text) {
     const int error = write_all(STDOUT_FILENO, text);
     if (error == 0) return;
     if (error == EPIPE || error == EBADF) throw ClosedOutput{};
-    throw OutputError(ErrorCode::kIo, fmt::format("writing to standard output failed: {}; free some space or send it elsewhere",
-                                                  std::strerror(error)));
+    throw OutputError(ErrorCode::kIo,
+                      fmt::format("writing to standard output failed: {}; free some space or send it elsewhere",
+                                  std::strerror(error)));
 }
 
 void write_err(std::string_view text) noexcept { write_all(STDERR_FILENO, text); }

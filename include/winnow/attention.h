@@ -42,16 +42,18 @@ public:
 
     /// Attention of one query over the cache. @param query [n_heads, head_dim].
     /// Blocks until it is done. @returns [n_heads, head_dim], valid until the next call.
-    /// @throws Error(kInvalidArgument) on an empty cache, Error(kDeviceLost) as append: the object is then of no more use.
+    /// @throws Error(kInvalidArgument) on an empty cache, Error(kDeviceLost) as append: the object is then of no more
+    /// use.
     std::span<const float> step(std::span<const float> query);
 
-    /// Share of the softmax weight that the last step's tokens held, per query head [n_heads]: exact, by a pass over all keys, for which it
-    /// blocks; 1 after a dense step. @throws Error(kInvalidArgument) before the first step and after clear(), Error(kDeviceLost).
+    /// Share of the softmax weight that the last step's tokens held, per query head [n_heads]: exact, by a pass over
+    /// all keys, for which it blocks; 1 after a dense step. @throws Error(kInvalidArgument) before the first step and
+    /// after clear(), Error(kDeviceLost).
     std::vector<float> audit();
     /// Tokens that the last step attended to, per kv head; zeros before the first one. Valid until the next step.
     std::vector<std::uint32_t> attended() const;
-    /// Ids of the tokens that the last step selected for a kv head, ascending; sinks and window are attended besides. Reads them back:
-    /// blocks. @throws Error(kInvalidArgument) for a kv head that is not there, Error(kDeviceLost).
+    /// Ids of the tokens that the last step selected for a kv head, ascending; sinks and window are attended besides.
+    /// Reads them back: blocks. @throws Error(kInvalidArgument) for a kv head that is not there, Error(kDeviceLost).
     std::vector<std::uint32_t> selected(std::uint32_t kv_head) const;
 
     const SparsePolicy& policy() const;

@@ -31,9 +31,11 @@ struct DeviceOptions {
     bool validation = false;  ///< Khronos layer with synchronisation validation, if installed
     /// Called for each validation message of warning level or above, from any thread and even while the device closes.
     std::function<void(const std::string&)> on_validation;
-    /// For tests: matrices are cut into row ranges of so many bytes, where the device itself would bind more. 0 = what it binds.
+    /// For tests: matrices are cut into row ranges of so many bytes, where the device itself would bind more. 0 = what
+    /// it binds.
     std::uint64_t max_matrix_bytes = 0;
-    std::uint32_t max_group_invocations = 0;  ///< for tests: of a workgroup, where the device itself would run more. 0 = what it runs
+    std::uint32_t max_group_invocations =
+        0;  ///< for tests: of a workgroup, where the device itself would run more. 0 = what it runs
 };
 
 /// All devices, usable or not. @throws Error(kNoDevice) when there is no Vulkan loader.

@@ -15,8 +15,8 @@
 
 namespace winnow {
 
-/// Memory that a session takes when it is opened, by kind: the sizes of its buffers. What the device makes of them is a little more, as
-/// each is rounded up to its alignment.
+/// Memory that a session takes when it is opened, by kind: the sizes of its buffers. What the device makes of them is a
+/// little more, as each is rounded up to its alignment.
 struct MemoryPlan {
     std::uint64_t weight_bytes = 0;
     std::uint64_t kv_bytes = 0;       ///< K and V pools and block tables
@@ -34,7 +34,8 @@ struct LayerRange {
 struct SparseOptions {
     std::string preset = "off";
     SparseOverrides overrides;
-    std::vector<LayerRange> layers;  ///< the preset's layers, all of them; the others stay dense. Empty = as the preset says
+    std::vector<LayerRange>
+        layers;  ///< the preset's layers, all of them; the others stay dense. Empty = as the preset says
     std::uint32_t audit_every = 0;  ///< exact captured mass of one of so many (layer, step) pairs; 1 = all, 0 = none
     std::shared_ptr<const Calibration>
         calibration;  ///< null: the model's sidecar, read when the preset has a use for it
@@ -46,7 +47,8 @@ struct SparseReport {
     double attended_share = 1;      ///< tokens attended of those cached, mean over full layers, kv heads and steps
     double kv_bytes_per_token = 0;  ///< keys, values, summaries and index keys read per step
     std::uint64_t n_audits = 0;     ///< (step, layer, query head) records
-    std::uint64_t n_unaudited = 0;  ///< audits asked of heads whose cache is a ring: what they lost is not there to compare with
+    std::uint64_t n_unaudited =
+        0;  ///< audits asked of heads whose cache is a ring: what they lost is not there to compare with
     double mass_mean = 1, mass_p5 = 1, mass_min = 1;  ///< captured mass
     double rest_mean = 1, rest_p5 = 1, rest_min = 1;  ///< the same without the sinks
     std::vector<float> layer_head_mass;               ///< mean [n_layers, n_heads]; NaN where nothing was audited
@@ -55,8 +57,8 @@ struct SparseReport {
 
 struct SessionOptions {
     DeviceOptions device;
-    std::uint32_t n_ctx = 0;            ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
-    std::uint32_t n_chunk = 0;          ///< most tokens of a prefill chunk, and those of the first; 0 = the device's default
+    std::uint32_t n_ctx = 0;    ///< tokens of the cache; 0 = min(what the model was trained for, what fits)
+    std::uint32_t n_chunk = 0;  ///< most tokens of a prefill chunk, and those of the first; 0 = the device's default
     std::uint32_t steps_in_flight = 2;  ///< decode steps queued ahead; no more than fit rings beside their windows
     bool replay_steps = true;           ///< record a step once; false records each anew, which benches compare
     KvType kv_type = KvType::kF16;
@@ -77,8 +79,8 @@ struct SessionStats {
 };
 
 /// A model on a device with one sequence: the ordinary user's class. Not thread-safe.
-/// open() takes all memory that prefill and decode need; evaluate() takes 32 rows of logits more when it is first called, capture() the
-/// queries for the time of the call, use_sparse() the buffers of its policy.
+/// open() takes all memory that prefill and decode need; evaluate() takes 32 rows of logits more when it is first
+/// called, capture() the queries for the time of the call, use_sparse() the buffers of its policy.
 class Session {
 public:
     /// @throws Error(kBadFile | kNoDevice | kUnsupported | kOutOfMemory | kInvalidArgument).
@@ -101,9 +103,9 @@ public:
     /// What truncate(n) would return, between answers.
     virtual std::uint32_t n_kept(std::uint32_t n) const = 0;
 
-    /// Puts tokens into the cache, in chunks that measured time bounds (about 1 s on a GPU, 0.5 s on a software driver).
-    /// `progress(done, total)` runs after each chunk, and also between the submissions of one (a tenth of a second); returning
-    /// false stops early: chunks that were done stay, the one under way does not count.
+    /// Puts tokens into the cache, in chunks that measured time bounds (about 1 s on a GPU, 0.5 s on a software
+    /// driver). `progress(done, total)` runs after each chunk, and also between the submissions of one (a tenth of a
+    /// second); returning false stops early: chunks that were done stay, the one under way does not count.
     /// @throws Error(kInvalidArgument) when they do not fit: the message has both numbers.
     using Progress = std::function<bool(std::uint32_t done, std::uint32_t total)>;
     virtual void prefill(std::span<const std::int32_t> tokens, const Progress& progress = {}) = 0;
@@ -115,13 +117,14 @@ public:
                           const Progress& progress = {}) = 0;
 
     /// Begins an answer after the cached tokens and `prompt` (at least one token, may follow a truncate). Only the last
-    /// token of the prompt is left to the first decode step. @throws Error(kInvalidArgument) for an empty prompt, one that does not fit,
-    /// and a repeat_last_n above kMostRepeatTokens.
+    /// token of the prompt is left to the first decode step. @throws Error(kInvalidArgument) for an empty prompt, one
+    /// that does not fit, and a repeat_last_n above kMostRepeatTokens.
     virtual void start(std::span<const std::int32_t> prompt, const SamplingOptions& sampling,
                        const std::vector<std::int32_t>& stop_tokens, std::uint32_t n_limit,
                        const Progress& progress = {}) = 0;
     /// The next token, or nullopt when the answer is over (stop token returned before, limit, full context).
-    /// @throws Error(kBadFile) when the model computes what is not finite; so do prefill(), evaluate() and decode_logits().
+    /// @throws Error(kBadFile) when the model computes what is not finite; so do prefill(), evaluate() and
+    /// decode_logits().
     virtual std::optional<std::int32_t> next() = 0;
     /// Ends the answer; queued steps are waited for. The cache then holds every token that next() returned except the
     /// last.

@@ -42,10 +42,12 @@ struct SelectLevel {
     Scorer scorer = Scorer::kExact;
     std::uint32_t unit = 1;  ///< tokens of a row: 1, a block (16, 32, 64) or a superblock (1024)
     BudgetRule rule = BudgetRule::kTopP;
-    float mass = 0.95f;           ///< in (0, 1]
-    std::uint32_t budget = 0;     ///< tokens; of the last level sinks and window included, of the others besides them. 0 = no limit (top-p, threshold)
+    float mass = 0.95f;        ///< in (0, 1]
+    std::uint32_t budget = 0;  ///< tokens; of the last level sinks and window included, of the others besides them. 0 =
+                               ///< no limit (top-p, threshold)
     std::uint32_t budget_min = 0;
-    float budget_share = 0;       ///< of the cached tokens; sinks and window come besides, in the last level too. The larger of both limits
+    float budget_share =
+        0;  ///< of the cached tokens; sinks and window come besides, in the last level too. The larger of both limits
     float threshold = 0;
 };
 
@@ -66,7 +68,8 @@ struct LayerSchedule {
     bool attends_to_all() const { return kind == LayerKind::kDense || kind == LayerKind::kAnchor; }
 };
 
-/// What the last level of a preset should be set to on one model, so that its exactly audited attention mass reaches a target.
+/// What the last level of a preset should be set to on one model, so that its exactly audited attention mass reaches a
+/// target.
 struct PresetSetting {
     std::string preset;
     float mass = 0;             ///< presets that cut by mass; 0 = by budget
@@ -77,48 +80,52 @@ struct PresetSetting {
     float repeat_ratio = 0;     ///< perplexity of repeated random tokens over that of dense attention; 0 = not measured
 };
 
-/// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers, n_kv_heads, ...];
-/// windowed layers have zeros.
+/// What `winnow calibrate` found out about a model; lives in the sidecar MODEL.winnow.gguf. Arrays run [n_layers,
+/// n_kv_heads, ...]; windowed layers have zeros.
 struct Calibration {
     std::uint32_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0;
     std::uint32_t index_dim = 0;
-    std::uint32_t target_ctx = 0;           ///< tokens that the moments were rotated to
-    std::vector<float> index_maps;          ///< [..., A and B, index_dim, head_dim]: index query A q, index key B k, after RoPE
-    std::vector<std::uint32_t> index_pairs; ///< [..., index_dim] dimensions of the RoPE pairs that predict scores best (FASA)
-    std::vector<float> temperatures;        ///< [...] factor on index scores that makes the estimated mass unbiased
+    std::uint32_t target_ctx = 0;   ///< tokens that the moments were rotated to
+    std::vector<float> index_maps;  ///< [..., A and B, index_dim, head_dim]: index query A q, index key B k, after RoPE
+    std::vector<std::uint32_t>
+        index_pairs;                  ///< [..., index_dim] dimensions of the RoPE pairs that predict scores best (FASA)
+    std::vector<float> temperatures;  ///< [...] factor on index scores that makes the estimated mass unbiased
     std::vector<float> induction, echo, retrieval, far_mass;  ///< [n_layers, n_heads] scores of heads, 0 to 1
-    std::vector<std::uint8_t> full_heads;   ///< [...] 1 = retrieval head, keeps every token; 0 = sinks and a window do
-    float full_share = 1;                   ///< retrieval heads among the kv heads of layers without a window
-    std::vector<std::uint32_t> anchors;     ///< full layers whose selection serves the full layers after them, ascending
-    std::vector<std::uint32_t> head_maps;   ///< [...] kv head of the layer's anchor whose selection serves
-    std::vector<float> similarity;          ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
-    bool checked = false;                   ///< the roles stood the test of repeated random tokens
-    bool quick = false;                     ///< learnt from little text: nothing held out, nothing checked
+    std::vector<std::uint8_t> full_heads;  ///< [...] 1 = retrieval head, keeps every token; 0 = sinks and a window do
+    float full_share = 1;                  ///< retrieval heads among the kv heads of layers without a window
+    std::vector<std::uint32_t> anchors;    ///< full layers whose selection serves the full layers after them, ascending
+    std::vector<std::uint32_t> head_maps;  ///< [...] kv head of the layer's anchor whose selection serves
+    std::vector<float> similarity;  ///< [n_layers, n_layers] mass of the column's best tokens that the row's hold
+    bool checked = false;           ///< the roles stood the test of repeated random tokens
+    bool quick = false;             ///< learnt from little text: nothing held out, nothing checked
     std::vector<std::uint32_t> refresh_layers;  ///< full layers that attend to everything in hylra, ascending
     std::vector<std::uint32_t> refresh_maps;    ///< [...] kv head of the refreshing layer before whose selection serves
     std::vector<float> overlap;  ///< [n_layers, n_layers] share of the column's best tokens that are the row's too
-    /// Of the index and of RoPE pairs on text that no moment has seen, [n_layers, n_heads]: attention mass of the 64 tokens that they
-    /// choose over that of the best 64, and how many of those they find. Empty = not measured; -1 where a head was not.
+    /// Of the index and of RoPE pairs on text that no moment has seen, [n_layers, n_heads]: attention mass of the 64
+    /// tokens that they choose over that of the best 64, and how many of those they find. Empty = not measured; -1
+    /// where a head was not.
     std::vector<float> index_mass, index_recall, pair_mass, pair_recall;
-    std::vector<float> captured_mass;       ///< [...] true mass of what holds an estimated 0.9; empty = not measured, -1 = this head was not
-    std::string preset;                     ///< recommended for `auto`
-    float mass = 0;                         ///< its attention mass; 0 = the preset's own
-    std::vector<PresetSetting> settings;    ///< what presets use unless told otherwise
+    std::vector<float> captured_mass;  ///< [...] true mass of what holds an estimated 0.9; empty = not measured, -1 =
+                                       ///< this head was not
+    std::string preset;                ///< recommended for `auto`
+    float mass = 0;                    ///< its attention mass; 0 = the preset's own
+    std::vector<PresetSetting> settings;  ///< what presets use unless told otherwise
 };
 
 /// A sparse attention method as data. Every method of the literature that winnow implements is a preset of this.
 struct SparsePolicy {
     std::string name = "dense";
-    std::vector<SelectLevel> levels;      ///< coarse to fine; the last one keeps tokens
+    std::vector<SelectLevel> levels;  ///< coarse to fine; the last one keeps tokens
     HeadPool pool = HeadPool::kMax;
-    std::uint32_t sink = 4;               ///< first tokens, always attended
-    std::uint32_t window = 64;            ///< last tokens, always attended (rounded up to whole blocks)
-    std::uint32_t min_ctx = 0;            ///< below this many tokens the dense step runs; heads whose cache is a ring see their window even then
-    std::uint32_t refresh = 1;            ///< select anew every so many tokens
-    float cosine = 2;                     ///< or when the query's cosine to the last selecting one falls below; > 1 = off
-    float value_skip = 0;                 ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
-    std::vector<LayerSchedule> layers;    ///< one per layer of the model
-    std::uint32_t index_dim = 0;          ///< width of index keys; 0 = none
+    std::uint32_t sink = 4;     ///< first tokens, always attended
+    std::uint32_t window = 64;  ///< last tokens, always attended (rounded up to whole blocks)
+    std::uint32_t min_ctx =
+        0;  ///< below this many tokens the dense step runs; heads whose cache is a ring see their window even then
+    std::uint32_t refresh = 1;          ///< select anew every so many tokens
+    float cosine = 2;                   ///< or when the query's cosine to the last selecting one falls below; > 1 = off
+    float value_skip = 0;               ///< lambda of BLASST times the context length (arXiv 2512.12087); 0 = off
+    std::vector<LayerSchedule> layers;  ///< one per layer of the model
+    std::uint32_t index_dim = 0;        ///< width of index keys; 0 = none
     IndexType index_type = IndexType::kF16;
     std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
     std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
@@ -129,8 +136,8 @@ struct SparsePolicy {
     /// keys, the mean of the values and their number as its weight (RazorAttention's compensation token, arXiv
     /// 2407.15891). Prefill attends without it.
     bool compensate = false;
-    bool needs_sidecar = false;             ///< and has none
-    bool steered = false;                   ///< an audit may widen budgets between steps: lists have room for everything
+    bool needs_sidecar = false;  ///< and has none
+    bool steered = false;        ///< an audit may widen budgets between steps: lists have room for everything
 
     bool is_dense() const { return name == "dense"; }
     /// @param head layer * n_kv_heads + kv head.
@@ -138,8 +145,8 @@ struct SparsePolicy {
     bool has_local_heads() const {
         return std::any_of(local_heads.begin(), local_heads.end(), [](std::uint8_t local) { return local != 0; });
     }
-    /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later or
-    /// listless layer, a head map out of range, units that do not nest.
+    /// @throws Error(kInvalidArgument) in one line: mass outside (0, 1], a budget below sink + window, reuse of a later
+    /// or listless layer, a head map out of range, units that do not nest.
     void check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const;
 };
 
@@ -151,9 +158,9 @@ struct SparseOverrides {
     std::int32_t window = -1;
     std::int32_t min_ctx = -1;
     std::optional<IndexType> index_type = std::nullopt;  ///< absent: int8 beside a quantised cache, else f16
-    std::uint32_t block = 0;  ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
-    bool compensate = false;  ///< SparsePolicy::compensate; refused where no head is local
-    bool every_layer = false; ///< also the first layers, which some presets leave dense
+    std::uint32_t block = 0;   ///< tokens of a block, where the preset scores blocks: 16, 32 or 64
+    bool compensate = false;   ///< SparsePolicy::compensate; refused where no head is local
+    bool every_layer = false;  ///< also the first layers, which some presets leave dense
 };
 
 /// A row of `winnow info --policies`.
@@ -170,7 +177,7 @@ bool uses_calibration(std::string_view preset);
 
 /// The preset for a model of so many layers; windowed layers (by `windowed`) stay dense. `calibration` may be null.
 /// @throws Error(kInvalidArgument) listing the names.
-SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed, const SparseOverrides& overrides = {},
-                         const Calibration* calibration = nullptr);
+SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowed,
+                         const SparseOverrides& overrides = {}, const Calibration* calibration = nullptr);
 
 }  // namespace winnow

@@ -21,8 +21,8 @@ enum class WeightType : std::uint32_t {
     kBF16 = 30,
 };
 
-/// Storage type of keys and values in the cache; the quantised ones have one f16 scale for 32 dimensions of a token. Values are the
-/// shaders' and GGUF's.
+/// Storage type of keys and values in the cache; the quantised ones have one f16 scale for 32 dimensions of a token.
+/// Values are the shaders' and GGUF's.
 enum class KvType : std::uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ8_0 = 8 };
 
 /// How index keys are stored: halves, or signed bytes with a scale per token. Values are the shaders'.

@@ -11,7 +11,8 @@
 
 namespace winnow {
 
-Rows head_rows(std::span<const std::uint16_t> halves, std::uint32_t n_heads, std::uint32_t head, std::uint32_t head_dim) {
+Rows head_rows(std::span<const std::uint16_t> halves, std::uint32_t n_heads, std::uint32_t head,
+               std::uint32_t head_dim) {
     const std::size_t row = std::size_t{n_heads} * head_dim;
     Rows out(static_cast<Eigen::Index>(halves.size() / row), head_dim);
     for (Eigen::Index t = 0; t < out.rows(); ++t) {

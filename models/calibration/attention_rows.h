@@ -14,7 +14,8 @@ namespace winnow {
 using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// Column block [n, head_dim] of one head out of f16 [n, n_heads, head_dim].
-Rows head_rows(std::span<const std::uint16_t> halves, std::uint32_t n_heads, std::uint32_t head, std::uint32_t head_dim);
+Rows head_rows(std::span<const std::uint16_t> halves, std::uint32_t n_heads, std::uint32_t head,
+               std::uint32_t head_dim);
 
 /// Queries of chosen positions of a captured text, all layers.
 class QuerySample {
@@ -36,8 +37,8 @@ private:
 /// Softmax over the tokens up to each row's position [rows, n_tokens]; 0 beyond.
 Rows attention(const Rows& queries, const Rows& keys, const std::vector<std::uint32_t>& positions);
 
-/// Sums of a row's attention to earlier copies of its own token and to their successors, where the text repeats itself every
-/// `period` tokens from token `first` on: {echo, induction}, mean over the rows in the second copy or later.
+/// Sums of a row's attention to earlier copies of its own token and to their successors, where the text repeats itself
+/// every `period` tokens from token `first` on: {echo, induction}, mean over the rows in the second copy or later.
 struct RepeatScores {
     float echo = 0, induction = 0;
 };

@@ -20,16 +20,17 @@ namespace {
 constexpr std::uint32_t kTextTokens = 1024, kQuickTextTokens = 768;
 constexpr std::uint32_t kHeldOutTokens = 4096, kLeastHeldOut = 512;
 constexpr std::uint32_t kPeriod = 512, kQuickPeriod = 384;
-constexpr std::uint32_t kCopies = 2;  // RazorAttention has four: each row then looks for its token in up to three places, at twice the cost
+constexpr std::uint32_t kCopies =
+    2;  // RazorAttention has four: each row then looks for its token in up to three places, at twice the cost
 constexpr std::uint32_t kRepeatRows = 96;
 constexpr std::uint32_t kRepeatSeed = 20261123;
-constexpr double kRandomShare = 0.25;   // of random tokens in the moments: text alone copies worse
-constexpr std::uint32_t kSinks = 4;     // always attended, and unlike other keys: no part of the moments
+constexpr double kRandomShare = 0.25;  // of random tokens in the moments: text alone copies worse
+constexpr std::uint32_t kSinks = 4;    // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
-constexpr float kTargetMass = 0.9f;     // of the settings of presets
+constexpr float kTargetMass = 0.9f;                                   // of the settings of presets
 constexpr std::uint32_t kSettingSteps = 4, kLeastSettingText = 1024;  // in less, sinks and window are most of it
-constexpr std::size_t kChecked = 2;     // presets that are measured on repeats: the cheapest
-constexpr double kCopying = 0.5;        // of the perplexity of chance: a model above it copies nothing
+constexpr std::size_t kChecked = 2;  // presets that are measured on repeats: the cheapest
+constexpr double kCopying = 0.5;     // of the perplexity of chance: a model above it copies nothing
 
 IndexMoments seen_moments(const Moments& m) {
     const Eigen::VectorXd mean = m.key_mean / m.n_keys;
@@ -38,8 +39,14 @@ IndexMoments seen_moments(const Moments& m) {
 
 class Calibrator {
 public:
-    Calibrator(Session& session, const CalibrationInput& input, const CalibrateOptions& options, CalibrationReport& report)
-        : session_(session), shape_(session.shape()), input_(input), options_(options), report_(report), clock_(report.phases) {
+    Calibrator(Session& session, const CalibrationInput& input, const CalibrateOptions& options,
+               CalibrationReport& report)
+        : session_(session),
+          shape_(session.shape()),
+          input_(input),
+          options_(options),
+          report_(report),
+          clock_(report.phases) {
         for (const LayerShape& layer : shape_.layers) ropes_.emplace_back(shape_, layer);
         c_ = assume_calibration(shape_);
         if (options.index_dim != 0) c_.index_dim = options.index_dim;
@@ -54,7 +61,8 @@ public:
     Calibration run() {
         session_.use_sparse({});
         random_pass();
-        const std::uint32_t n_text = std::min<std::uint32_t>(options_.quick ? kQuickTextTokens : kTextTokens, session_.n_ctx());
+        const std::uint32_t n_text =
+            std::min<std::uint32_t>(options_.quick ? kQuickTextTokens : kTextTokens, session_.n_ctx());
         const std::vector<TokenId>& text = input_.text;
         std::vector<TokenId> tokens(text.begin(), text.begin() + std::min<std::ptrdiff_t>(n_text, std::ssize(text)));
         std::vector<TokenId> held = input_.later_text(tokens.size(), std::min(kHeldOutTokens, session_.n_ctx()));
@@ -62,8 +70,10 @@ public:
         report_.n_text = static_cast<std::uint32_t>(tokens.size());
         report_.n_held_out = static_cast<std::uint32_t>(held.size());
 
-        // The text that is judged carries a needle at both ends; without a held-out text it is the one that gives the moments.
-        TextAnalysis analysis(shape_, held.empty() ? tokens : held, input_.needle, held.empty() ? options_.quick : false);
+        // The text that is judged carries a needle at both ends; without a held-out text it is the one that gives the
+        // moments.
+        TextAnalysis analysis(shape_, held.empty() ? tokens : held, input_.needle,
+                              held.empty() ? options_.quick : false);
         if (held.empty()) {
             text_moments_ = moments_of(analysis.tokens(), "text", &analysis.sample());
             fit();
@@ -76,7 +86,8 @@ public:
         analyse(analysis);
         mark_roles();
         tune_presets(tuned_presets(), analysis.tokens());
-        if (check_and_widen_roles() && !c_.settings.empty()) tune_presets({"rtpurbo"}, analysis.tokens());  // it has other heads now
+        if (check_and_widen_roles() && !c_.settings.empty())
+            tune_presets({"rtpurbo"}, analysis.tokens());  // it has other heads now
         recommend();
         session_.truncate(0);
         return c_;
@@ -92,13 +103,15 @@ private:
         };
     }
 
-    // Prefills the tokens; moments of every full layer, before RoPE or as they are: then of the keys and the queries of the second half.
+    // Prefills the tokens; moments of every full layer, before RoPE or as they are: then of the keys and the queries of
+    // the second half.
     std::vector<Moments> moments_of(const std::vector<TokenId>& tokens, const std::string& step, QuerySample* sample,
                                     bool as_they_are = false) {
         std::vector<Moments> sums(std::size_t{shape_.n_layers} * shape_.n_kv_heads);
         const std::uint32_t n_group = shape_.n_group(), dim = shape_.head_dim;
         const std::uint32_t first_query = as_they_are ? static_cast<std::uint32_t>(tokens.size()) / 2 : kSinks;
-        const auto add = [&](std::uint32_t layer, std::uint32_t first, std::uint32_t begin, const Rows& rows, auto&& sum) {
+        const auto add = [&](std::uint32_t layer, std::uint32_t first, std::uint32_t begin, const Rows& rows,
+                             auto&& sum) {
             const Eigen::Index skip = std::min<Eigen::Index>(first < begin ? begin - first : 0, rows.rows());
             if (skip == rows.rows()) return;
             Eigen::MatrixXf x = rows;
@@ -116,7 +129,8 @@ private:
                 parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
                     Moments& m = sums[layer * shape_.n_kv_heads + h];
                     for (std::uint32_t g = 0; g < n_group; ++g)
-                        add(layer, first, first_query, head_rows(queries, shape_.n_heads, static_cast<std::uint32_t>(h) * n_group + g, dim),
+                        add(layer, first, first_query,
+                            head_rows(queries, shape_.n_heads, static_cast<std::uint32_t>(h) * n_group + g, dim),
                             [&](const auto& x) { m.add_queries(x); });
                 });
                 clock_.enter(was);
@@ -138,7 +152,8 @@ private:
     // Repeated random tokens: moments, and which heads find the earlier copy.
     void random_pass() {
         const std::uint32_t n_before = input_.pool.bos >= 0 ? 1 : 0;
-        const std::uint32_t period = std::min(options_.quick ? kQuickPeriod : kPeriod, (session_.n_ctx() - n_before) / 2 - 1);
+        const std::uint32_t period =
+            std::min(options_.quick ? kQuickPeriod : kPeriod, (session_.n_ctx() - n_before) / 2 - 1);
         const std::uint32_t n = n_before + period * kCopies;
         const RepeatedText repeated = repeated_text(input_.pool, period, n, kRepeatSeed);
         const std::uint32_t second = repeated.first + period;
@@ -155,7 +170,8 @@ private:
             parallel_for(shape_.n_heads, [&](std::size_t h) {
                 const auto head = static_cast<std::uint32_t>(h);
                 const Rows k = head_rows(keys, shape_.n_kv_heads, head / shape_.n_group(), shape_.head_dim);
-                const RepeatScores scores = score_repeats(attention(sample.queries(layer, head), k, rows), rows, period, repeated.first);
+                const RepeatScores scores =
+                    score_repeats(attention(sample.queries(layer, head), k, rows), rows, period, repeated.first);
                 c_.induction[layer * shape_.n_heads + h] = scores.induction;
                 c_.echo[layer * shape_.n_heads + h] = scores.echo;
             });
@@ -179,7 +195,8 @@ private:
             Eigen::Map<Rows>(c_.index_maps.data() + head * 2 * size, c_.index_dim, c_.head_dim) = fits_[head].a;
             Eigen::Map<Rows>(c_.index_maps.data() + (head * 2 + 1) * size, c_.index_dim, c_.head_dim) = fits_[head].b;
             const auto dims = best_pair_dims(moments, ropes_[layer], c_.index_dim);
-            std::copy(dims.begin(), dims.end(), c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim));
+            std::copy(dims.begin(), dims.end(),
+                      c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim));
         });
     }
 
@@ -194,20 +211,24 @@ private:
             analysis.add_variant(name, std::move(fits), int8, kept);
         };
         const std::uint32_t dim = c_.index_dim, wide = std::min(2 * dim, c_.head_dim);
-        all("calibrated", false, [&](std::size_t h) { return fits_[h]; }, {&Calibration::index_mass, &Calibration::index_recall});
+        all("calibrated", false, [&](std::size_t h) { return fits_[h]; },
+            {&Calibration::index_mass, &Calibration::index_recall});
         all("calibrated, int8 keys", true, [&](std::size_t h) { return fits_[h]; });
         all("calibrated", false, [&](std::size_t h) { return fit_index(index_moments(h), wide); });
-        all("RoPE pairs", false, [&](std::size_t h) {
-            const auto from = c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(h * dim);
-            return pair_fit({from, from + dim}, c_.head_dim);
-        }, {&Calibration::pair_mass, &Calibration::pair_recall});
+        all("RoPE pairs", false,
+            [&](std::size_t h) {
+                const auto from = c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(h * dim);
+                return pair_fit({from, from + dim}, c_.head_dim);
+            },
+            {&Calibration::pair_mass, &Calibration::pair_recall});
         // What the rotation loses: moments of a short text, rotated, against those that the judged text itself shows.
         const auto n_seen = static_cast<std::uint32_t>(analysis.tokens().size());
         if (n_seen < 2 * report_.n_text) return;
         all(fmt::format("text of {}, rotated to {}", report_.n_text, n_seen), false, [&](std::size_t h) {
             return fit_index(spread_moments(text_moments_[h], ropes_[h / shape_.n_kv_heads], n_seen), dim);
         });
-        all(fmt::format("this text, as its {} show it", n_seen), false, [&](std::size_t h) { return fit_index(seen_moments(seen[h]), dim); });
+        all(fmt::format("this text, as its {} show it", n_seen), false,
+            [&](std::size_t h) { return fit_index(seen_moments(seen[h]), dim); });
     }
 
     void analyse(TextAnalysis& analysis) {
@@ -256,7 +277,8 @@ private:
         for (std::size_t i = 0; i < presets.size(); ++i)
             for (PresetSetting& s : c_.settings)
                 if (s.preset == presets[i])
-                    s.repeat_ratio = static_cast<float>(std::min(verdict.check.presets[i] / std::max(verdict.check.dense, 1.0), 1e6));
+                    s.repeat_ratio = static_cast<float>(
+                        std::min(verdict.check.presets[i] / std::max(verdict.check.dense, 1.0), 1e6));
         return verdict.n_widened > 0;
     }
 
@@ -273,15 +295,18 @@ private:
         clock_.enter("settings");
         std::vector<PresetSetting> found;
         for (const std::string& preset : presets) {
-            if (session_.n_cached() != n) break;  // a windowed layer could not go back: what follows would measure another text
-            const auto one = find_settings(session_, {preset}, std::make_shared<Calibration>(c_), std::span(text).subspan(n), kTargetMass,
-                                           [&](std::uint64_t done, std::uint64_t total) {
-                                               if (options_.on_progress) options_.on_progress("settings of " + preset, done, total);
-                                           });
+            if (session_.n_cached() != n)
+                break;  // a windowed layer could not go back: what follows would measure another text
+            const auto one =
+                find_settings(session_, {preset}, std::make_shared<Calibration>(c_), std::span(text).subspan(n),
+                              kTargetMass, [&](std::uint64_t done, std::uint64_t total) {
+                                  if (options_.on_progress) options_.on_progress("settings of " + preset, done, total);
+                              });
             found.insert(found.end(), one.begin(), one.end());
         }
         for (const PresetSetting& s : found) {
-            const auto old = std::find_if(c_.settings.begin(), c_.settings.end(), [&](const PresetSetting& o) { return o.preset == s.preset; });
+            const auto old = std::find_if(c_.settings.begin(), c_.settings.end(),
+                                          [&](const PresetSetting& o) { return o.preset == s.preset; });
             if (old == c_.settings.end()) {
                 c_.settings.push_back(s);
             } else {
@@ -293,7 +318,8 @@ private:
         session_.use_sparse({});
     }
 
-    // What `auto` is: the best measured preset, without measurements the index, and roles only where they have stood the test.
+    // What `auto` is: the best measured preset, without measurements the index, and roles only where they have stood
+    // the test.
     void recommend() {
         if (!report_.has_structure) c_.preset = "exact";
         else if (!c_.settings.empty()) c_.preset = best_preset(c_.settings, kTargetMass, report_.roles_safe);
@@ -317,9 +343,12 @@ private:
 
 std::uint32_t least_calibration_tokens(std::uint32_t n_ctx) { return std::min(512u, n_ctx / 2); }
 
-std::uint32_t most_calibration_tokens(std::uint32_t n_ctx) { return std::min(kTextTokens, n_ctx) + std::min(kHeldOutTokens, n_ctx); }
+std::uint32_t most_calibration_tokens(std::uint32_t n_ctx) {
+    return std::min(kTextTokens, n_ctx) + std::min(kHeldOutTokens, n_ctx);
+}
 
-Calibration calibrate(Session& session, const CalibrationInput& input, const CalibrateOptions& options, CalibrationReport& report) {
+Calibration calibrate(Session& session, const CalibrationInput& input, const CalibrateOptions& options,
+                      CalibrationReport& report) {
     const auto begin = std::chrono::steady_clock::now();
     const ModelShape& shape = session.shape();
     const std::uint32_t dim = options.index_dim;
@@ -327,13 +356,16 @@ Calibration calibrate(Session& session, const CalibrationInput& input, const Cal
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("an index_dim of {} is no multiple of 8 up to {}", dim, std::min(shape.head_dim, 64u)));
     if (session.n_ctx() < 128)
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("a context of {} tokens is too short to calibrate", session.n_ctx()));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("a context of {} tokens is too short to calibrate", session.n_ctx()));
     const std::uint32_t least = least_calibration_tokens(session.n_ctx());
     if (input.text.size() < least)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", input.text.size(), least));
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("the text has {} tokens: calibration needs {} or more, better 6000", input.text.size(), least));
     if (std::none_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& l) { return l.window == 0; }))
-        throw Error(ErrorCode::kInvalidArgument, "every layer of this model has a window of its own: there is nothing to calibrate");
+        throw Error(ErrorCode::kInvalidArgument,
+                    "every layer of this model has a window of its own: there is nothing to calibrate");
     Calibration calibration = Calibrator(session, input, options, report).run();
     check_calibration(calibration, shape);
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -12,7 +12,8 @@ namespace {
 constexpr const char* kNeedle = " The secret number of the seventh lantern is 48213, and it burns green over the mill.";
 constexpr std::uint32_t kNeedleTokens = 24;  // about what the sentence takes in the vocabularies of today
 constexpr std::uint32_t kTextSeed = 1, kNeedleSeed = 2;
-constexpr EncodeOptions kBegins{.add_bos = true, .parse_special = false}, kGoesOn{.add_bos = false, .parse_special = false};
+constexpr EncodeOptions kBegins{.add_bos = true, .parse_special = false},
+    kGoesOn{.add_bos = false, .parse_special = false};
 
 }  // namespace
 
@@ -57,6 +58,8 @@ CalibrationInput::CalibrationInput(const Tokenizer& tokenizer, std::string_view 
     : pool(tokenizer), text(tokenizer.encode(words, kBegins)), needle(tokenizer.encode(kNeedle, kGoesOn)) {}
 
 CalibrationInput::CalibrationInput(std::uint32_t n_vocab, std::uint32_t n_tokens)
-    : pool(n_vocab), text(random_text(pool, n_tokens, kTextSeed)), needle(random_text(pool, kNeedleTokens, kNeedleSeed)) {}
+    : pool(n_vocab),
+      text(random_text(pool, n_tokens, kTextSeed)),
+      needle(random_text(pool, kNeedleTokens, kNeedleSeed)) {}
 
 }  // namespace winnow

@@ -12,9 +12,11 @@ namespace {
 constexpr float kNever = 1e9f;
 
 // levels[h] = min(levels[h], rank of the head among `heads` as a share of them / share).
-void rank(const std::vector<float>& scores, const std::vector<std::uint32_t>& heads, float share, std::vector<float>& levels) {
+void rank(const std::vector<float>& scores, const std::vector<std::uint32_t>& heads, float share,
+          std::vector<float>& levels) {
     std::vector<std::uint32_t> order = heads;
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return scores[a] > scores[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return scores[a] > scores[b]; });
     const auto n = static_cast<float>(order.size());
     for (std::size_t i = 0; i < order.size(); ++i)
         levels[order[i]] = std::min(levels[order[i]], (static_cast<float>(i) + 1) / n / share);

@@ -45,7 +45,8 @@ std::vector<std::uint32_t> best_pair_dims(const IndexMoments& m, const RopeSpace
     }
     std::vector<std::uint32_t> order(energy.size());
     std::iota(order.begin(), order.end(), 0u);
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return energy[a] > energy[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return energy[a] > energy[b]; });
     std::vector<std::uint32_t> dims;
     for (std::uint32_t i = 0; i < index_dim / 2; ++i) {
         dims.push_back(rope.pair(order[i]).first);

@@ -14,8 +14,8 @@ struct IndexFit {
     double residual = 0;  ///< share of the scores' variance that it leaves unexplained
 };
 
-/// The pair that minimises E |q . (k - mean) - (A q) . B (k - mean)|^2 for independent q and k: with M = Q^1/2 K^1/2 = U S V^T,
-/// A = S_r^1/2 U_r^T Q^-1/2 and B = S_r^1/2 V_r^T K^-1/2 (Eckart and Young).
+/// The pair that minimises E |q . (k - mean) - (A q) . B (k - mean)|^2 for independent q and k: with M = Q^1/2 K^1/2 =
+/// U S V^T, A = S_r^1/2 U_r^T Q^-1/2 and B = S_r^1/2 V_r^T K^-1/2 (Eckart and Young).
 IndexFit fit_index(const IndexMoments& moments, std::uint32_t index_dim);
 
 /// Dimensions of the RoPE pairs whose scores vary most, best pair first: the index of FASA, exact in what it keeps.

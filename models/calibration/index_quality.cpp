@@ -13,19 +13,22 @@ std::vector<std::uint32_t> best_of(const float* row, std::uint32_t begin, std::u
     std::vector<std::uint32_t> ids(end - begin);
     std::iota(ids.begin(), ids.end(), begin);
     if (k >= ids.size()) return ids;
-    std::nth_element(ids.begin(), ids.begin() + k, ids.end(), [row](std::uint32_t a, std::uint32_t b) { return row[a] > row[b]; });
+    std::nth_element(ids.begin(), ids.begin() + k, ids.end(),
+                     [row](std::uint32_t a, std::uint32_t b) { return row[a] > row[b]; });
     ids.resize(k);
     return ids;
 }
 
 // True mass that the smallest set holds which has `mass` of every head's estimate, mean over rows and heads.
 double captured_mass(const std::vector<Rows>& attention, const std::vector<Rows>& scores,
-                     const std::vector<std::uint32_t>& positions, const Candidates& always, float mass, float temperature) {
+                     const std::vector<std::uint32_t>& positions, const Candidates& always, float mass,
+                     float temperature) {
     const std::size_t n_group = attention.size();
     double sum = 0;
     for (std::size_t r = 0; r < positions.size(); ++r) {
         const auto row = static_cast<Eigen::Index>(r);
-        const std::uint32_t n = positions[r] + 1, begin = std::min(always.begin(), n), end = std::max(begin, always.end(positions[r]));
+        const std::uint32_t n = positions[r] + 1, begin = std::min(always.begin(), n),
+                            end = std::max(begin, always.end(positions[r]));
         std::vector<Eigen::ArrayXf> weights(n_group);
         Eigen::ArrayXf pooled = Eigen::ArrayXf::Zero(n);
         std::vector<double> estimate(n_group, 0), kept(n_group, 0);
@@ -70,15 +73,17 @@ Rows index_scores(const Rows& queries, const Rows& keys, const IndexFit& fit, bo
     return (queries * fit.a.transpose()) * codes.transpose();
 }
 
-SelectionQuality measure_selection(const Rows& attention, const Rows& scores, const std::vector<std::uint32_t>& positions,
-                                   const Candidates& candidates, std::uint32_t k) {
+SelectionQuality measure_selection(const Rows& attention, const Rows& scores,
+                                   const std::vector<std::uint32_t>& positions, const Candidates& candidates,
+                                   std::uint32_t k) {
     SelectionQuality sum;
     for (std::size_t r = 0; r < positions.size(); ++r) {
         const auto row = static_cast<Eigen::Index>(r);
         const std::uint32_t begin = candidates.begin(), end = candidates.end(positions[r]);
         if (end < begin + 2 * k) continue;  // nothing to choose
         const float* p = attention.row(row).data();
-        std::vector<std::uint32_t> truth = best_of(p, begin, end, k), found = best_of(scores.row(row).data(), begin, end, k);
+        std::vector<std::uint32_t> truth = best_of(p, begin, end, k),
+                                   found = best_of(scores.row(row).data(), begin, end, k);
         const auto mass_of = [p](const std::vector<std::uint32_t>& ids) {
             double mass = 0;
             for (const std::uint32_t t : ids) mass += p[t];
@@ -99,10 +104,13 @@ SelectionQuality measure_selection(const Rows& attention, const Rows& scores, co
 }
 
 float fit_temperature(const std::vector<Rows>& attention, const std::vector<Rows>& scores,
-                      const std::vector<std::uint32_t>& positions, const Candidates& always, float mass, float* captured) {
+                      const std::vector<std::uint32_t>& positions, const Candidates& always, float mass,
+                      float* captured) {
     // The captured mass falls as the factor grows: a sharper estimate keeps fewer tokens.
     float low = 0.3f, high = 1.3f;
-    const auto at = [&](float t) { return static_cast<float>(captured_mass(attention, scores, positions, always, mass, t)); };
+    const auto at = [&](float t) {
+        return static_cast<float>(captured_mass(attention, scores, positions, always, mass, t));
+    };
     float best = low, best_mass = 0;
     if (const float sharp = at(high); sharp >= mass) {
         best = high;

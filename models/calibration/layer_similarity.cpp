@@ -14,7 +14,8 @@ constexpr std::size_t kListedPart = 8, kMostListed = 2048;
 
 }  // namespace
 
-LayerSimilarity::LayerSimilarity(const ModelShape& shape, std::vector<std::uint32_t> positions, Candidates candidates, std::uint32_t k)
+LayerSimilarity::LayerSimilarity(const ModelShape& shape, std::vector<std::uint32_t> positions, Candidates candidates,
+                                 std::uint32_t k)
     : shape_(shape), positions_(std::move(positions)), candidates_(candidates), k_(k) {
     heads_.resize(std::size_t{shape.n_layers} * shape.n_kv_heads);
 }
@@ -108,9 +109,11 @@ std::vector<float> LayerSimilarity::compare(double (LayerSimilarity::*value)(con
 
 namespace {
 
-// Each full layer that is no anchor takes the heads that suit it best of the anchor before it; all others keep their own.
+// Each full layer that is no anchor takes the heads that suit it best of the anchor before it; all others keep their
+// own.
 std::vector<std::uint32_t> maps_of(const ModelShape& shape, const std::vector<std::uint32_t>& full,
-                                   const std::vector<std::uint32_t>& anchors, const std::vector<std::uint32_t>& best_heads) {
+                                   const std::vector<std::uint32_t>& anchors,
+                                   const std::vector<std::uint32_t>& best_heads) {
     const std::uint32_t n_layers = shape.n_layers, n_kv = shape.n_kv_heads;
     std::vector<std::uint32_t> maps;
     for (std::uint32_t i = 0; i < n_layers; ++i)
@@ -136,7 +139,8 @@ void LayerSimilarity::choose_refreshes(Calibration& c, double least_overlap) con
     std::vector<std::uint32_t> best_heads;
     c.overlap = compare(&LayerSimilarity::shared_tokens, best_heads);
     c.refresh_layers.clear();
-    // best[i]: fewest refreshes of the layers before i, and the overlap of those that reuse; from[i]: the last of the refreshes.
+    // best[i]: fewest refreshes of the layers before i, and the overlap of those that reuse; from[i]: the last of the
+    // refreshes.
     struct Cost {
         std::size_t n = 0;
         double overlap = 0;
@@ -158,7 +162,8 @@ void LayerSimilarity::choose_refreshes(Calibration& c, double least_overlap) con
             from[end] = a;
         }
     }
-    for (std::size_t end = full.size(); end > 0; end = from[end]) c.refresh_layers.insert(c.refresh_layers.begin(), full[from[end]]);
+    for (std::size_t end = full.size(); end > 0; end = from[end])
+        c.refresh_layers.insert(c.refresh_layers.begin(), full[from[end]]);
     c.refresh_maps = maps_of(shape_, full, c.refresh_layers, best_heads);
 }
 

@@ -33,7 +33,8 @@ void Moments::add_keys(const Eigen::Ref<const Eigen::MatrixXf>& rows) {
 Moments Moments::mixed_with(const Moments& other, double share) const {
     const double q = (1 - share) / std::max(n_queries, 1.0), k = (1 - share) / std::max(n_keys, 1.0);
     const double other_q = share / std::max(other.n_queries, 1.0), other_k = share / std::max(other.n_keys, 1.0);
-    return {query * q + other.query * other_q, key * k + other.key * other_k, key_mean * k + other.key_mean * other_k, 1, 1};
+    return {query * q + other.query * other_q, key * k + other.key * other_k, key_mean * k + other.key_mean * other_k,
+            1, 1};
 }
 
 IndexMoments spread_moments(const Moments& m, const RopeSpace& rope, std::uint32_t n_ctx) {

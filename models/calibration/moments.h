@@ -9,8 +9,8 @@ namespace winnow {
 
 /// Sums of queries and keys of one kv head before RoPE, from which every projection is computed.
 struct Moments {
-    Eigen::MatrixXd query;  ///< sum of q q^T over tokens and the query heads of the group; not centred
-    Eigen::MatrixXd key;    ///< sum of k k^T
+    Eigen::MatrixXd query;     ///< sum of q q^T over tokens and the query heads of the group; not centred
+    Eigen::MatrixXd key;       ///< sum of k k^T
     Eigen::VectorXd key_mean;  ///< sum of k
     double n_queries = 0, n_keys = 0;
 
@@ -25,10 +25,11 @@ struct IndexMoments {
     Eigen::MatrixXd query, key;
 };
 
-/// Moments as a context of `n_ctx` tokens shows them: keys rotated analytically to every position of it, queries to its second half.
+/// Moments as a context of `n_ctx` tokens shows them: keys rotated analytically to every position of it, queries to its
+/// second half.
 IndexMoments spread_moments(const Moments& moments, const RopeSpace& rope, std::uint32_t n_ctx);
-/// The mean over contexts of n_ctx, half of it, a quarter ... down to 2048 tokens. An index that is fitted to one length alone is
-/// far worse at half and at twice of it.
+/// The mean over contexts of n_ctx, half of it, a quarter ... down to 2048 tokens. An index that is fitted to one
+/// length alone is far worse at half and at twice of it.
 IndexMoments spread_moments_up_to(const Moments& moments, const RopeSpace& rope, std::uint32_t n_ctx);
 
 }  // namespace winnow

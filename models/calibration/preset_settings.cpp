@@ -16,7 +16,8 @@ constexpr float kMostRepeat = 1.5f;       // repeat perplexity of a preset over 
 }  // namespace
 
 std::vector<PresetSetting> find_settings(Session& session, const std::vector<std::string>& presets,
-                                         const std::shared_ptr<const Calibration>& calibration, std::span<const TokenId> next, float target,
+                                         const std::shared_ptr<const Calibration>& calibration,
+                                         std::span<const TokenId> next, float target,
                                          const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint32_t n_cached = session.n_cached();
     auto untuned = std::make_shared<Calibration>(*calibration);
@@ -26,7 +27,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
     for (const LayerShape& layer : session.shape().layers) windowed.push_back(layer.window != 0);
     std::vector<PresetSetting> settings;
     for (const std::string& preset : presets) {
-        if (session.n_cached() != n_cached) break;  // a windowed layer could not go back: what follows would measure another text
+        if (session.n_cached() != n_cached)
+            break;  // a windowed layer could not go back: what follows would measure another text
         bool audited = false;
         const auto measure = [&](PresetSetting& setting) {
             untuned->settings = {setting};
@@ -41,7 +43,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
                 progress(std::min(++done, total), total);
             }
             const SparseReport report = session.sparse_report();
-            setting.captured = report.n_audits == 0 ? 0 : std::min(static_cast<float>(report.mass_mean), 1.0f);  // less its rounding
+            setting.captured =
+                report.n_audits == 0 ? 0 : std::min(static_cast<float>(report.mass_mean), 1.0f);  // less its rounding
             audited = audited || report.n_audits != 0;
             setting.bytes_per_token = static_cast<float>(report.kv_bytes_per_token);
             session.truncate(n_cached);
@@ -58,7 +61,8 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
             if (by_mass) s.mass = kMasses[i];
             else {
                 s.budget = std::max(static_cast<std::uint32_t>(kShares[i] * static_cast<float>(n_cached)), least);
-                s.budget_share = std::min(static_cast<float>(s.budget) / static_cast<float>(std::max(n_cached, 1u)), 1.0f);
+                s.budget_share =
+                    std::min(static_cast<float>(s.budget) / static_cast<float>(std::max(n_cached, 1u)), 1.0f);
             }
             return s;
         };
@@ -80,7 +84,7 @@ std::vector<PresetSetting> find_settings(Session& session, const std::vector<std
             }
         }
         if (audited && best.captured == 0) measure(best);  // nothing cheaper reached the target
-        if (audited) settings.push_back(best);              // else no layer of this model selects with it
+        if (audited) settings.push_back(best);             // else no layer of this model selects with it
         done = std::min(++n_presets * kMostTrials * next.size(), total);
     }
     return settings;
@@ -90,8 +94,9 @@ std::vector<PresetSetting> cheapest_settings(const std::vector<PresetSetting>& s
     std::vector<PresetSetting> good;
     for (const PresetSetting& s : settings)
         if (s.captured >= target && s.bytes_per_token > 0) good.push_back(s);
-    std::stable_sort(good.begin(), good.end(),
-                     [](const PresetSetting& a, const PresetSetting& b) { return a.bytes_per_token < b.bytes_per_token; });
+    std::stable_sort(good.begin(), good.end(), [](const PresetSetting& a, const PresetSetting& b) {
+        return a.bytes_per_token < b.bytes_per_token;
+    });
     return good;
 }
 

@@ -15,7 +15,7 @@ constexpr std::uint32_t kFirstSeed = 20261124;  // not the one that the scores c
 constexpr std::uint32_t kLeadTokens = 8;        // of the second copy: they only point at the first
 constexpr std::uint32_t kScoredTokens = 32;
 constexpr double kMostNll = 80;  // nats: random weights reach thousands, and ratios of infinities would be no numbers
-constexpr double kSafe = 1.15;  // repeat perplexity with roles over the dense one
+constexpr double kSafe = 1.15;   // repeat perplexity with roles over the dense one
 constexpr std::uint32_t kMostWidenings = 6;
 constexpr float kWidening = 0.05f / 0.14f;  // 5 % more of the heads
 
@@ -29,7 +29,8 @@ double nll(std::span<const float> logits, TokenId token) {
 }  // namespace
 
 std::vector<double> repeat_perplexities(Session& session, const TokenPool& pool, const std::vector<SparseOptions>& ways,
-                                        std::uint32_t period, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+                                        std::uint32_t period,
+                                        const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     const std::uint32_t n_scored = std::min(kScoredTokens, period / 2);
     std::vector<std::vector<double>> perplexities(ways.size());
     const std::uint64_t total = std::uint64_t{kSeeds} * (period + kLeadTokens + ways.size() * n_scored);
@@ -91,10 +92,12 @@ RepeatCheck check_roles(Session& session, const TokenPool& pool, std::shared_ptr
         const SparsePolicy policy = make_preset(preset, windowed, {}, calibration.get());
         if (!policy.local_heads.empty()) way.overrides.window = window;
         const std::vector<PresetSetting>& settings = calibration->settings;
-        const auto setting = std::find_if(settings.begin(), settings.end(), [&](const PresetSetting& s) { return s.preset == preset; });
+        const auto setting =
+            std::find_if(settings.begin(), settings.end(), [&](const PresetSetting& s) { return s.preset == preset; });
         if (setting != settings.end() && setting->mass == 0)
-            way.overrides.budget = std::max(static_cast<std::uint32_t>(setting->budget_share * static_cast<float>(period)),
-                                            policy.sink + policy.window);
+            way.overrides.budget =
+                std::max(static_cast<std::uint32_t>(setting->budget_share * static_cast<float>(period)),
+                         policy.sink + policy.window);
         ways.push_back(way);
     }
     const std::vector<double> medians = repeat_perplexities(session, pool, ways, period, progress);

@@ -35,7 +35,8 @@ std::vector<std::uint32_t> judged_rows(std::uint32_t n_tokens, std::uint32_t n_n
     return rows;
 }
 
-std::vector<std::uint32_t> with_needle(std::vector<std::uint32_t> rows, std::uint32_t n_tokens, std::uint32_t n_needle) {
+std::vector<std::uint32_t> with_needle(std::vector<std::uint32_t> rows, std::uint32_t n_tokens,
+                                       std::uint32_t n_needle) {
     for (std::uint32_t i = n_tokens - n_needle; i < n_tokens; ++i) rows.push_back(i);
     return rows;
 }
@@ -60,7 +61,8 @@ double mean_of(const std::vector<float>& values, const std::vector<std::size_t>&
 
 }  // namespace
 
-TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens, const std::vector<TokenId>& needle, bool quick)
+TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens, const std::vector<TokenId>& needle,
+                           bool quick)
     : shape_(shape),
       tokens_(std::move(tokens)),
       n_needle_(static_cast<std::uint32_t>(std::min(needle.size(), tokens_.size() / 16))),
@@ -80,7 +82,8 @@ TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens,
 void TextAnalysis::add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8, KeptQuality kept) {
     Variant v;
     v.quality.name = name;
-    for (const IndexFit& fit : fits) v.quality.index_dim = std::max(v.quality.index_dim, static_cast<std::uint32_t>(fit.b.rows()));
+    for (const IndexFit& fit : fits)
+        v.quality.index_dim = std::max(v.quality.index_dim, static_cast<std::uint32_t>(fit.b.rows()));
     v.masses.assign(std::size_t{shape_.n_layers} * shape_.n_heads, -1);
     v.recalls = v.masses;
     v.kept = kept;
@@ -89,8 +92,8 @@ void TextAnalysis::add_variant(const std::string& name, std::vector<IndexFit> fi
     variants_.push_back(std::move(v));
 }
 
-void TextAnalysis::add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys, const std::vector<IndexFit>& fits,
-                             Calibration& c) {
+void TextAnalysis::add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys,
+                             const std::vector<IndexFit>& fits, Calibration& c) {
     parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
         const auto kv_head = static_cast<std::uint32_t>(h);
         add_kv_head(layer, kv_head, head_rows(keys, shape_.n_kv_heads, kv_head, shape_.head_dim),
@@ -98,7 +101,8 @@ void TextAnalysis::add_layer(std::uint32_t layer, const std::vector<std::uint16_
     });
 }
 
-void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c) {
+void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit,
+                               Calibration& c) {
     const std::uint32_t n_group = shape_.n_group();
     const std::size_t at = layer * shape_.n_kv_heads + kv_head;
     const auto n_rows = static_cast<Eigen::Index>(rows_.size()), few = static_cast<Eigen::Index>(kFewer);
@@ -122,7 +126,8 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
         const Rows judged = p.topRows(n_rows);
         for (Variant& v : variants_) {
             const SelectionQuality q =
-                measure_selection(judged, index_scores(queries.topRows(n_rows), keys, v.fits[at], v.int8), rows_, candidates_, kTopTokens);
+                measure_selection(judged, index_scores(queries.topRows(n_rows), keys, v.fits[at], v.int8), rows_,
+                                  candidates_, kTopTokens);
             if (q.n_rows == 0) continue;
             v.masses[head] = static_cast<float>(q.mass);
             v.recalls[head] = static_cast<float>(q.recall);
@@ -135,7 +140,8 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
         few_attention.push_back(few_p);
     }
     similarity_.add(layer, kv_head, pooled);
-    c.temperatures[at] = fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
+    c.temperatures[at] =
+        fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
     if (!variants_.empty()) filters_[at] = filter_of(fit, c.temperatures[at], keys, few_queries, few_attention);
 }
 
@@ -190,7 +196,8 @@ std::vector<std::size_t> TextAnalysis::retrieval_heads(const Calibration& c) con
     std::vector<std::size_t> heads;
     for (std::size_t h = 0; h < c.retrieval.size(); ++h)
         if (shape_.layers[h / shape_.n_heads].window == 0) heads.push_back(h);
-    std::stable_sort(heads.begin(), heads.end(), [&](std::size_t a, std::size_t b) { return c.retrieval[a] > c.retrieval[b]; });
+    std::stable_sort(heads.begin(), heads.end(),
+                     [&](std::size_t a, std::size_t b) { return c.retrieval[a] > c.retrieval[b]; });
     heads.resize(std::max<std::size_t>(heads.size() * 15 / 100, std::min<std::size_t>(heads.size(), 1)));
     return heads;
 }

@@ -19,8 +19,8 @@ struct KeptQuality {
     std::vector<float> Calibration::*recall = nullptr;
 };
 
-/// What the attention of one text says: which heads look far and which find a needle, how well an index predicts it, and how much
-/// layers agree. Rows come from the text's second half.
+/// What the attention of one text says: which heads look far and which find a needle, how well an index predicts it,
+/// and how much layers agree. Rows come from the text's second half.
 class TextAnalysis {
 public:
     /// Puts the needle near the start and at the end of the tokens. @param quick fewer rows.
@@ -33,7 +33,8 @@ public:
     void add_variant(const std::string& name, std::vector<IndexFit> fits, bool int8, KeptQuality kept = {});
 
     /// Analyses a full layer. @param keys of the cached text. Scores and temperatures go into the calibration.
-    void add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys, const std::vector<IndexFit>& fits, Calibration& c);
+    void add_layer(std::uint32_t layer, const std::vector<std::uint16_t>& keys, const std::vector<IndexFit>& fits,
+                   Calibration& c);
     /// Anchors, head maps and what was measured into the calibration, means into the report.
     void finish(Calibration& c, std::uint32_t n_anchors, CalibrationReport& report);
 
@@ -48,8 +49,8 @@ private:
     std::vector<std::size_t> retrieval_heads(const Calibration& c) const;
     void add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c);
 
-    FilterQuality filter_of(const IndexFit& fit, float temperature, const Rows& keys,
-                            const std::vector<Rows>& queries, const std::vector<Rows>& attention) const;
+    FilterQuality filter_of(const IndexFit& fit, float temperature, const Rows& keys, const std::vector<Rows>& queries,
+                            const std::vector<Rows>& attention) const;
     void report_filter(std::uint32_t index_dim, CalibrationReport& report) const;
 
     const ModelShape& shape_;
@@ -60,9 +61,9 @@ private:
     QuerySample sample_;                          ///< rows_, then the end needle
     LayerSimilarity similarity_;
     std::vector<Variant> variants_;
-    std::vector<float> captured_;                 ///< [n_layers, n_kv_heads]; negative where nothing was measured
-    SparsePolicy hisa_;                           ///< the preset, untuned
-    std::vector<FilterQuality> filters_;          ///< [n_layers, n_kv_heads], means over few_rows_
+    std::vector<float> captured_;         ///< [n_layers, n_kv_heads]; negative where nothing was measured
+    SparsePolicy hisa_;                   ///< the preset, untuned
+    std::vector<FilterQuality> filters_;  ///< [n_layers, n_kv_heads], means over few_rows_
 };
 
 }  // namespace winnow

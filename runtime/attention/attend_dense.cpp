@@ -30,8 +30,7 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
                                              c.quantize ? 1u : 0u,
                                              device.is_cpu() ? 1u : 2u,  // a merge costs a GPU more than another block
                                              c.evicted ? 1u : 0u};
-    const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("attend_dense", c.kv_type), device.features());
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("attend_dense", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 10, sizeof(AttendPush), spec, subgroup);
 }
 
@@ -50,7 +49,8 @@ std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_
 std::uint32_t AttendDense::default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity,
                                           std::uint32_t block_size) {
     const std::uint32_t n_blocks = (capacity + block_size - 1) / block_size;
-    // Workgroups in all: about twice the cores of an H100; on a software driver few, since those without work cost as much as the others.
+    // Workgroups in all: about twice the cores of an H100; on a software driver few, since those without work cost as
+    // much as the others.
     const std::uint32_t wanted = is_cpu ? 4 : 256;
     std::uint32_t splits = (wanted + n_kv_heads - 1) / n_kv_heads;
     if (is_cpu) splits = std::max(splits, capacity / vk::kSoftwareTokensPerSplit);
@@ -58,8 +58,8 @@ std::uint32_t AttendDense::default_splits(bool is_cpu, std::uint32_t n_kv_heads,
 }
 
 std::uint64_t AttendDense::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) +
-           8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
+    return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + 8ull * c.n_heads * c.head_dim +
+           (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 
 }  // namespace winnow

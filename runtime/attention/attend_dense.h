@@ -25,16 +25,17 @@ public:
         vk::BufferRange query;     ///< f32 [n_heads, head_dim], scaled
         vk::BufferRange partials;  ///< attend_partial_bytes()
         vk::BufferRange counters;
-        vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
-        vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]
-        vk::BufferRange evicted{}; ///< EvictedSums::sums(); not looked at without Config::evicted
+        vk::BufferRange attended;   ///< f32 [n_heads, head_dim]
+        vk::BufferRange act_out;    ///< quantised [n_heads * head_dim]
+        vk::BufferRange evicted{};  ///< EvictedSums::sums(); not looked at without Config::evicted
     };
     AttendDense(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPush& push) const;
     /// Splits that fill the device, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,
                                         std::uint32_t block_size);
-    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity, std::uint32_t block_size);
+    static std::uint32_t default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity,
+                                        std::uint32_t block_size);
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 
 private:

@@ -28,8 +28,7 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.unit,
                                              c.skip_values ? 1u : 0u,
                                              c.evicted ? 1u : 0u};
-    const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("attend_sparse", c.kv_type), device.features());
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("attend_sparse", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 15, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 

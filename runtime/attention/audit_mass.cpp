@@ -12,10 +12,9 @@ AuditMass::AuditMass(vk::Device& device, const Config& config) : config_(config)
     const Config& c = config;
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const std::uint32_t group_size = device.is_cpu() ? 32 : 128;
-    const std::array<std::uint32_t, 6> spec{group_size, c.head_dim, c.n_heads / c.n_kv_heads, group_size / subgroup,
+    const std::array<std::uint32_t, 6> spec{group_size, c.head_dim,  c.n_heads / c.n_kv_heads, group_size / subgroup,
                                             c.n_splits, c.block_size};
-    const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("audit_mass", c.kv_type));
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("audit_mass", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(AuditPush), spec, subgroup);
 }
 

@@ -22,7 +22,7 @@ public:
         vk::BufferRange lse;       ///< f32 [n_heads] over the attended tokens
         vk::BufferRange partials;  ///< vec4 [n_kv_heads, n_splits, n_group]
         vk::BufferRange counters;
-        vk::BufferRange records;   ///< vec2 (mass, mass without sinks)
+        vk::BufferRange records;  ///< vec2 (mass, mass without sinks)
     };
     AuditMass(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AuditPush& push) const;

@@ -43,17 +43,16 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                              static_cast<std::uint32_t>(c.index_type),
                                              static_cast<std::uint32_t>(c.ending),
                                              tuning.rows_in_flight};
-    const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("indexer_score", c.kv_type));
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("indexer_score", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectPush), spec, subgroup);
 }
 
 void IndexerScore::record(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
-    recorder.dispatch(pipeline_,
-                      {b.state, b.tables, b.rows, b.rows_max, b.query, b.maps, b.keys, b.index_keys, b.index_sums,
-                       b.lists, b.parents, b.scores, b.partials, b.counters, b.controls, b.policies, b.last_queries,
-                       b.dropped},
-                      push, config_.n_splits + 1, config_.n_kv_heads);
+    recorder.dispatch(
+        pipeline_,
+        {b.state, b.tables, b.rows, b.rows_max, b.query, b.maps, b.keys, b.index_keys, b.index_sums, b.lists, b.parents,
+         b.scores, b.partials, b.counters, b.controls, b.policies, b.last_queries, b.dropped},
+        push, config_.n_splits + 1, config_.n_kv_heads);
 }
 
 std::uint64_t IndexerScore::bytes_moved(const Config& c, std::uint64_t n_tokens) {

@@ -16,7 +16,8 @@ enum class ScoreEnding : std::uint32_t {
     kRanges = 2,        ///< for SelectAttend
 };
 
-/// One level of selection: scores rows and, by itself or with the stage after it, chooses those that the rule keeps. shaders/attention/indexer_score.comp
+/// One level of selection: scores rows and, by itself or with the stage after it, chooses those that the rule keeps.
+/// shaders/attention/indexer_score.comp
 class IndexerScore {
 public:
     struct Config {
@@ -25,17 +26,17 @@ public:
         std::uint32_t block_size = 64;
         SelectLevel level;
         HeadPool pool = HeadPool::kMax;
-        std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
-        bool is_final = true;            ///< lists tokens; else units
-        std::uint32_t index_dim = 16;    ///< with index scorers
-        std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums; 0 = there are none
+        std::uint32_t parent_unit = 0;  ///< of the level above; 0 = this is the first
+        bool is_final = true;           ///< lists tokens; else units
+        std::uint32_t index_dim = 16;   ///< with index scorers
+        std::uint32_t index_unit = 64;  ///< tokens of a row of the index sums; 0 = there are none
         IndexType index_type = IndexType::kF16;
-        std::uint32_t max_rows = 0;      ///< most rows that can be scored
+        std::uint32_t max_rows = 0;  ///< most rows that can be scored
         std::uint32_t n_splits = 8;
-        bool append_index = false;       ///< also appends the newest token's index key
-        bool append_only = false;        ///< and nothing else
+        bool append_index = false;  ///< also appends the newest token's index key
+        bool append_only = false;   ///< and nothing else
         ScoreEnding ending = ScoreEnding::kList;
-        SelectTuning tuning = {};        ///< by the device where it is empty
+        SelectTuning tuning = {};  ///< by the device where it is empty
     };
     struct Buffers {
         vk::BufferRange state, tables;
@@ -45,13 +46,13 @@ public:
         vk::BufferRange keys;            ///< K pool
         vk::BufferRange index_keys, index_sums;
         vk::BufferRange lists, parents;
-        vk::BufferRange scores;          ///< f32 [n_heads, score_stride(max_rows)]
-        vk::BufferRange partials;        ///< vec2 [n_kv_heads, n_splits + 1, n_group]
+        vk::BufferRange scores;    ///< f32 [n_heads, score_stride(max_rows)]
+        vk::BufferRange partials;  ///< vec2 [n_kv_heads, n_splits + 1, n_group]
         vk::BufferRange counters;
-        vk::BufferRange controls;        ///< SelectControl
-        vk::BufferRange policies;        ///< HeadPolicy
-        vk::BufferRange last_queries;    ///< f32
-        vk::BufferRange dropped;         ///< f32 [n_heads]
+        vk::BufferRange controls;      ///< SelectControl
+        vk::BufferRange policies;      ///< HeadPolicy
+        vk::BufferRange last_queries;  ///< f32
+        vk::BufferRange dropped;       ///< f32 [n_heads]
     };
     IndexerScore(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;

@@ -17,7 +17,8 @@ namespace {
 constexpr std::uint32_t kMinTokens = 64;
 // A workgroup ranks all rows of its kv head by itself.
 constexpr std::uint32_t kMostRows = 8448;  // blocks of 16 of 131,072 tokens, and some
-// By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row of bins.
+// By number alone the cut goes through a bin, lowest ids first; by mass a bin is kept whole, and every head has a row
+// of bins.
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
     if (rule != BudgetRule::kTopP) return 2048;
     return n_group <= 4 ? 512 : 256;
@@ -36,16 +37,19 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
     const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
     const std::uint32_t n_subgroups = 512 / device.limits().subgroup_size;
     // Bins, units, sums of subgroups, and single words.
-    return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) + 4ull * (n_rows + 2 + group) * n_subgroups + 256;
+    return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
+           4ull * (n_rows + 2 + group) * n_subgroups + 256;
 }
 
 AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) {
-    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, c.tuning, own_shared_bytes(device, c));
+    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, c.tuning,
+                                own_shared_bytes(device, c));
 }
 
 std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
     const std::uint32_t group_size = tuning_of(device, c).group_size;
-    return attend_shared_bytes(group_size, group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits) +
+    return attend_shared_bytes(group_size, group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads,
+                               c.head_dim, c.n_splits) +
            own_shared_bytes(device, c);
 }
 
@@ -60,7 +64,8 @@ double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return 
 
 SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
-    if (!takes(device, c)) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
+    if (!takes(device, c))
+        throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const AttendTuning tuning = tuning_of(device, c);
     const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
@@ -92,11 +97,11 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
 }
 
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
-    recorder.dispatch(pipeline_,
-                      {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
-                       b.lists, b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies,
-                       config_.evicted ? b.evicted : b.state},
-                      push, config_.n_splits, config_.n_kv_heads);
+    recorder.dispatch(
+        pipeline_,
+        {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out, b.lists,
+         b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies, config_.evicted ? b.evicted : b.state},
+        push, config_.n_splits, config_.n_kv_heads);
 }
 
 std::uint64_t SelectAttend::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {

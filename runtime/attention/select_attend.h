@@ -9,8 +9,9 @@
 
 namespace winnow {
 
-/// The budget rule over scored rows and the attention of one token over what it keeps, in one dispatch; for rows so few that every
-/// workgroup may look at all of them. After an IndexerScore that ends with ranges. shaders/attention/select_attend.comp
+/// The budget rule over scored rows and the attention of one token over what it keeps, in one dispatch; for rows so few
+/// that every workgroup may look at all of them. After an IndexerScore that ends with ranges.
+/// shaders/attention/select_attend.comp
 class SelectAttend {
 public:
     struct Config {
@@ -27,8 +28,8 @@ public:
         std::uint32_t most_always = 0;   ///< tokens that are attended besides: sinks, window and open block
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
-        bool evicted = false;            ///< what left a window counts as one more token
-        AttendTuning tuning{};           ///< empty = the table's
+        bool evicted = false;   ///< what left a window counts as one more token
+        AttendTuning tuning{};  ///< empty = the table's
     };
     struct Buffers {
         vk::BufferRange state, tables, keys, values;
@@ -38,11 +39,11 @@ public:
         vk::BufferRange attended;  ///< f32 [n_heads, head_dim]
         vk::BufferRange act_out;   ///< quantised [n_heads * head_dim]
         vk::BufferRange lists, controls, parents;
-        vk::BufferRange lse;       ///< f32 [n_heads]
-        vk::BufferRange counts;    ///< u32 tokens attended, by layer and kv head
+        vk::BufferRange lse;             ///< f32 [n_heads]
+        vk::BufferRange counts;          ///< u32 tokens attended, by layer and kv head
         vk::BufferRange scores, ranges;  ///< what IndexerScore left: its scores and its partials
         vk::BufferRange policies;
-        vk::BufferRange evicted{}; ///< EvictedSums::sums(); not looked at without Config::evicted
+        vk::BufferRange evicted{};  ///< EvictedSums::sums(); not looked at without Config::evicted
     };
     /// @throws Error(kInvalidArgument) where takes() is false.
     SelectAttend(vk::Device& device, const Config& config);

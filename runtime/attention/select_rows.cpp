@@ -66,10 +66,15 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
     write_ = vk::ComputePipeline(device, shader, 13, sizeof(SelectPush), spec, subgroup);
 }
 
-void SelectRows::record_count(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const { record(count_, recorder, b, push); }
-void SelectRows::record_write(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const { record(write_, recorder, b, push); }
+void SelectRows::record_count(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
+    record(count_, recorder, b, push);
+}
+void SelectRows::record_write(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
+    record(write_, recorder, b, push);
+}
 
-void SelectRows::record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
+void SelectRows::record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& b,
+                        const SelectPush& push) const {
     recorder.dispatch(pass,
                       {b.state, b.tables, b.lists, b.parents, b.scores, b.partials, b.ranks, b.bins, b.through,
                        b.counters, b.controls, b.policies, b.cuts},

@@ -8,8 +8,8 @@
 
 namespace winnow {
 
-/// The budget rule over the scored tokens of a last level, by many workgroups: for lists of tokens that one workgroup would
-/// take too long over. After an IndexerScore that ends with denominators. shaders/attention/select_rows.comp
+/// The budget rule over the scored tokens of a last level, by many workgroups: for lists of tokens that one workgroup
+/// would take too long over. After an IndexerScore that ends with denominators. shaders/attention/select_rows.comp
 class SelectRows {
 public:
     struct Config {
@@ -21,7 +21,7 @@ public:
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_splits = 8;      ///< of this stage
         std::uint32_t n_score_splits = 8;
-        SelectTuning tuning = {};        ///< by the device where it is empty
+        SelectTuning tuning = {};  ///< by the device where it is empty
     };
     struct Buffers {
         vk::BufferRange state, tables;
@@ -31,7 +31,7 @@ public:
         vk::BufferRange bins;              ///< bin_bytes, zero between steps
         vk::BufferRange through;           ///< through_bytes
         vk::BufferRange counters, controls, policies;
-        vk::BufferRange cuts;              ///< SelectCut [n_kv_heads]
+        vk::BufferRange cuts;  ///< SelectCut [n_kv_heads]
     };
     /// @throws Error(kInvalidArgument) for units of more than a token and for heads that choose each for themselves.
     SelectRows(vk::Device& device, const Config& config);
@@ -46,12 +46,14 @@ public:
     static double bin_width(BudgetRule rule, std::uint32_t n_group);
     static std::uint64_t rank_bytes(std::uint32_t n_kv_heads, std::uint32_t score_stride);
     static std::uint64_t bin_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group);
-    static std::uint64_t through_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group, std::uint32_t n_splits);
+    static std::uint64_t through_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group,
+                                       std::uint32_t n_splits);
     /// Bytes read and written for `n_tokens` candidates of which `n_kept` are listed.
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_kept);
 
 private:
-    void record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    void record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& buffers,
+                const SelectPush& push) const;
 
     Config config_;
     vk::ComputePipeline count_, write_;

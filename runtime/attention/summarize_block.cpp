@@ -10,8 +10,9 @@ namespace winnow {
 namespace {
 constexpr std::uint32_t kSuperTokens = WINNOW_SUPER_TOKENS;
 
-// Few invocations are enough for a software driver, until an index key takes so long that the tokens of one (kSuperTokens over the group)
-// would come near the loop limit of llvmpipe: a pass for each 8 channels of each dimension, twice where keys have codes.
+// Few invocations are enough for a software driver, until an index key takes so long that the tokens of one
+// (kSuperTokens over the group) would come near the loop limit of llvmpipe: a pass for each 8 channels of each
+// dimension, twice where keys have codes.
 std::uint32_t group_size(const vk::Device& device, const SummarizeBlock::Config& c) {
     if (!device.is_cpu()) return 128;
     const std::uint32_t passes = c.index_dim * (c.head_dim / 8 + 1) * (c.index_type == IndexType::kInt8 ? 2 : 1);
@@ -19,24 +20,27 @@ std::uint32_t group_size(const vk::Device& device, const SummarizeBlock::Config&
     while (size < 1024 && kSuperTokens / size * passes > 40000) size *= 2;
     return device.limits().fitting_group(size);
 }
-}
+}  // namespace
 
 SummarizeBlock::SummarizeBlock(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
-    const std::array<std::uint32_t, 7> spec{group_size(device, c), c.head_dim, c.block_size, c.summary_unit,
-                                            c.index_dim, c.index_unit, static_cast<std::uint32_t>(c.index_type)};
-    const vk::ShaderVariant& shader =
-        vk::find_shader(kv_shader("summarize_block", c.kv_type));
+    const std::array<std::uint32_t, 7> spec{group_size(device, c),
+                                            c.head_dim,
+                                            c.block_size,
+                                            c.summary_unit,
+                                            c.index_dim,
+                                            c.index_unit,
+                                            static_cast<std::uint32_t>(c.index_type)};
+    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("summarize_block", c.kv_type));
     pipeline_ = vk::ComputePipeline(device, shader, 8, sizeof(SummarizePush), spec);
 }
 
 void SummarizeBlock::record(vk::Recorder& recorder, const Buffers& b, const SummarizePush& push) const {
     const std::uint32_t first = push.position / kSuperTokens;
     const std::uint32_t last = (push.position + push.n_tokens - 1) / kSuperTokens;
-    recorder.dispatch(pipeline_,
-                      {b.tables, b.keys, b.summary_min, b.summary_max, b.summary_sum, b.maps, b.index_keys,
-                       b.index_sums},
-                      push, last - first + 1, config_.n_kv_heads);
+    recorder.dispatch(
+        pipeline_, {b.tables, b.keys, b.summary_min, b.summary_max, b.summary_sum, b.maps, b.index_keys, b.index_sums},
+        push, last - first + 1, config_.n_kv_heads);
 }
 
 std::uint64_t SummarizeBlock::bytes_moved(const Config& c, std::uint64_t n_tokens) {

@@ -48,21 +48,21 @@ public:
     std::uint64_t bytes() const;
 
     std::vector<Layer> layers;
-    vk::Buffer none;              ///< stands where a shader binds what it does not read
-    vk::Buffer maps;              ///< f32 [n_layers, n_kv_heads, A and B, index_dim, head_dim]
-    vk::Buffer lists;             ///< u32 units, ascending: [n_layers or 1][level][n_kv_heads, list_stride(level)]
-    vk::Buffer scores;            ///< f32 [n_heads, IndexerScore::score_stride()]
-    vk::Buffer partials;          ///< vec2 [n_kv_heads, n_select_splits + 1, n_group]
-    vk::Buffer counters;          ///< u32 [selection and audit, n_kv_heads]
-    vk::Buffer controls;          ///< SelectControl [n_layers, n_levels, n_kv_heads]
-    vk::Buffer policies;          ///< HeadPolicy [n_layers, n_levels, n_kv_heads], host-visible
-    vk::Buffer last_queries;      ///< f32 [n_layers, n_heads, head_dim]
-    vk::Buffer dropped;           ///< f32 [n_heads] log of the mass of what coarser levels dropped
-    vk::Buffer head_maps;         ///< u32 [n_layers, n_kv_heads]
-    vk::Buffer lse;               ///< f32 [n_heads]
-    vk::Buffer counts;            ///< u32 [WINNOW_TOKEN_RING, n_layers, n_kv_heads] tokens attended, host-visible
-    vk::Buffer audit_partials;    ///< vec4 [n_kv_heads, kAuditSplits, n_group]
-    vk::Buffer records;           ///< f32 [n_layers, n_heads, with and without sinks], host-visible
+    vk::Buffer none;            ///< stands where a shader binds what it does not read
+    vk::Buffer maps;            ///< f32 [n_layers, n_kv_heads, A and B, index_dim, head_dim]
+    vk::Buffer lists;           ///< u32 units, ascending: [n_layers or 1][level][n_kv_heads, list_stride(level)]
+    vk::Buffer scores;          ///< f32 [n_heads, IndexerScore::score_stride()]
+    vk::Buffer partials;        ///< vec2 [n_kv_heads, n_select_splits + 1, n_group]
+    vk::Buffer counters;        ///< u32 [selection and audit, n_kv_heads]
+    vk::Buffer controls;        ///< SelectControl [n_layers, n_levels, n_kv_heads]
+    vk::Buffer policies;        ///< HeadPolicy [n_layers, n_levels, n_kv_heads], host-visible
+    vk::Buffer last_queries;    ///< f32 [n_layers, n_heads, head_dim]
+    vk::Buffer dropped;         ///< f32 [n_heads] log of the mass of what coarser levels dropped
+    vk::Buffer head_maps;       ///< u32 [n_layers, n_kv_heads]
+    vk::Buffer lse;             ///< f32 [n_heads]
+    vk::Buffer counts;          ///< u32 [WINNOW_TOKEN_RING, n_layers, n_kv_heads] tokens attended, host-visible
+    vk::Buffer audit_partials;  ///< vec4 [n_kv_heads, kAuditSplits, n_group]
+    vk::Buffer records;         ///< f32 [n_layers, n_heads, with and without sinks], host-visible
     /// Of SelectRows, whose sizes they have; empty where the last workgroup chooses.
     vk::Buffer ranks, bins, through, cuts;
 

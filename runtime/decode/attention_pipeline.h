@@ -25,11 +25,11 @@ namespace winnow {
 /// Buffers of one token that the pipeline reads and writes; they belong to the caller.
 struct AttentionBuffers {
     vk::BufferRange state;
-    vk::BufferRange query;        ///< f32 [n_heads, head_dim], scaled
-    vk::BufferRange partials;     ///< attend_partial_bytes()
-    vk::BufferRange counters;     ///< one per kv head, zero between steps
-    vk::BufferRange attended;     ///< f32 [n_heads, head_dim]
-    vk::BufferRange act_attended; ///< quantised [n_heads * head_dim]
+    vk::BufferRange query;         ///< f32 [n_heads, head_dim], scaled
+    vk::BufferRange partials;      ///< attend_partial_bytes()
+    vk::BufferRange counters;      ///< one per kv head, zero between steps
+    vk::BufferRange attended;      ///< f32 [n_heads, head_dim]
+    vk::BufferRange act_attended;  ///< quantised [n_heads * head_dim]
 };
 
 /// Order of the attention stages of a layer under a policy, with their barriers. Owns all the memory that selection
@@ -78,7 +78,7 @@ public:
         vk::BufferRange min, max, sum;
         std::uint32_t super_first = 0, super_stride = 0;
     };
-    Summaries summaries(std::uint32_t layer) const;  ///< what qkv refreshes; empty ranges when there are none
+    Summaries summaries(std::uint32_t layer) const;         ///< what qkv refreshes; empty ranges when there are none
     std::uint32_t n_dispatches(std::uint32_t layer) const;  ///< dependent ones of record_decode under the policy
 
     /// Tokens attended [n_layers, n_kv_heads] in the step after which the cache has n_tokens, host view; sparse layers

@@ -65,10 +65,9 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     for (std::uint32_t layer = 0; layer < s.n_layers; ++layer) {
         const bool selects = policy.layers[layer].selects();
         const std::uint64_t blocks = layout.layer_blocks(layer);
-        z.summary_rows.push_back(
-            selects && z.summary_unit != 0
-                ? blocks * (kv.block_size / z.summary_unit) + std::uint64_t{s.n_kv_heads} * z.super_stride
-                : 0);
+        z.summary_rows.push_back(selects && z.summary_unit != 0 ? blocks * (kv.block_size / z.summary_unit) +
+                                                                      std::uint64_t{s.n_kv_heads} * z.super_stride
+                                                                : 0);
         z.index_rows.push_back(
             selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
         z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);

@@ -6,12 +6,12 @@
 namespace winnow {
 namespace {
 
-constexpr float kMemory = 0.7f;       // weight of the past in the exponential mean
-constexpr float kSlack = 0.4f;        // narrow when the miss is below this share of the allowed one
-constexpr float kWiden = 0.6f;        // factor on the estimated miss; top-k budgets grow by its inverse
+constexpr float kMemory = 0.7f;  // weight of the past in the exponential mean
+constexpr float kSlack = 0.4f;   // narrow when the miss is below this share of the allowed one
+constexpr float kWiden = 0.6f;   // factor on the estimated miss; top-k budgets grow by its inverse
 constexpr float kNarrow = 1.1f;
-constexpr float kFlatShare = 0.75f;   // a head that needs more than this reads everything instead
-constexpr float kLeastMiss = 1e-4f;   // of the estimate; beyond it a head takes everything
+constexpr float kFlatShare = 0.75f;  // a head that needs more than this reads everything instead
+constexpr float kLeastMiss = 1e-4f;  // of the estimate; beyond it a head takes everything
 constexpr float kMostMiss = 0.5f;
 constexpr std::uint32_t kLeastBudget = 32;
 constexpr std::uint32_t kNoLimit = 0x7fffffff;
@@ -62,8 +62,8 @@ AuditController::Source AuditController::source(std::uint32_t layer, std::uint32
     return {s.source, s.head_map.empty() ? kv_head : s.head_map[kv_head]};
 }
 
-void AuditController::observe(std::uint32_t layer, std::uint32_t kv_head, float mass, float share, std::uint32_t n_tokens,
-                              std::span<HeadPolicy* const> levels) {
+void AuditController::observe(std::uint32_t layer, std::uint32_t kv_head, float mass, float share,
+                              std::uint32_t n_tokens, std::span<HeadPolicy* const> levels) {
     Selection& s = selections_[selection(layer, kv_head)];
     if (s.dense || target_ >= 1 || levels.empty()) return;
     float& mean = means_[head(layer, kv_head)];
@@ -102,8 +102,10 @@ void AuditController::widen(std::span<HeadPolicy* const> levels, std::uint32_t n
     for (std::size_t i = 0; i + 1 < levels.size(); ++i) {
         HeadPolicy& coarse = *levels[i];
         const bool is_budget = levels_[i].rule == BudgetRule::kTopK;
-        const float room = std::max(static_cast<float>(coarse.budget_max), coarse.budget_share * static_cast<float>(n_tokens));
-        const float wanted = std::max(static_cast<float>(last.budget_max), last.budget_share * static_cast<float>(n_tokens));
+        const float room =
+            std::max(static_cast<float>(coarse.budget_max), coarse.budget_share * static_cast<float>(n_tokens));
+        const float wanted =
+            std::max(static_cast<float>(last.budget_max), last.budget_share * static_cast<float>(n_tokens));
         const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget && room < 2 * wanted;
         if (!offered_all && !too_small) continue;
         if (is_budget) change_budget(coarse, 1 / kWiden, n_tokens);

@@ -9,9 +9,10 @@
 
 namespace winnow {
 
-/// Holds the captured mass of every (layer, kv head) at a target. Heads that use one selection (their own, or that of a layer
-/// that lends it) steer it together: it widens when any of them stays below the target, narrows when the worst is well above
-/// it, and falls back to everything when one of them would need most of the cache anyway. Plain logic, no device.
+/// Holds the captured mass of every (layer, kv head) at a target. Heads that use one selection (their own, or that of a
+/// layer that lends it) steer it together: it widens when any of them stays below the target, narrows when the worst is
+/// well above it, and falls back to everything when one of them would need most of the cache anyway. Plain logic, no
+/// device.
 class AuditController {
 public:
     /// A selection that heads attend to: of a kv head of a layer that selects.
@@ -33,7 +34,9 @@ public:
                  std::span<HeadPolicy* const> levels);
 
     /// Whether the head's selection keeps everything.
-    bool is_dense(std::uint32_t layer, std::uint32_t kv_head) const { return selections_[selection(layer, kv_head)].dense; }
+    bool is_dense(std::uint32_t layer, std::uint32_t kv_head) const {
+        return selections_[selection(layer, kv_head)].dense;
+    }
     float target() const { return target_; }
 
 private:
@@ -41,7 +44,9 @@ private:
         bool dense = false;
         std::vector<std::size_t> users;  // heads that attend to it
     };
-    std::size_t head(std::uint32_t layer, std::uint32_t kv_head) const { return std::size_t{layer} * n_kv_heads_ + kv_head; }
+    std::size_t head(std::uint32_t layer, std::uint32_t kv_head) const {
+        return std::size_t{layer} * n_kv_heads_ + kv_head;
+    }
     std::size_t selection(std::uint32_t layer, std::uint32_t kv_head) const {
         const Source s = source(layer, kv_head);
         return head(s.layer, s.kv_head);

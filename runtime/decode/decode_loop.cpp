@@ -22,7 +22,8 @@ DecodeLoop::DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& 
     plan.record(dense_step_, {});
     dense_step_.end();
     n_phases_ = options.sparse ? std::max(options.audit_every, 1u) : 0;
-    const std::uint32_t n_recorded = std::min(n_phases_, plan.n_layers() + 1);  // phases beyond the layers audit nothing
+    const std::uint32_t n_recorded =
+        std::min(n_phases_, plan.n_layers() + 1);  // phases beyond the layers audit nothing
     sparse_steps_.reserve(n_recorded);
     for (std::uint32_t phase = 0; phase < n_recorded; ++phase) {
         sparse_steps_.emplace_back(device, "sparse_step", vk::Recorder::Reuse::kReplay);
@@ -58,8 +59,7 @@ void DecodeLoop::start(const StepState& options, const Start& at) {
     s.rng_counter = at.rng_counter;
     const std::size_t n = std::min<std::size_t>(at.recent.size(), WINNOW_MAX_RECENT);
     s.n_recent = static_cast<std::uint32_t>(n);
-    for (std::size_t i = 0; i < n; ++i)
-        s.recent[i] = static_cast<std::uint32_t>(at.recent[at.recent.size() - n + i]);
+    for (std::size_t i = 0; i < n; ++i) s.recent[i] = static_cast<std::uint32_t>(at.recent[at.recent.size() - n + i]);
     *buffers_.state_upload.mapped_as<StepState>() = s;
     timeline_.submit(begin_);
     n_read_ = n_submitted_ = 0;
@@ -77,7 +77,8 @@ void DecodeLoop::submit() {
     step.sparse = runs_sparse(position_);
     if (step.sparse) step.phase = n_phase_++ % n_phases_;
     if (options_.replay) {
-        step.ticket = timeline_.submit(step.sparse ? sparse_steps_[std::min<std::size_t>(step.phase, sparse_steps_.size() - 1)] : dense_step_);
+        step.ticket = timeline_.submit(
+            step.sparse ? sparse_steps_[std::min<std::size_t>(step.phase, sparse_steps_.size() - 1)] : dense_step_);
     } else {
         step.own = std::make_unique<vk::Recorder>(device_, "decode_step");
         step.own->begin();

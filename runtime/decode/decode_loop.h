@@ -20,17 +20,17 @@ public:
         std::uint32_t steps_in_flight = 2;  ///< most steps queued ahead of the one being read; at least 1
         bool sparse = false;                ///< the plan has sparse layers
         std::uint32_t min_ctx = 0;          ///< steps with fewer tokens in the cache run dense
-        std::uint32_t audit_every = 0;      ///< audit one of so many (layer, step) pairs, round robin; 1 = all, 0 = none
-        bool replay = true;                 ///< submit what was recorded once; else record each step anew, for comparison
+        std::uint32_t audit_every = 0;  ///< audit one of so many (layer, step) pairs, round robin; 1 = all, 0 = none
+        bool replay = true;             ///< submit what was recorded once; else record each step anew, for comparison
     };
     DecodeLoop(vk::Device& device, const DecodePlan& plan, StepBuffers& buffers, const Options& options);
     ~DecodeLoop();
 
     struct Start {
-        std::uint32_t token = 0;      ///< last token of the prompt, not yet in the cache
-        std::uint32_t position = 0;   ///< tokens in the cache
-        std::uint32_t capacity = 0;   ///< of the cache
-        std::uint32_t n_limit = 0;    ///< most tokens to generate
+        std::uint32_t token = 0;     ///< last token of the prompt, not yet in the cache
+        std::uint32_t position = 0;  ///< tokens in the cache
+        std::uint32_t capacity = 0;  ///< of the cache
+        std::uint32_t n_limit = 0;   ///< most tokens to generate
         std::uint32_t rng_counter = 0;
         std::span<const std::int32_t> recent;  ///< newest last; for the repetition penalty
     };
@@ -45,7 +45,8 @@ public:
     bool last_was_sparse() const { return last_was_sparse_; }
     std::uint32_t last_audit_phase() const { return last_audit_phase_; }
 
-    /// Submits nothing more and waits for what is queued. The cache holds the tokens that next() returned, but the last.
+    /// Submits nothing more and waits for what is queued. The cache holds the tokens that next() returned, but the
+    /// last.
     void finish();
 
     /// After start(): runs one step with a timestamp after each stage. For benches.

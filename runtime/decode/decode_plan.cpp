@@ -13,8 +13,8 @@ WeightType type_of(const MatrixRef& ref) { return static_cast<WeightType>(ref.ty
 
 }  // namespace
 
-DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights,
-                       const KvCache& cache, const StepBuffers& buffers, const AttentionPipeline& attention)
+DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
+                       const StepBuffers& buffers, const AttentionPipeline& attention)
     : shape_(shape),
       weights_(weights),
       cache_(cache),
@@ -46,13 +46,12 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
             qkv.n_range_kv_heads = range.n_kv_heads;
             stages.qkv.push_back(&qkv_stages_.get(device, qkv));
         }
-        stages.output = &matvec_stages_.get(
-            device, {shape.q_dim(), shape.n_embd, type_of(w.output.front().ref), shape.post_norms});
-        stages.gate_up =
-            &gate_up_stages_.get(device, {shape.n_embd, shape.n_ff, type_of(w.gate_up.front().gate),
-                                          type_of(w.gate_up.front().up), shape.activation});
-        stages.down = &matvec_stages_.get(
-            device, {shape.n_ff, shape.n_embd, type_of(w.down.front().ref), shape.post_norms});
+        stages.output =
+            &matvec_stages_.get(device, {shape.q_dim(), shape.n_embd, type_of(w.output.front().ref), shape.post_norms});
+        stages.gate_up = &gate_up_stages_.get(device, {shape.n_embd, shape.n_ff, type_of(w.gate_up.front().gate),
+                                                       type_of(w.gate_up.front().up), shape.activation});
+        stages.down =
+            &matvec_stages_.get(device, {shape.n_ff, shape.n_embd, type_of(w.down.front().ref), shape.post_norms});
         layers_.push_back(stages);
     }
 }
@@ -69,8 +68,7 @@ void DecodePlan::record(vk::Recorder& recorder, const Variant& variant, vk::GpuT
     }
     recorder.barrier();
     recorder.timestamp(timer, "embed");
-    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer)
-        record_layer(recorder, variant, timer, layer);
+    for (std::uint32_t layer = 0; layer < shape_.n_layers; ++layer) record_layer(recorder, variant, timer, layer);
     record_sampling(recorder, timer);
     recorder.full_barrier();
 }
@@ -88,12 +86,12 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
 
     for (std::size_t i = 0; i < w.qkv.size(); ++i) {
         const QkvRange& range = w.qkv[i];
-        stages.qkv[i]->record(recorder,
-                              {range.where, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query,
-                               cache_.keys(layer), cache_.values(layer), summaries.min, summaries.max, summaries.sum},
-                              {range.q, range.k, range.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
-                               layout.table_offset(layer), layout.table_stride(), summaries.super_first,
-                               summaries.super_stride});
+        stages.qkv[i]->record(
+            recorder,
+            {range.where, b.act_embd, b.state, weights_.rope, cache_.tables(), w.params, b.query, cache_.keys(layer),
+             cache_.values(layer), summaries.min, summaries.max, summaries.sum},
+            {range.q, range.k, range.v, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
+             layout.table_offset(layer), layout.table_stride(), summaries.super_first, summaries.super_stride});
     }
     recorder.barrier();
     recorder.timestamp(timer, "qkv");
@@ -122,10 +120,10 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
     recorder.timestamp(timer, "gate_up");
 
     for (const MatrixRange& range : w.down) {
-        stages.down->record(recorder,
-                            {range.where, b.act_ff, b.state, b.x, next_norm, b.act_embd, w.post_ffn_norm,
-                             b.raw_product, b.counters},
-                            {range.ref, range.first_row, shape_.rms_eps, counter});
+        stages.down->record(
+            recorder,
+            {range.where, b.act_ff, b.state, b.x, next_norm, b.act_embd, w.post_ffn_norm, b.raw_product, b.counters},
+            {range.ref, range.first_row, shape_.rms_eps, counter});
     }
     recorder.barrier();
     recorder.timestamp(timer, "down");

@@ -32,8 +32,8 @@ std::uint64_t widest(const ModelShape& s) { return std::max({s.n_embd, s.q_dim()
 constexpr std::uint32_t kLogitTokens = 32;  // most rows of logits computed and read back at a time
 constexpr double kSubmissionSeconds = 0.1;  // longer ones make a display stutter
 
-// Tokens for which a weight is loaded and unpacked once: fewer in a piece take almost as long as all of them. On a software driver a piece
-// that the time allows less than that would never grow again.
+// Tokens for which a weight is loaded and unpacked once: fewer in a piece take almost as long as all of them. On a
+// software driver a piece that the time allows less than that would never grow again.
 std::uint32_t tile_tokens(const vk::Device& device) {
     if (device.features().has(vk::Feature::kTexelLoads)) return Matmul::texel_tokens(device);
     return device.is_cpu() ? 8 : 128;
@@ -81,7 +81,8 @@ std::uint64_t PrefillBuffers::bytes_needed(const ModelShape& s, std::uint32_t n)
 }
 
 std::uint32_t PrefillBuffers::most_tokens(const ModelShape& s, std::uint64_t max_buffer_bytes) {
-    const std::uint64_t row = std::max<std::uint64_t>({4ull * s.n_embd, 2 * widest(s), 4ull * (s.q_dim() + 2 * s.kv_dim()), 8ull * s.n_ff});
+    const std::uint64_t row =
+        std::max<std::uint64_t>({4ull * s.n_embd, 2 * widest(s), 4ull * (s.q_dim() + 2 * s.kv_dim()), 8ull * s.n_ff});
     const std::uint64_t n = (max_buffer_bytes - std::min<std::uint64_t>(max_buffer_bytes, vk::kTexelBytes)) / row;
     return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(n, 1, 0xffffffffu));
 }
@@ -95,7 +96,11 @@ Prefill::Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights
       buffers_(buffers),
       max_chunk_(n_chunk),
       // After so long the user sees progress.
-      chunk_pace_(device.is_cpu() ? 0.5 : 1.0, n_first != 0 ? n_first : device.is_cpu() ? 32 : n_chunk, 8, n_chunk),
+      chunk_pace_(device.is_cpu() ? 0.5 : 1.0,
+                  n_first != 0      ? n_first
+                  : device.is_cpu() ? 32
+                                    : n_chunk,
+                  8, n_chunk),
       logit_pace_(kSubmissionSeconds, 8, device.is_cpu() ? kLogitTokens : 1, kLogitTokens),
       embed_(device, {shape.n_embd, type_of(weights.table.front().ref)}),
       norm_(device, {shape.n_embd, false}),
@@ -224,7 +229,8 @@ void Prefill::record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uin
                             {n, position + at, shape_.rms_eps, shape_.attention_scale, w.rope_offset,
                              layout.table_offset(layer), layout.table_stride()});
         recorder.barrier();
-        if (attention_ != nullptr && at + n == n_tokens) attention_->record_prefill(recorder, layer, n_tokens, position);
+        if (attention_ != nullptr && at + n == n_tokens)
+            attention_->record_prefill(recorder, layer, n_tokens, position);
         if (attention_ != nullptr) attention_->record_evicted(recorder, layer, position + at + n);
         attend_.record(recorder,
                        {cache_.tables(), cache_.keys(layer), cache_.values(layer), from(b.query, q_dim * 2ull),

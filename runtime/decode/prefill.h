@@ -36,13 +36,13 @@ struct PrefillBuffers {
     static std::uint32_t most_tokens(const ModelShape& shape, std::uint64_t max_buffer_bytes);
 };
 
-/// Puts a prompt into the cache in chunks, each in as many submissions of whole layers as keep a submission below a tenth of a
-/// second by the time of the chunk before. Deep contexts get more submissions rather than shorter chunks: attention reads all keys
-/// for 8 tokens as for 512.
+/// Puts a prompt into the cache in chunks, each in as many submissions of whole layers as keep a submission below a
+/// tenth of a second by the time of the chunk before. Deep contexts get more submissions rather than shorter chunks:
+/// attention reads all keys for 8 tokens as for 512.
 class Prefill {
 public:
-    /// @param n_chunk tokens of the longest chunk. n_first those of the first one; 0 = the device's default. Later ones follow
-    /// from the time that the one before took.
+    /// @param n_chunk tokens of the longest chunk. n_first those of the first one; 0 = the device's default. Later ones
+    /// follow from the time that the one before took.
     Prefill(vk::Device& device, const ModelShape& shape, const ModelWeights& weights, const KvCache& cache,
             PrefillBuffers& buffers, std::uint32_t n_chunk, std::uint32_t n_first = 0);
 
@@ -53,11 +53,12 @@ public:
     /// Logits f32 [n, n_vocab] of tokens first .. first + n.
     using LogitRows = std::function<void(std::uint32_t first, std::span<const float> logits)>;
 
-    /// `progress` is asked after each chunk and between the submissions of one. @returns tokens done: all, unless it said stop. A
-    /// chunk under way is then given up, though part of the layers may have written it: see n_written().
+    /// `progress` is asked after each chunk and between the submissions of one. @returns tokens done: all, unless it
+    /// said stop. A chunk under way is then given up, though part of the layers may have written it: see n_written().
     std::uint32_t run(std::span<const std::int32_t> tokens, std::uint32_t position, const Progress& progress,
                       const LogitRows& rows);
-    /// Tokens of the last run that any layer has put into the cache: more than run() returned when a chunk was given up.
+    /// Tokens of the last run that any layer has put into the cache: more than run() returned when a chunk was given
+    /// up.
     std::uint32_t n_written() const { return n_written_; }
 
 private:
@@ -68,7 +69,8 @@ private:
     /// Layers first .. end of a chunk, the embedding before the first of all.
     void record_layers(vk::Recorder& recorder, std::uint32_t first, std::uint32_t end, std::uint32_t n_tokens,
                        std::uint32_t position) const;
-    void record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens, std::uint32_t position) const;
+    void record_layer(vk::Recorder& recorder, std::uint32_t layer, std::uint32_t n_tokens,
+                      std::uint32_t position) const;
     bool has_rings(std::uint32_t layer) const;
     void record_branch_end(vk::Recorder& recorder, const Matmul& matmul, const std::vector<MatrixRange>& ranges,
                            const vk::BufferRange& post_norm, std::uint32_t n_tokens) const;
@@ -81,8 +83,8 @@ private:
     PrefillBuffers& buffers_;
     const AttentionPipeline* attention_ = nullptr;
     std::uint32_t max_chunk_;
-    Pace chunk_pace_;        ///< tokens of a chunk
-    Pace logit_pace_;        ///< rows of logits of a submission
+    Pace chunk_pace_;                   ///< tokens of a chunk
+    Pace logit_pace_;                   ///< rows of logits of a submission
     std::uint32_t layers_fitting_ = 1;  ///< layers of a submission that the last chunk's time suggests
     std::uint32_t n_written_ = 0;
     StageSet<Matmul> matmuls_;

@@ -41,7 +41,8 @@ void every_layer_selects(SparsePolicy& p, const std::vector<bool>& windowed, std
     }
 }
 
-// Full layers: the first `n_dense` dense, then anchors at these shares of the rest, the others reuse the anchor before them.
+// Full layers: the first `n_dense` dense, then anchors at these shares of the rest, the others reuse the anchor before
+// them.
 void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint32_t n_dense, LayerKind anchor,
                   std::initializer_list<double> shares) {
     p.layers.assign(windowed.size(), {});
@@ -52,7 +53,8 @@ void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint3
     const std::size_t n = full.size() - n_dense;
     std::vector<bool> is_anchor(full.size());
     is_anchor[n_dense] = true;
-    for (const double share : shares) is_anchor[n_dense + std::min(n - 1, static_cast<std::size_t>(share * static_cast<double>(n)))] = true;
+    for (const double share : shares)
+        is_anchor[n_dense + std::min(n - 1, static_cast<std::size_t>(share * static_cast<double>(n)))] = true;
     std::uint32_t last = 0;
     for (std::size_t i = n_dense; i < full.size(); ++i) {
         LayerSchedule& layer = p.layers[full[i]];
@@ -70,13 +72,15 @@ void anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, std::uint3
 void idle_anchors_are_dense(SparsePolicy& p) {
     for (std::uint32_t i = 0; i < p.layers.size(); ++i) {
         if (p.layers[i].kind != LayerKind::kAnchor) continue;
-        const bool lends = std::any_of(p.layers.begin(), p.layers.end(),
-                                       [&](const LayerSchedule& layer) { return layer.kind == LayerKind::kReuse && layer.source == i; });
+        const bool lends = std::any_of(p.layers.begin(), p.layers.end(), [&](const LayerSchedule& layer) {
+            return layer.kind == LayerKind::kReuse && layer.source == i;
+        });
         if (!lends) p.layers[i] = {};
     }
 }
 
-// Anchors that calibration found: the full layers after each reuse its lists through the head maps, [n_layers, n_kv_heads].
+// Anchors that calibration found: the full layers after each reuse its lists through the head maps, [n_layers,
+// n_kv_heads].
 void found_anchors_lend(SparsePolicy& p, const std::vector<bool>& windowed, LayerKind anchor,
                         const std::vector<std::uint32_t>& anchors, const std::vector<std::uint32_t>& maps) {
     const auto n_kv = static_cast<std::ptrdiff_t>(maps.size() / windowed.size());
@@ -112,9 +116,11 @@ void local_heads(SparsePolicy& p, const std::vector<bool>& windowed, const Calib
     }
 }
 
-// What calibration measured to reach its target mass. A coarse level lets twice as much through, or what it always does.
+// What calibration measured to reach its target mass. A coarse level lets twice as much through, or what it always
+// does.
 void use_setting(SparsePolicy& p, const Calibration& c) {
-    const auto found = std::find_if(c.settings.begin(), c.settings.end(), [&](const PresetSetting& s) { return s.preset == p.name; });
+    const auto found =
+        std::find_if(c.settings.begin(), c.settings.end(), [&](const PresetSetting& s) { return s.preset == p.name; });
     if (found == c.settings.end() || p.levels.empty()) return;
     SelectLevel& last = p.levels.back();
     if (last.rule == BudgetRule::kTopP) {
@@ -129,7 +135,8 @@ void use_setting(SparsePolicy& p, const Calibration& c) {
     }
 }
 
-// Index maps with the temperature folded into the query's side, or rows that pick the dimensions of the chosen RoPE pairs.
+// Index maps with the temperature folded into the query's side, or rows that pick the dimensions of the chosen RoPE
+// pairs.
 void use_index(SparsePolicy& p, const Calibration& c, bool pairs) {
     p.index_dim = c.index_dim;
     auto maps = std::make_shared<std::vector<float>>(c.index_maps);
@@ -171,19 +178,23 @@ const std::vector<PresetInfo>& sparse_presets() {
         {"quest", "box of 16", "-", "top 2048 tokens", "first 2 layers dense", "Quest, 2406.10774"},
         {"twilight", "exact keys, each head", "box of 16, a quarter", "attention mass 0.95", "first 2 layers dense",
          "Twilight, 2502.02770"},
-        {"tidal", "exact keys, each head", "-", "top 256 tokens", "first 2 layers dense, 2 anchors lend", "TidalDecode, 2410.05076"},
-        {"delta", "exact keys", "-", "top 1024 tokens, window 128", "first 2 layers dense, 3 anchors lend", "DELTA, 2510.09883"},
+        {"tidal", "exact keys, each head", "-", "top 256 tokens", "first 2 layers dense, 2 anchors lend",
+         "TidalDecode, 2410.05076"},
+        {"delta", "exact keys", "-", "top 1024 tokens, window 128", "first 2 layers dense, 3 anchors lend",
+         "DELTA, 2510.09883"},
         {"kascade", "exact keys, mean of heads", "-", "top 10 %, at least 128", "first layer dense, 5 anchors lend",
          "Kascade, 2512.16391"},
         {"hylra", "exact keys, mean of heads", "-", "top 2048 tokens",
-         "first layer dense, 4 anchors lend; a calibration puts them where lists overlap by less than 0.85", "HyLRA, 2602.00777"},
+         "first layer dense, 4 anchors lend; a calibration puts them where lists overlap by less than 0.85",
+         "HyLRA, 2602.00777"},
         {"recycled", "exact keys", "-", "top 4096 tokens", "every layer, every 50 tokens or cosine < 0.8",
          "Recycled Attention, 2411.05787"},
-        {"tokenselect", "exact keys, mean of heads", "-", "top 2048, sink 128, window 512", "every layer, again when cosine < 0.9",
-         "TokenSelect, 2411.02886"},
+        {"tokenselect", "exact keys, mean of heads", "-", "top 2048, sink 128, window 512",
+         "every layer, again when cosine < 0.9", "TokenSelect, 2411.02886"},
         {"blasst", "exact keys (in the kernel)", "-", "values below a share of the maximum are not read", "every layer",
          "BLASST, 2512.12087"},
-        {"hisa", "index keys", "block means of index keys", "top 2048 tokens", "every layer selects", "HISA, 2603.28458"},
+        {"hisa", "index keys", "block means of index keys", "top 2048 tokens", "every layer selects",
+         "HISA, 2603.28458"},
         {"rtpurbo", "index keys", "-", "attention mass 0.9", "retrieval heads select, the others window only",
          "RTPurbo, 2605.16928"},
         {"fasa", "index keys (RoPE pairs)", "-", "top 256 tokens", "first 2 layers dense", "FASA, 2602.03152"},
@@ -275,7 +286,8 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         if (p.name == "hisa") p.levels = {top_k(Scorer::kLowdimMean, kBlock, 8192), top_k(Scorer::kLowdim, 1, 2048)};
         if (p.name == "rtpurbo") {
             p.levels = {top_p(Scorer::kLowdim, 1, 0.9f)};
-            // Where the index is too sure of itself. With 256 tokens the needles of SmolLM2 lost 0.101 nats in a context of 8,192.
+            // Where the index is too sure of itself. With 256 tokens the needles of SmolLM2 lost 0.101 nats in a
+            // context of 8,192.
             p.levels[0].budget_min = 384;
             p.window = 256;
         }
@@ -300,8 +312,9 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     }
     idle_anchors_are_dense(p);
     if (calibration != nullptr) use_setting(p, *calibration);
-    const bool is_tuned = calibration != nullptr && std::any_of(calibration->settings.begin(), calibration->settings.end(),
-                                                                [&](const PresetSetting& s) { return s.preset == p.name; });
+    const bool is_tuned =
+        calibration != nullptr && std::any_of(calibration->settings.begin(), calibration->settings.end(),
+                                              [&](const PresetSetting& s) { return s.preset == p.name; });
     if (!is_tuned && recommended_mass > 0 && !p.levels.empty() && p.levels.back().rule == BudgetRule::kTopP)
         p.levels.back().mass = recommended_mass;
     if (overrides.mass >= 0 && !p.levels.empty()) {
@@ -325,7 +338,8 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
     }
     if (overrides.block != 0) {
         if (overrides.block != 16 && overrides.block != 32 && overrides.block != 64)
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("blocks of {} tokens; use 16, 32 or 64", overrides.block));
+            throw Error(ErrorCode::kInvalidArgument,
+                        fmt::format("blocks of {} tokens; use 16, 32 or 64", overrides.block));
         for (SelectLevel& level : p.levels)
             if (level.scorer == Scorer::kBox || level.scorer == Scorer::kMean) level.unit = overrides.block;
     }
@@ -347,15 +361,19 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     if (layers.size() != n_layers) bad(fmt::format("has {} layers, the model {}", layers.size(), n_layers));
     for (std::size_t i = 0; i < levels.size(); ++i) {
         const SelectLevel& level = levels[i];
-        if (!(level.mass > 0 && level.mass <= 1)) bad(fmt::format("attention mass {} is outside (0, 1]: give more than 0, and 1 at most", level.mass));
+        if (!(level.mass > 0 && level.mass <= 1))
+            bad(fmt::format("attention mass {} is outside (0, 1]: give more than 0, and 1 at most", level.mass));
         if (!(level.budget_share >= 0 && level.budget_share <= 1)) bad("the budget share is outside 0 to 1");
-        if (!(level.threshold >= 0)) bad(fmt::format("a threshold of {} is no probability: give 0 or more", level.threshold));
+        if (!(level.threshold >= 0))
+            bad(fmt::format("a threshold of {} is no probability: give 0 or more", level.threshold));
         if (level.rule == BudgetRule::kTopK && level.budget == 0) bad("top-k needs a budget");
         if (level.budget != 0 && level.budget < std::uint64_t{sink} + window && i + 1 == levels.size())
-            bad(fmt::format("the budget of {} tokens is below sink + window ({} + {}): give a larger budget or fewer of those",
-                            level.budget, sink, window));
+            bad(fmt::format(
+                "the budget of {} tokens is below sink + window ({} + {}): give a larger budget or fewer of those",
+                level.budget, sink, window));
         const bool tokens = level.scorer == Scorer::kExact || level.scorer == Scorer::kLowdim;
-        if (tokens != (level.unit == 1)) bad("token scorers score units of 1, block scorers units of 16, 32, 64 or 1024");
+        if (tokens != (level.unit == 1))
+            bad("token scorers score units of 1, block scorers units of 16, 32, 64 or 1024");
         if (!tokens && level.unit != 16 && level.unit != 32 && level.unit != kBlock && level.unit != kSuper)
             bad(fmt::format("a unit of {} tokens is not 16, 32, 64 or 1024", level.unit));
         if (level.scorer == Scorer::kLowdimMean && level.unit == kSuper) bad("index means exist for blocks only");
@@ -365,7 +383,8 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
             bad("an index scorer needs index_dim");
     }
     if (!(value_skip >= 0)) bad(fmt::format("a value skip of {}: give 0 (off) or more", value_skip));
-    if (!(cosine >= 0)) bad(fmt::format("a cosine of {} would never select anew: give 0 to 1, or more than 1 (off)", cosine));
+    if (!(cosine >= 0))
+        bad(fmt::format("a cosine of {} would never select anew: give 0 to 1, or more than 1 (off)", cosine));
     if (index_dim % 8 != 0) bad(fmt::format("an index_dim of {} is no multiple of 8", index_dim));
     std::uint32_t block_unit = 0;
     for (const SelectLevel& level : levels) {
@@ -378,19 +397,20 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
     const auto narrow = [](const LayerSchedule& layer) { return layer.kind == LayerKind::kWindowOnly; };
     if (window == 0 && (std::any_of(layers.begin(), layers.end(), narrow) || has_local_heads()))
         bad("it has heads that see only sinks and a window, and the window is 0: give at least 1 (--sparse-window)");
-    if (compensate && !has_local_heads())
-        bad("--sparse-compensation is for razor, duo and rtpurbo: leave it out");
+    if (compensate && !has_local_heads()) bad("--sparse-compensation is for razor, duo and rtpurbo: leave it out");
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const LayerSchedule& layer = layers[i];
         if (layer.selects() && levels.empty()) bad(fmt::format("layer {} selects but there is no level", i));
         if (layer.kind != LayerKind::kReuse) continue;
-        if (layer.source >= i) bad(fmt::format("layer {} reuses layer {}, which comes later: name one before it", i, layer.source));
+        if (layer.source >= i)
+            bad(fmt::format("layer {} reuses layer {}, which comes later: name one before it", i, layer.source));
         if (!layers[layer.source].selects())
             bad(fmt::format("layer {} reuses layer {}, which selects nothing", i, layer.source));
         if (!layer.head_map.empty() && layer.head_map.size() != n_kv_heads)
             bad(fmt::format("the head map of layer {} has {} entries, not {}", i, layer.head_map.size(), n_kv_heads));
         for (const std::uint32_t head : layer.head_map)
-            if (head >= n_kv_heads) bad(fmt::format("the head map of layer {} names kv head {} of {}", i, head, n_kv_heads));
+            if (head >= n_kv_heads)
+                bad(fmt::format("the head map of layer {} names kv head {} of {}", i, head, n_kv_heads));
     }
 }
 

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "runtime/decode/attention_pipeline.h"
-#include "runtime/prefill/rope_append.h"
 #include "runtime/kv/step_buffers.h"
+#include "runtime/prefill/rope_append.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
@@ -49,12 +49,14 @@ const AttentionConfig& checked(const AttentionConfig& c, const SparsePolicy& pol
     if (c.capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a capacity of 0 tokens: give at least 1");
     policy.check(1, c.n_kv_heads);
     if (policy.has_local_heads())
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("policy '{}' has local heads, which this cache does not make: leave local_heads empty", policy.name));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("policy '{}' has local heads, which this cache does not make: leave local_heads empty",
+                                policy.name));
     const std::size_t n_maps = std::size_t{c.n_kv_heads} * 2 * policy.index_dim * c.head_dim;
     if (n_maps != 0 && (!policy.index_maps || policy.index_maps->size() != n_maps))
         throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("index maps [{}, 2, {}, {}] are needed and {} floats were given", c.n_kv_heads, policy.index_dim,
-                                c.head_dim, policy.index_maps ? policy.index_maps->size() : 0));
+                    fmt::format("index maps [{}, 2, {}, {}] are needed and {} floats were given", c.n_kv_heads,
+                                policy.index_dim, c.head_dim, policy.index_maps ? policy.index_maps->size() : 0));
     return c;
 }
 
@@ -69,13 +71,15 @@ struct SparseAttention::Impl {
           state(*device, "state", sizeof(StepState), vk::BufferUse::kShared),
           query(*device, "query", c.n_heads * c.head_dim * 4ull, vk::BufferUse::kShared),
           attended(*device, "attended", c.n_heads * c.head_dim * 4ull, vk::BufferUse::kReadback),
-          partials(*device, "partials", attend_partial_bytes(c.n_heads, c.n_kv_heads, c.head_dim, n_splits), vk::BufferUse::kDevice),
+          partials(*device, "partials", attend_partial_bytes(c.n_heads, c.n_kv_heads, c.head_dim, n_splits),
+                   vk::BufferUse::kDevice),
           counters(*device, "counters", c.n_kv_heads * 4ull, vk::BufferUse::kDevice),
           staged(*device, "staged", kAppendTokens * 2ull * c.n_kv_heads * c.head_dim * 4, vk::BufferUse::kShared),
           none(*device, "none", 16, vk::BufferUse::kDevice),
           pipeline(*device, {1, c.n_heads, c.n_kv_heads, c.head_dim}, cache,
                    {state, query, partials, counters, attended, none}, n_splits, policy,
-                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false, {}, false),  // append() has added the index keys
+                   policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(), false, {},
+                   false),  // append() has added the index keys
           append_stage(*device, append_config(c)) {
         if (config.scale == 0) config.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         std::memset(state.mapped(), 0, sizeof(StepState));
@@ -103,12 +107,12 @@ void SparseAttention::append(std::span<const float> keys, std::span<const float>
     Impl& i = *impl_;
     const std::size_t row = std::size_t{i.config.n_kv_heads} * i.config.head_dim;
     if (keys.size() != values.size() || keys.size() % row != 0)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("{} key and {} value floats are no whole tokens of {}", keys.size(), values.size(), row));
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("{} key and {} value floats are no whole tokens of {}",
+                                                             keys.size(), values.size(), row));
     const std::size_t n = keys.size() / row;
     if (n > i.config.capacity - i.n_tokens)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("{} more tokens exceed the capacity of {}: {} are there", n, i.config.capacity, i.n_tokens));
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("{} more tokens exceed the capacity of {}: {} are there",
+                                                             n, i.config.capacity, i.n_tokens));
     const KvLayout& layout = i.cache.layout();
     for (std::size_t done = 0; done < n;) {
         const auto chunk = static_cast<std::uint32_t>(std::min<std::size_t>(kAppendTokens, n - done));
@@ -118,9 +122,9 @@ void SparseAttention::append(std::span<const float> keys, std::span<const float>
             std::copy_n(values.data() + (done + t) * row, row, out + (2 * t + 1) * row);
         }
         vk::run_once(*i.device, [&](vk::Recorder& recorder) {
-            i.append_stage.record(recorder,
-                                  {i.staged, i.none, i.cache.tables(), i.none, i.none, i.cache.keys(0), i.cache.values(0)},
-                                  {chunk, i.n_tokens, 0, 1, 0, layout.table_offset(0), layout.table_stride()});
+            i.append_stage.record(
+                recorder, {i.staged, i.none, i.cache.tables(), i.none, i.none, i.cache.keys(0), i.cache.values(0)},
+                {chunk, i.n_tokens, 0, 1, 0, layout.table_offset(0), layout.table_stride()});
             recorder.barrier();
             i.pipeline.record_prefill(recorder, 0, chunk, i.n_tokens);
         });
@@ -132,8 +136,8 @@ void SparseAttention::append(std::span<const float> keys, std::span<const float>
 std::span<const float> SparseAttention::step(std::span<const float> query) {
     Impl& i = *impl_;
     if (query.size() != std::size_t{i.config.n_heads} * i.config.head_dim)
-        throw Error(ErrorCode::kInvalidArgument, fmt::format("a query has {} floats, not {}", i.config.n_heads * i.config.head_dim,
-                                                             query.size()));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("a query has {} floats, not {}", i.config.n_heads * i.config.head_dim, query.size()));
     if (i.n_tokens == 0) throw Error(ErrorCode::kInvalidArgument, "the cache is empty: append tokens first");
     auto* out = i.query.mapped_as<float>();
     for (std::size_t e = 0; e < query.size(); ++e) out[e] = query[e] * i.config.scale;

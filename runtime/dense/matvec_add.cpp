@@ -13,18 +13,18 @@ namespace winnow {
 MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) {
     const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kMatvecAdd, c.n_in, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
-    const std::array<std::uint32_t, 8> spec{tuning.group_size,  rows_per_group_, tuning.rows_per_pass, c.n_in / 32,
-                                            c.n_out / 32,       static_cast<std::uint32_t>(c.type),
+    const std::array<std::uint32_t, 8> spec{tuning.group_size,     rows_per_group_,
+                                            tuning.rows_per_pass,  c.n_in / 32,
+                                            c.n_out / 32,          static_cast<std::uint32_t>(c.type),
                                             c.post_norm ? 1u : 0u, tuning.blocks_in_flight};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add", device.features()), 9, sizeof(MatvecPush), spec,
-                                    device.limits().subgroup_size);
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add", device.features()), 9, sizeof(MatvecPush),
+                                    spec, device.limits().subgroup_size);
 }
 
 void MatvecAdd::record(vk::Recorder& recorder, const Buffers& b, const MatvecPush& push) const {
-    recorder.dispatch(
-        pipeline_,
-        {b.weights, b.act_in, b.state, b.x, b.next_norm, b.act_out, b.post_norm, b.raw, b.counters}, push,
-        (push.w.n_rows + rows_per_group_ - 1) / rows_per_group_);
+    recorder.dispatch(pipeline_,
+                      {b.weights, b.act_in, b.state, b.x, b.next_norm, b.act_out, b.post_norm, b.raw, b.counters}, push,
+                      (push.w.n_rows + rows_per_group_ - 1) / rows_per_group_);
 }
 
 std::uint64_t MatvecAdd::bytes_moved(const Config& c) {

@@ -15,7 +15,7 @@ public:
         std::uint32_t n_in = 0, n_out = 0;
         WeightType type = WeightType::kF32;
         bool post_norm = false;  ///< RMS norm of the product before the sum
-        MatvecTuning tuning{};  ///< empty = the table's
+        MatvecTuning tuning{};   ///< empty = the table's
         bool operator==(const Config&) const = default;
     };
     struct Buffers {

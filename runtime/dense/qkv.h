@@ -22,13 +22,13 @@ public:
         KvType kv_type = KvType::kF16;
         std::uint32_t block_size = 64;
         std::uint32_t summary_unit = 0;  ///< tokens of a block summary refreshed on append; 0 = none
-        MatvecTuning tuning{};  ///< empty = the table's
+        MatvecTuning tuning{};           ///< empty = the table's
         bool operator==(const Config&) const = default;
     };
     struct Buffers {
         vk::BufferRange weights, act_in, state, rope, tables, params;
-        vk::BufferRange query;         ///< f32 [n_heads, head_dim]
-        vk::BufferRange keys, values;  ///< pools
+        vk::BufferRange query;                                  ///< f32 [n_heads, head_dim]
+        vk::BufferRange keys, values;                           ///< pools
         vk::BufferRange summary_min, summary_max, summary_sum;  ///< with summary_unit only
     };
     /// @throws Error(kUnsupported) for a bias together with QK norm.

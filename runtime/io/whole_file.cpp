@@ -23,7 +23,8 @@ namespace {
 
 constexpr unsigned kPermissions = 0777;
 
-// Names of the temporaries, where a signal handler may look: copies, since the owner's string may be changing when the signal comes.
+// Names of the temporaries, where a signal handler may look: copies, since the owner's string may be changing when the
+// signal comes.
 struct Slot {
     enum State { kFree, kBusy, kReady };
     std::atomic<int> state{kFree};
@@ -89,8 +90,9 @@ void WholeFile::create(unsigned mode) {
     if (fd_ >= 0) return;
     const int error = errno;
     forget_unfinished(slot_);
-    throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' cannot be made: {}; write into another folder",
-                                            safe_path(path_), safe_path(temporary_), std::strerror(error)));
+    throw Error(ErrorCode::kIo,
+                fmt::format("cannot write '{}': its temporary '{}' cannot be made: {}; write into another folder",
+                            safe_path(path_), safe_path(temporary_), std::strerror(error)));
 }
 
 WholeFile::~WholeFile() {
@@ -108,7 +110,8 @@ bool WholeFile::owns_temporary() const {
 }
 
 void WholeFile::fail(int error) const {
-    throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': {}; give another path, or make room", safe_path(path_), std::strerror(error)));
+    throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': {}; give another path, or make room", safe_path(path_),
+                                            std::strerror(error)));
 }
 
 void WholeFile::write(const void* bytes, std::size_t n) {
@@ -123,11 +126,14 @@ void WholeFile::write(const void* bytes, std::size_t n) {
 }
 
 void WholeFile::commit() {
-    // Some file systems tell of a full disk only when a file is closed; a second descriptor, so that the first still tells whose the name is.
+    // Some file systems tell of a full disk only when a file is closed; a second descriptor, so that the first still
+    // tells whose the name is.
     const int second = dup(fd_);
     int error = second >= 0 && close(second) == 0 ? 0 : errno;
-    // Else a crash of the machine may leave the new name with none of the bytes. Some file systems cannot, and that is no failure.
-    if (error == 0 && !temporary_.empty() && fsync(fd_) != 0 && errno != EINVAL && errno != ENOSYS && errno != ENOTSUP && errno != EROFS)
+    // Else a crash of the machine may leave the new name with none of the bytes. Some file systems cannot, and that is
+    // no failure.
+    if (error == 0 && !temporary_.empty() && fsync(fd_) != 0 && errno != EINVAL && errno != ENOSYS &&
+        errno != ENOTSUP && errno != EROFS)
         error = errno;
     if (!temporary_.empty() && !owns_temporary())
         throw Error(ErrorCode::kIo, fmt::format("cannot write '{}': its temporary '{}' was removed meanwhile",

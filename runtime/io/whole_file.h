@@ -6,8 +6,8 @@
 namespace winnow {
 
 /// A file that appears under its name only when it is complete: written beside it, renamed by commit(), removed
-/// otherwise. What a link points to is replaced, not the link, and hands on its mode; a link to nothing is replaced itself. A
-/// destination that exists and is no regular file (a pipe, /dev/null) is written in place.
+/// otherwise. What a link points to is replaced, not the link, and hands on its mode; a link to nothing is replaced
+/// itself. A destination that exists and is no regular file (a pipe, /dev/null) is written in place.
 class WholeFile {
 public:
     /// @param mode of a file that is new, less what the umask takes.

@@ -76,9 +76,11 @@ void KvCache::set_summed(vk::Device& device, const std::vector<HeadRole>& roles)
     // The stages ask by layer: beside a head that is summed all rings must be.
     for (std::uint32_t i = 0; i < summed.size(); ++i) {
         const auto layer = summed.begin() + i / c.n_kv_heads * c.n_kv_heads;
-        if (!summed[i] && layout_.head(i / c.n_kv_heads, i % c.n_kv_heads).ring_blocks != 0 && std::find(layer, layer + c.n_kv_heads, true) != layer + c.n_kv_heads)
+        if (!summed[i] && layout_.head(i / c.n_kv_heads, i % c.n_kv_heads).ring_blocks != 0 &&
+            std::find(layer, layer + c.n_kv_heads, true) != layer + c.n_kv_heads)
             throw Error(ErrorCode::kInvalidArgument,
-                        "other heads of this session have dropped tokens that nobody added up: begin a session with these local heads");
+                        "other heads of this session have dropped tokens that nobody added up: begin a session with "
+                        "these local heads");
     }
     if (std::find(summed.begin(), summed.end(), true) == summed.end()) {
         evicted_ = {};

@@ -19,9 +19,9 @@ public:
     const vk::Buffer& values(std::uint32_t layer) const { return values_[layer]; }
     const vk::Buffer& tables() const { return tables_; }
     const EvictedSums& evicted() const { return evicted_; }  ///< empty where no role asks for it
-    /// From now on the heads are summed for which these roles ask; rings stay as they are. Sums of heads that keep every
-    /// token begin anew. @throws Error(kInvalidArgument) for a ring that was not summed from the first token on; nothing
-    /// has changed then.
+    /// From now on the heads are summed for which these roles ask; rings stay as they are. Sums of heads that keep
+    /// every token begin anew. @throws Error(kInvalidArgument) for a ring that was not summed from the first token on;
+    /// nothing has changed then.
     void set_summed(vk::Device& device, const std::vector<HeadRole>& roles);
     std::uint64_t bytes() const { return layout_.total_bytes() + tables_.bytes() + evicted_.bytes(); }
     /// What the constructor takes, without a device.

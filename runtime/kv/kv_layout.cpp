@@ -103,8 +103,7 @@ std::vector<std::uint32_t> KvLayout::tables() const {
         row[WINNOW_TABLE_RING_BLOCKS] = heads_[i].ring_blocks;
         row[WINNOW_TABLE_WINDOW] = config_.roles[i].window;
         row[WINNOW_TABLE_SINK_TOKENS] = config_.roles[i].sink_tokens;
-        for (std::uint32_t b = 0; b < heads_[i].n_blocks; ++b)
-            row[WINNOW_TABLE_HEADER + b] = heads_[i].first_block + b;
+        for (std::uint32_t b = 0; b < heads_[i].n_blocks; ++b) row[WINNOW_TABLE_HEADER + b] = heads_[i].first_block + b;
     }
     return words;
 }

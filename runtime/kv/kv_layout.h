@@ -23,11 +23,11 @@ struct KvConfig {
     std::uint32_t n_layers = 0;
     std::uint32_t n_kv_heads = 0;
     std::uint32_t head_dim = 0;
-    std::uint32_t capacity = 0;      ///< tokens
-    std::uint32_t block_size = 64;   ///< tokens of a block
-    std::uint32_t max_chunk = 1;     ///< most tokens appended before a query reads them
+    std::uint32_t capacity = 0;     ///< tokens
+    std::uint32_t block_size = 64;  ///< tokens of a block
+    std::uint32_t max_chunk = 1;    ///< most tokens appended before a query reads them
     KvType type = KvType::kF16;
-    std::vector<HeadRole> roles;     ///< [n_layers * n_kv_heads]
+    std::vector<HeadRole> roles;  ///< [n_layers * n_kv_heads]
 };
 
 /// Blocks of one kv head of one layer. Logical block b stands at entry b of its table row, or, for a local head,
@@ -54,14 +54,12 @@ public:
     std::uint32_t layer_blocks(std::uint32_t layer) const { return layer_blocks_[layer]; }
     /// Blocks of the layer's heads that are no rings; they stand before the others.
     std::uint32_t full_blocks(std::uint32_t layer) const { return full_blocks_[layer]; }
-    std::uint64_t block_bytes() const;                       ///< of K or of V
-    std::uint64_t pool_bytes(std::uint32_t layer) const;     ///< of the K pool; V has the same
-    std::uint64_t largest_pool_bytes() const;                ///< what one binding must reach
-    std::uint64_t total_bytes() const;                       ///< K and V pools of all layers
+    std::uint64_t block_bytes() const;                            ///< of K or of V
+    std::uint64_t pool_bytes(std::uint32_t layer) const;          ///< of the K pool; V has the same
+    std::uint64_t largest_pool_bytes() const;                     ///< what one binding must reach
+    std::uint64_t total_bytes() const;                            ///< K and V pools of all layers
     std::uint32_t table_stride() const { return table_stride_; }  ///< words per kv head
-    std::uint32_t table_offset(std::uint32_t layer) const {
-        return layer * config_.n_kv_heads * table_stride_;
-    }
+    std::uint32_t table_offset(std::uint32_t layer) const { return layer * config_.n_kv_heads * table_stride_; }
     /// The block tables of all layers as the shaders read them (interface.h).
     std::vector<std::uint32_t> tables() const;
 

@@ -81,8 +81,14 @@ void AttendPrefill::make_texel(vk::Device& device, const vk::ShaderVariant& shad
     // tokens.
     const std::uint32_t most = std::clamp(256 / c.head_dim, 1u, 4u);
     for (std::uint32_t items : {most, 1u}) {
-        const std::array<std::uint32_t, 8> spec{subgroup,     subgroup, c.head_dim, c.n_heads / c.n_kv_heads,
-                                                c.n_kv_heads, items,    c.head_dim > 128 ? 2u : 4u, c.block_size};
+        const std::array<std::uint32_t, 8> spec{subgroup,
+                                                subgroup,
+                                                c.head_dim,
+                                                c.n_heads / c.n_kv_heads,
+                                                c.n_kv_heads,
+                                                items,
+                                                c.head_dim > 128 ? 2u : 4u,
+                                                c.block_size};
         tiles_.push_back(
             {items * subgroup, vk::ComputePipeline(device, shader, 5, sizeof(AttendPrefillPush), spec, subgroup)});
         if (most == 1) return;

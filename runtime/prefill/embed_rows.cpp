@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <array>
 
-#include "runtime/weights/weight_planes.h"
 #include "runtime/vk/device.h"
+#include "runtime/weights/weight_planes.h"
 
 namespace winnow {
 
@@ -16,8 +16,7 @@ EmbedRows::EmbedRows(vk::Device& device, const Config& config) : config_(config)
 }
 
 void EmbedRows::record(vk::Recorder& recorder, const Buffers& b, const EmbedRowsPush& push) const {
-    recorder.dispatch(pipeline_, {b.table, b.tokens, b.x}, push,
-                      (config_.n_embd / 4 + 31) / 32, push.n_tokens);
+    recorder.dispatch(pipeline_, {b.table, b.tokens, b.x}, push, (config_.n_embd / 4 + 31) / 32, push.n_tokens);
 }
 
 std::uint64_t EmbedRows::bytes_moved(const Config& c, std::uint64_t n_tokens) {

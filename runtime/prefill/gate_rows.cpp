@@ -15,12 +15,9 @@ GateRows::GateRows(vk::Device& device, const Config& config) : config_(config) {
 }
 
 void GateRows::record(vk::Recorder& recorder, const Buffers& b, const GateRowsPush& push) const {
-    recorder.dispatch(pipeline_, {b.gate_up, b.halves}, push,
-                      (config_.n_ff / 4 + 31) / 32, push.n_tokens);
+    recorder.dispatch(pipeline_, {b.gate_up, b.halves}, push, (config_.n_ff / 4 + 31) / 32, push.n_tokens);
 }
 
-std::uint64_t GateRows::bytes_moved(const Config& c, std::uint64_t n_tokens) {
-    return n_tokens * c.n_ff * 10ull;
-}
+std::uint64_t GateRows::bytes_moved(const Config& c, std::uint64_t n_tokens) { return n_tokens * c.n_ff * 10ull; }
 
 }  // namespace winnow

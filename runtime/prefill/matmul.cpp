@@ -44,8 +44,8 @@ void Matmul::make_plain(vk::Device& device, const vk::ShaderVariant& shader) {
     // Software drivers: 8 tokens x 4 rows keep the inner loop in registers and the compile short.
     const std::uint32_t tokens = 8;
     const std::uint32_t rows = device.is_cpu() ? 4 : 2;
-    const std::array<std::uint32_t, 7> spec{subgroup * subgroups, subgroup, tokens, rows, c.n_in / 32,
-                                            static_cast<std::uint32_t>(c.type), c.add ? 1u : 0u};
+    const std::array<std::uint32_t, 7> spec{
+        subgroup * subgroups, subgroup, tokens, rows, c.n_in / 32, static_cast<std::uint32_t>(c.type), c.add ? 1u : 0u};
     tiles_.push_back({tokens, subgroup * rows * subgroups,
                       vk::ComputePipeline(device, shader, 3, sizeof(MatmulPush), spec, subgroup)});
 }

@@ -22,7 +22,7 @@ public:
     struct Config {
         std::uint32_t n_in = 0;
         WeightType type = WeightType::kF32;
-        bool add = false;  ///< adds to `out` instead of overwriting it
+        bool add = false;     ///< adds to `out` instead of overwriting it
         TileShape tile = {};  ///< the only one of the cooperative variant where it is not empty (bench/tune_matmul.cpp)
         bool operator==(const Config&) const = default;
     };

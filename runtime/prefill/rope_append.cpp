@@ -14,16 +14,17 @@ RopeAppend::RopeAppend(vk::Device& device, const Config& config) : config_(confi
     const std::uint32_t subgroup = device.limits().subgroup_size;
     tokens_per_group_ = device.limits().fitting_group(subgroup * (device.is_cpu() ? 1 : 4)) / subgroup;
     const std::array<std::uint32_t, 10> spec{tokens_per_group_ * subgroup,
-                                            c.head_dim,
-                                            c.n_heads,
-                                            c.n_kv_heads,
-                                            c.n_rot,
-                                            c.pairing == RopePairing::kNeox ? 1u : 0u,
-                                            c.qk_norm ? 1u : 0u,
-                                            c.bias ? 1u : 0u,
-                                            c.block_size,
-                                            tokens_per_group_};
-    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("rope_append", c.kv_type)), 7, sizeof(RopeAppendPush), spec, subgroup);
+                                             c.head_dim,
+                                             c.n_heads,
+                                             c.n_kv_heads,
+                                             c.n_rot,
+                                             c.pairing == RopePairing::kNeox ? 1u : 0u,
+                                             c.qk_norm ? 1u : 0u,
+                                             c.bias ? 1u : 0u,
+                                             c.block_size,
+                                             tokens_per_group_};
+    pipeline_ = vk::ComputePipeline(device, vk::find_shader(kv_shader("rope_append", c.kv_type)), 7,
+                                    sizeof(RopeAppendPush), spec, subgroup);
 }
 
 void RopeAppend::record(vk::Recorder& recorder, const Buffers& b, const RopeAppendPush& push) const {

@@ -43,7 +43,8 @@ public:
     T* mapped_as() const {
         return static_cast<T*>(mapped_);
     }
-    /// The bytes [offset, offset + bytes), rounded up to whole texels, as texels of four words; lives as long as the buffer.
+    /// The bytes [offset, offset + bytes), rounded up to whole texels, as texels of four words; lives as long as the
+    /// buffer.
     VkBufferView texels(std::uint64_t offset, std::uint64_t bytes) const;
 
 private:

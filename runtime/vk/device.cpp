@@ -38,8 +38,7 @@ bool is_unified(const DeviceInfo& info, const VkPhysicalDeviceMemoryProperties& 
                                               VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                               VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
     for (std::uint32_t i = 0; i < memory.memoryHeapCount; ++i) {
-        all_local =
-            all_local && (memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0;
+        all_local = all_local && (memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0;
     }
     for (std::uint32_t i = 0; i < memory.memoryTypeCount; ++i) {
         mappable = mappable || (memory.memoryTypes[i].propertyFlags & kShared) == kShared;
@@ -56,36 +55,37 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     // The messenger may speak from now on until the instance dies, which is within the Device's
     // life.
     device->instance_ = std::make_unique<Instance>(
-        options.validation,
-        [raw = device.get()](std::string text) { raw->add_validation_message(std::move(text)); });
+        options.validation, [raw = device.get()](std::string text) { raw->add_validation_message(std::move(text)); });
     const Instance& instance = *device->instance_;
 
     std::vector<DeviceReport> reports;
     std::vector<DeviceInfo> infos;
     for (VkPhysicalDevice physical : instance.physical_devices()) {
-        reports.push_back(
-            query_device(instance, physical, static_cast<std::uint32_t>(reports.size())));
+        reports.push_back(query_device(instance, physical, static_cast<std::uint32_t>(reports.size())));
         infos.push_back(reports.back().info);
     }
     std::string select = options.select;
-    if (const char* variable = std::getenv("WINNOW_DEVICE");
-        select.empty() && variable != nullptr) {
+    if (const char* variable = std::getenv("WINNOW_DEVICE"); select.empty() && variable != nullptr) {
         select = variable;
     }
     const DeviceReport& report = reports[choose_device(infos, select).index];
     if (!report.info.unusable_reason.empty()) {
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("device '{}' {}: update its driver, or choose another with --device (--list-devices names them)", report.info.name,
-                                report.info.unusable_reason));
+        throw Error(
+            ErrorCode::kUnsupported,
+            fmt::format(
+                "device '{}' {}: update its driver, or choose another with --device (--list-devices names them)",
+                report.info.name, report.info.unusable_reason));
     }
     device->physical_ = report.physical;
     device->info_ = report.info;
     device->limits_ = report.limits;
-    device->limits_.max_matrix_bytes = std::min(report.limits.max_storage_buffer_range, report.limits.max_allocation_bytes);
+    device->limits_.max_matrix_bytes =
+        std::min(report.limits.max_storage_buffer_range, report.limits.max_allocation_bytes);
     if (options.max_matrix_bytes != 0)
         device->limits_.max_matrix_bytes = std::min(device->limits_.max_matrix_bytes, options.max_matrix_bytes);
     if (options.max_group_invocations != 0)
-        device->limits_.max_workgroup_invocations = std::min(report.limits.max_workgroup_invocations, options.max_group_invocations);
+        device->limits_.max_workgroup_invocations =
+            std::min(report.limits.max_workgroup_invocations, options.max_group_invocations);
     device->features_ = report.features;
     // The variable makes a software driver run the shaders of a GPU, for tests.
     if (is_set("WINNOW_NO_TEXELS")) device->features_.remove(Feature::kTexelLoads);
@@ -94,8 +94,7 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     vkGetPhysicalDeviceMemoryProperties(device->physical_, &device->memory_);
     // The variable makes a shared-memory device take the copying paths of a discrete one, for
     // tests.
-    device->unified_memory_ =
-        is_unified(device->info_, device->memory_) && !is_set("WINNOW_DISCRETE_MEMORY");
+    device->unified_memory_ = is_unified(device->info_, device->memory_) && !is_set("WINNOW_DISCRETE_MEMORY");
     device->create_logical_device();
     device->pipeline_cache_ = std::make_unique<PipelineCache>(*device);
     device->info_.cache_problem = device->pipeline_cache_->problem();
@@ -144,8 +143,7 @@ std::uint64_t Device::free_memory_bytes() const {
 
 void Device::set_name(VkObjectType type, std::uint64_t handle, const std::string& name) const {
     if (!instance_->debug_utils()) return;
-    auto info = make_struct<VkDebugUtilsObjectNameInfoEXT>(
-        VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT);
+    auto info = make_struct<VkDebugUtilsObjectNameInfoEXT>(VK_STRUCTURE_TYPE_DEBUG_UTILS_OBJECT_NAME_INFO_EXT);
     info.objectType = type;
     info.objectHandle = handle;
     info.pObjectName = name.c_str();

@@ -28,7 +28,8 @@ struct MatrixShape {
 struct DeviceLimits {
     std::uint64_t max_storage_buffer_range = 0;
     std::uint64_t max_allocation_bytes = 0;
-    std::uint64_t max_matrix_bytes = 0;  ///< of a range of a matrix's rows: the lesser of the two, or less by DeviceOptions
+    std::uint64_t max_matrix_bytes =
+        0;  ///< of a range of a matrix's rows: the lesser of the two, or less by DeviceOptions
     std::uint64_t storage_buffer_alignment = 0;
     std::uint32_t max_shared_memory_bytes = 0;
     std::uint32_t max_workgroup_invocations = 0;
@@ -75,14 +76,15 @@ public:
     /// Memory is one heap that host and device share (integrated GPU or CPU driver).
     bool unified_memory() const { return unified_memory_; }
 
-    /// Whether cooperative matrices come as the shaders that use them are tuned for: 16x16x16 in subgroups of 32. Others
-    /// (Mesa's software driver: 8x8x8 in 8) run the same shaders when WINNOW_FORCE_VARIANT names them.
+    /// Whether cooperative matrices come as the shaders that use them are tuned for: 16x16x16 in subgroups of 32.
+    /// Others (Mesa's software driver: 8x8x8 in 8) run the same shaders when WINNOW_FORCE_VARIANT names them.
     bool prefers_matrices() const {
         return features_.has(Feature::kCooperativeMatrix) && limits_.matrix == MatrixShape{16, 16, 16} &&
                limits_.subgroup_size == 32;
     }
 
-    /// What other programs, where the driver says that, and the buffers of this device leave of the largest device-local heap.
+    /// What other programs, where the driver says that, and the buffers of this device leave of the largest
+    /// device-local heap.
     std::uint64_t free_memory_bytes() const;
 
     /// Names an object for validation messages and captures; no-op without debug utils.

@@ -11,9 +11,8 @@
 namespace winnow::vk {
 namespace {
 
-constexpr VkSubgroupFeatureFlags kSubgroupOps =
-    VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
-    VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+constexpr VkSubgroupFeatureFlags kSubgroupOps = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+                                                VK_SUBGROUP_FEATURE_BALLOT_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
 
 struct Properties {
     Properties() {
@@ -26,12 +25,12 @@ struct Properties {
 
     VkPhysicalDeviceProperties2 core =
         make_struct<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
-    VkPhysicalDeviceVulkan11Properties v11 = make_struct<VkPhysicalDeviceVulkan11Properties>(
-        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES);
-    VkPhysicalDeviceVulkan12Properties v12 = make_struct<VkPhysicalDeviceVulkan12Properties>(
-        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES);
-    VkPhysicalDeviceVulkan13Properties v13 = make_struct<VkPhysicalDeviceVulkan13Properties>(
-        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES);
+    VkPhysicalDeviceVulkan11Properties v11 =
+        make_struct<VkPhysicalDeviceVulkan11Properties>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES);
+    VkPhysicalDeviceVulkan12Properties v12 =
+        make_struct<VkPhysicalDeviceVulkan12Properties>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES);
+    VkPhysicalDeviceVulkan13Properties v13 =
+        make_struct<VkPhysicalDeviceVulkan13Properties>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES);
 };
 
 DeviceType device_type(VkPhysicalDeviceType type) {
@@ -60,19 +59,16 @@ std::string uuid_text(const std::uint8_t (&bytes)[VK_UUID_SIZE]) {
 
 bool has_extension(VkPhysicalDevice physical, const char* name) {
     std::uint32_t n_extensions = 0;
-    WINNOW_VK_CHECK(
-        vkEnumerateDeviceExtensionProperties(physical, nullptr, &n_extensions, nullptr));
+    WINNOW_VK_CHECK(vkEnumerateDeviceExtensionProperties(physical, nullptr, &n_extensions, nullptr));
     std::vector<VkExtensionProperties> all(n_extensions);
-    WINNOW_VK_CHECK(
-        vkEnumerateDeviceExtensionProperties(physical, nullptr, &n_extensions, all.data()));
+    WINNOW_VK_CHECK(vkEnumerateDeviceExtensionProperties(physical, nullptr, &n_extensions, all.data()));
     return std::any_of(all.begin(), all.end(), [&](const VkExtensionProperties& extension) {
         return std::strcmp(extension.extensionName, name) == 0;
     });
 }
 
 /// The first family that computes and has timestamps, else the first that computes.
-bool find_queue_family(VkPhysicalDevice physical, std::uint32_t& family,
-                       std::uint32_t& timestamp_bits) {
+bool find_queue_family(VkPhysicalDevice physical, std::uint32_t& family, std::uint32_t& timestamp_bits) {
     std::uint32_t n_families = 0;
     vkGetPhysicalDeviceQueueFamilyProperties(physical, &n_families, nullptr);
     std::vector<VkQueueFamilyProperties> families(n_families);
@@ -89,8 +85,7 @@ bool find_queue_family(VkPhysicalDevice physical, std::uint32_t& family,
     return found;
 }
 
-std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& has,
-                                const Properties& properties) {
+std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& has, const Properties& properties) {
     if (has.v11.storageBuffer16BitAccess == VK_FALSE) return "lacks 16-bit storage";
     // Values of 16 bits pass through functions on their way to storage, which is arithmetic by the
     // rules.
@@ -110,7 +105,8 @@ std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& h
     return {};
 }
 
-/// Shapes that the shaders can be specialised to: units of 8 halves fill whole rows, and the results' rows whole units of 4 floats.
+/// Shapes that the shaders can be specialised to: units of 8 halves fill whole rows, and the results' rows whole units
+/// of 4 floats.
 bool is_usable(const VkCooperativeMatrixPropertiesKHR& s) {
     const auto is_side = [](std::uint32_t n) { return n == 8 || n == 16; };
     return is_side(s.MSize) && is_side(s.NSize) && is_side(s.KSize) && s.AType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
@@ -121,14 +117,12 @@ bool is_usable(const VkCooperativeMatrixPropertiesKHR& s) {
 /// The largest usable shape, zeros when there is none: 16x16x16 on nearly all GPUs.
 MatrixShape find_matrix_shape(const Instance& instance, VkPhysicalDevice physical) {
     const auto query = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
-        vkGetInstanceProcAddr(instance.handle(),
-                              "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
+        vkGetInstanceProcAddr(instance.handle(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
     if (query == nullptr) return {};
 
     VkPhysicalDeviceCooperativeMatrixPropertiesKHR stages{
         VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR, nullptr, 0};
-    auto properties =
-        make_struct<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
+    auto properties = make_struct<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
     properties.pNext = &stages;
     vkGetPhysicalDeviceProperties2(physical, &properties);
     if ((stages.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0) return {};
@@ -165,8 +159,7 @@ DeviceLimits read_limits(const Properties& properties, std::uint32_t timestamp_b
     const VkPhysicalDeviceLimits& from = properties.core.properties.limits;
     DeviceLimits limits;
     limits.max_storage_buffer_range = from.maxStorageBufferRange;
-    limits.max_allocation_bytes =
-        std::min(properties.v11.maxMemoryAllocationSize, properties.v13.maxBufferSize);
+    limits.max_allocation_bytes = std::min(properties.v11.maxMemoryAllocationSize, properties.v13.maxBufferSize);
     limits.storage_buffer_alignment = from.minStorageBufferOffsetAlignment;
     limits.max_shared_memory_bytes = from.maxComputeSharedMemorySize;
     limits.max_workgroup_invocations = from.maxComputeWorkGroupInvocations;
@@ -198,8 +191,7 @@ FeatureChain::FeatureChain(bool cooperative_matrix) {
     if (cooperative_matrix) v13.pNext = &matrix;
 }
 
-DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
-                          std::uint32_t index) {
+DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical, std::uint32_t index) {
     DeviceReport report;
     report.physical = physical;
     DeviceInfo& info = report.info;
@@ -221,8 +213,7 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
 
     // Older devices do not know the structures that the rest of this function asks for.
     if (basic.apiVersion < VK_API_VERSION_1_3) {
-        info.unusable_reason =
-            fmt::format("offers Vulkan {}, needs 1.3", version_text(basic.apiVersion));
+        info.unusable_reason = fmt::format("offers Vulkan {}, needs 1.3", version_text(basic.apiVersion));
         return report;
     }
     Properties properties;
@@ -249,8 +240,9 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
         features.add(Feature::kSubgroupSizeControl);
     }
     const DeviceLimits& limits = report.limits;
-    if (const std::uint32_t size = usable_subgroup_size(limits.subgroup_size, limits.min_subgroup_size, limits.max_subgroup_size,
-                                                        features.has(Feature::kSubgroupSizeControl))) {
+    if (const std::uint32_t size =
+            usable_subgroup_size(limits.subgroup_size, limits.min_subgroup_size, limits.max_subgroup_size,
+                                 features.has(Feature::kSubgroupSizeControl))) {
         info.subgroup_size = report.limits.subgroup_size = size;
     } else if (info.unusable_reason.empty()) {
         info.unusable_reason =
@@ -259,7 +251,8 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
     if (timestamp_bits != 0 && report.limits.timestamp_period_ns > 0) {
         features.add(Feature::kTimestamps);
     }
-    // Where a driver's vectors are the CPU's, see shaders/common/words.glsl. Texels stand in for whatever a storage buffer may be.
+    // Where a driver's vectors are the CPU's, see shaders/common/words.glsl. Texels stand in for whatever a storage
+    // buffer may be.
     const VkPhysicalDeviceLimits& core = properties.core.properties.limits;
     if (info.type == DeviceType::kCpu && core.maxTexelBufferElements > core.maxStorageBufferRange / kTexelBytes &&
         core.minStorageBufferOffsetAlignment % core.minTexelBufferOffsetAlignment == 0 &&
@@ -274,8 +267,7 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical,
 std::uint64_t free_memory_bytes(VkPhysicalDevice physical) {
     auto budget = make_struct<VkPhysicalDeviceMemoryBudgetPropertiesEXT>(
         VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT);
-    auto memory = make_struct<VkPhysicalDeviceMemoryProperties2>(
-        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2);
+    auto memory = make_struct<VkPhysicalDeviceMemoryProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2);
     const bool known = has_extension(physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
     if (known) memory.pNext = &budget;
     vkGetPhysicalDeviceMemoryProperties2(physical, &memory);
@@ -292,14 +284,12 @@ std::uint64_t free_memory_bytes(VkPhysicalDevice physical) {
     return free;
 }
 
-void choose_features(VkPhysicalDevice physical, FeatureSet features, bool robust,
-                     FeatureChain& wanted) {
+void choose_features(VkPhysicalDevice physical, FeatureSet features, bool robust, FeatureChain& wanted) {
     FeatureChain has(false);
     vkGetPhysicalDeviceFeatures2(physical, &has.core);
     wanted.core.features.shaderInt16 = has.core.features.shaderInt16;
     wanted.core.features.shaderInt64 = has.core.features.shaderInt64;
-    wanted.core.features.robustBufferAccess =
-        robust ? has.core.features.robustBufferAccess : VK_FALSE;
+    wanted.core.features.robustBufferAccess = robust ? has.core.features.robustBufferAccess : VK_FALSE;
     wanted.v11.storageBuffer16BitAccess = VK_TRUE;
     wanted.v12.storageBuffer8BitAccess = has.v12.storageBuffer8BitAccess;
     wanted.v12.shaderFloat16 = has.v12.shaderFloat16;
@@ -316,8 +306,7 @@ void choose_features(VkPhysicalDevice physical, FeatureSet features, bool robust
     wanted.v13.shaderIntegerDotProduct = has.v13.shaderIntegerDotProduct;
     wanted.v13.subgroupSizeControl = has.v13.subgroupSizeControl;
     wanted.v13.computeFullSubgroups = has.v13.computeFullSubgroups;
-    wanted.matrix.cooperativeMatrix =
-        features.has(Feature::kCooperativeMatrix) ? VK_TRUE : VK_FALSE;
+    wanted.matrix.cooperativeMatrix = features.has(Feature::kCooperativeMatrix) ? VK_TRUE : VK_FALSE;
 }
 
 }  // namespace winnow::vk

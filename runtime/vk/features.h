@@ -14,7 +14,8 @@ enum class Feature : std::uint32_t {
     kCooperativeMatrix = 1u << 2,  ///< VK_KHR_cooperative_matrix, f16 x f16 -> f32, subgroup scope; shape: DeviceLimits
     kSubgroupSizeControl = 1u << 3,
     kTimestamps = 1u << 4,
-    kTexelLoads = 1u << 5,  ///< reads texel buffers faster than storage buffers, and binds as much of them (software drivers)
+    kTexelLoads =
+        1u << 5,  ///< reads texel buffers faster than storage buffers, and binds as much of them (software drivers)
 };
 
 class FeatureSet {

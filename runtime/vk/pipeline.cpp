@@ -34,9 +34,10 @@ void check_request(const Device& device, const ShaderVariant& shader, const Spir
                         shader.name, size[0], size[1], size[2], device.info().name, limits.max_workgroup_invocations));
     }
     if (info.shared_bytes > limits.max_shared_memory_bytes) {
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("shader {} needs {} bytes of shared memory for this model or policy; device '{}' has {}", shader.name,
-                                info.shared_bytes, device.info().name, limits.max_shared_memory_bytes));
+        throw Error(
+            ErrorCode::kUnsupported,
+            fmt::format("shader {} needs {} bytes of shared memory for this model or policy; device '{}' has {}",
+                        shader.name, info.shared_bytes, device.info().name, limits.max_shared_memory_bytes));
     }
     if (!info.bindings.empty() && info.bindings.back() >= n_buffers) {
         throw Error(ErrorCode::kInternal, fmt::format("shader {} reads binding {}, its pipeline has {} buffers",

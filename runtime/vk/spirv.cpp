@@ -71,34 +71,37 @@ public:
 
 private:
     // Numbers of the operations from the specification.
-    static std::optional<std::uint32_t> evaluate(std::uint32_t op, const std::array<std::uint32_t, 3>& x, std::int32_t a, std::int32_t b) {
+    static std::optional<std::uint32_t> evaluate(std::uint32_t op, const std::array<std::uint32_t, 3>& x,
+                                                 std::int32_t a, std::int32_t b) {
         switch (op) {
-            case 124: return x[0];                                   // Bitcast
-            case 128: return x[0] + x[1];                            // IAdd
-            case 130: return x[0] - x[1];                            // ISub
-            case 132: return x[0] * x[1];                            // IMul
-            case 134: return x[1] == 0 ? 0 : x[0] / x[1];            // UDiv
+            case 124: return x[0];                                                                 // Bitcast
+            case 128: return x[0] + x[1];                                                          // IAdd
+            case 130: return x[0] - x[1];                                                          // ISub
+            case 132: return x[0] * x[1];                                                          // IMul
+            case 134: return x[1] == 0 ? 0 : x[0] / x[1];                                          // UDiv
             case 135: return b == 0 ? 0 : b == -1 ? 0 - x[0] : static_cast<std::uint32_t>(a / b);  // SDiv
-            case 137: return x[1] == 0 ? 0 : x[0] % x[1];            // UMod
-            case 164: case 170: return x[0] == x[1];                 // LogicalEqual, IEqual
-            case 165: case 171: return x[0] != x[1];                 // LogicalNotEqual, INotEqual
-            case 166: return x[0] | x[1];                            // LogicalOr
-            case 167: return x[0] & x[1];                            // LogicalAnd
-            case 168: return x[0] == 0;                              // LogicalNot
-            case 169: return x[0] != 0 ? x[1] : x[2];                // Select
-            case 172: return x[0] > x[1];                            // UGreaterThan
-            case 173: return a > b;                                  // SGreaterThan
-            case 174: return x[0] >= x[1];                           // UGreaterThanEqual
-            case 175: return a >= b;                                 // SGreaterThanEqual
-            case 176: return x[0] < x[1];                            // ULessThan
-            case 177: return a < b;                                  // SLessThan
-            case 178: return x[0] <= x[1];                           // ULessThanEqual
-            case 179: return a <= b;                                 // SLessThanEqual
-            case 194: return x[1] > 31 ? 0 : x[0] >> x[1];           // ShiftRightLogical
-            case 196: return x[1] > 31 ? 0 : x[0] << x[1];           // ShiftLeftLogical
-            case 197: return x[0] | x[1];                            // BitwiseOr
-            case 198: return x[0] ^ x[1];                            // BitwiseXor
-            case 199: return x[0] & x[1];                            // BitwiseAnd
+            case 137: return x[1] == 0 ? 0 : x[0] % x[1];                                          // UMod
+            case 164:
+            case 170: return x[0] == x[1];  // LogicalEqual, IEqual
+            case 165:
+            case 171: return x[0] != x[1];                  // LogicalNotEqual, INotEqual
+            case 166: return x[0] | x[1];                   // LogicalOr
+            case 167: return x[0] & x[1];                   // LogicalAnd
+            case 168: return x[0] == 0;                     // LogicalNot
+            case 169: return x[0] != 0 ? x[1] : x[2];       // Select
+            case 172: return x[0] > x[1];                   // UGreaterThan
+            case 173: return a > b;                         // SGreaterThan
+            case 174: return x[0] >= x[1];                  // UGreaterThanEqual
+            case 175: return a >= b;                        // SGreaterThanEqual
+            case 176: return x[0] < x[1];                   // ULessThan
+            case 177: return a < b;                         // SLessThan
+            case 178: return x[0] <= x[1];                  // ULessThanEqual
+            case 179: return a <= b;                        // SLessThanEqual
+            case 194: return x[1] > 31 ? 0 : x[0] >> x[1];  // ShiftRightLogical
+            case 196: return x[1] > 31 ? 0 : x[0] << x[1];  // ShiftLeftLogical
+            case 197: return x[0] | x[1];                   // BitwiseOr
+            case 198: return x[0] ^ x[1];                   // BitwiseXor
+            case 199: return x[0] & x[1];                   // BitwiseAnd
             default: return std::nullopt;
         }
     }
@@ -160,15 +163,19 @@ SpirvInfo inspect_spirv(std::span<const std::uint32_t> words, std::span<const st
         } else if (op == kOpTypePointer && args.size() == 3) {
             bytes_of[args[0]] = bytes_of[args[2]];
         } else if (op == kOpVariable && args.size() >= 3 && args[2] == kStorageWorkgroup) {
-            if (bytes_of[args[0]] >= kUnknown) throw Error(ErrorCode::kInternal, "a shared array's length is more than spirv.cpp understands");
+            if (bytes_of[args[0]] >= kUnknown)
+                throw Error(ErrorCode::kInternal, "a shared array's length is more than spirv.cpp understands");
             info.shared_bytes += bytes_of[args[0]];
         } else if (op == kOpVariable && args.size() >= 3 && args[2] == kStorageUniformConstant) {
-            if (const auto found = binding_of.find(args[1]); found != binding_of.end()) info.texel_bindings.push_back(found->second);
+            if (const auto found = binding_of.find(args[1]); found != binding_of.end())
+                info.texel_bindings.push_back(found->second);
         } else if ((op == kOpConstant || op == kOpSpecConstant) && args.size() == 3) {
             const auto id = spec_id_of.find(args[1]);
             const bool given = id != spec_id_of.end() && id->second < spec.size();
             constants.set(args[1], given ? spec[id->second] : args[2]);
-        } else if ((op == kOpConstantTrue || op == kOpConstantFalse || op == kOpSpecConstantTrue || op == kOpSpecConstantFalse) && args.size() == 2) {
+        } else if ((op == kOpConstantTrue || op == kOpConstantFalse || op == kOpSpecConstantTrue ||
+                    op == kOpSpecConstantFalse) &&
+                   args.size() == 2) {
             const auto id = spec_id_of.find(args[1]);
             const bool given = id != spec_id_of.end() && id->second < spec.size();
             constants.set(args[1], given ? spec[id->second] != 0 : op == kOpConstantTrue || op == kOpSpecConstantTrue);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "winnow/version.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "runtime/vk/shader_registry.h"
 

@@ -10,8 +10,8 @@
 
 namespace winnow {
 
-std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group, std::uint32_t head_dim,
-                                  std::uint32_t n_splits) {
+std::uint64_t attend_shared_bytes(std::uint32_t group_size, std::uint32_t n_subgroups, std::uint64_t n_group,
+                                  std::uint32_t head_dim, std::uint32_t n_splits) {
     const std::uint64_t quads = n_group * head_dim / 4;
     const std::uint64_t parts = group_size >= 4 * quads ? 4 : group_size >= 2 * quads ? 2 : 1;
     return 16 * quads * (std::max<std::uint64_t>(n_subgroups, parts) + 1) + 8 * n_group * (n_subgroups + 1) +
@@ -28,14 +28,15 @@ AttendTuning attend_tuning(const vk::Device& device, std::uint32_t n_group, std:
     const auto bytes_of = [&](std::uint32_t group_size) {
         return attend_shared_bytes(group_size, group_size / subgroup, n_group, head_dim, n_splits);
     };
-    while (t.group_size > subgroup && bytes_of(t.group_size) > device.limits().max_shared_memory_bytes) t.group_size /= 2;
+    while (t.group_size > subgroup && bytes_of(t.group_size) > device.limits().max_shared_memory_bytes)
+        t.group_size /= 2;
     const std::uint64_t bytes = bytes_of(t.group_size);
     if (bytes > device.limits().max_shared_memory_bytes)
-        throw Error(ErrorCode::kUnsupported,
-                    fmt::format("{} query heads of {} on one kv head need {} KiB of shared memory, and '{}' has {}: choose another model, "
-                                "or another --device",
-                                n_group, head_dim, (bytes + 1023) >> 10, device.info().name,
-                                device.limits().max_shared_memory_bytes >> 10));
+        throw Error(ErrorCode::kUnsupported, fmt::format("{} query heads of {} on one kv head need {} KiB of shared "
+                                                         "memory, and '{}' has {}: choose another model, "
+                                                         "or another --device",
+                                                         n_group, head_dim, (bytes + 1023) >> 10, device.info().name,
+                                                         device.limits().max_shared_memory_bytes >> 10));
     if (device.is_cpu()) {
         // Registers bound how many tokens are worth holding at once.
         t.tokens_in_flight = n_group * head_dim >= 1024 ? 1 : 2;
@@ -52,8 +53,9 @@ AttendTuning sparse_attend_tuning(const vk::Device& device, std::uint32_t n_grou
                                   std::uint32_t n_splits, const AttendTuning& asked, std::uint64_t own_shared_bytes) {
     AttendTuning t = attend_tuning(device, n_group, head_dim, n_splits, asked);
     if (asked.group_size != 0 || device.is_cpu() || head_dim < 128) return t;
-    // There are no more workgroups than processors, so that each should bring as many invocations as its registers allow: 23 us where 384 take
-    // 25, choice included (6,547 tokens, H200, 8B; 4 tokens in flight 24, one 25, 8 lanes 29).
+    // There are no more workgroups than processors, so that each should bring as many invocations as its registers
+    // allow: 23 us where 384 take 25, choice included (6,547 tokens, H200, 8B; 4 tokens in flight 24, one 25, 8 lanes
+    // 29).
     constexpr std::uint32_t kWide = 512;
     const vk::DeviceLimits& limits = device.limits();
     if (kWide % limits.subgroup_size != 0 || kWide > limits.max_workgroup_invocations) return t;

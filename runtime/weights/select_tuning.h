@@ -10,12 +10,13 @@ class Device;
 
 /// Group shape of the stages that score rows and choose among them.
 struct SelectTuning {
-    std::uint32_t group_size = 0;  ///< invocations
-    std::uint32_t lanes = 0;       ///< per scored row
+    std::uint32_t group_size = 0;      ///< invocations
+    std::uint32_t lanes = 0;           ///< per scored row
     std::uint32_t rows_in_flight = 2;  ///< that the lanes of a row load at once
 };
 
-/// @param dim values of a row, @param is_box a row is two of them. @param asked taken as it is where it is not empty (bench/tune_selection.cpp).
+/// @param dim values of a row, @param is_box a row is two of them. @param asked taken as it is where it is not empty
+/// (bench/tune_selection.cpp).
 SelectTuning select_tuning(const vk::Device& device, std::uint32_t dim, bool is_box = false,
                            const SelectTuning& asked = {});
 

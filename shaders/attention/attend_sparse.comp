@@ -1,10 +1,11 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: softmax attention of one token over the sinks, the selected tokens and everything from the list's middle_end on
-// (the window and the open block); the log-sum-exp over them goes out for the audit. Optionally value rows with little
-// weight are not read (BLASST). A windowed head attends to what it sees, as in the dense stage.
+// Computes: softmax attention of one token over the sinks, the selected tokens and everything from the list's
+// middle_end on (the window and the open block); the log-sum-exp over them goes out for the audit. Optionally value
+// rows with little weight are not read (BLASST). A windowed head attends to what it sees, as in the dense stage.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output
+// f32;
 //   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head;
 //   14 sums of what left the windows, evicted.glsl
@@ -61,7 +62,8 @@ layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint at
 float act_value(uint e) { return merge_output[e / 4][e % 4]; }
 float act_square(uint e) { return 0.0; }
 
-// What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from `recent` on.
+// What is attended: n_first sinks, the listed units as far as they lie in the middle region, then everything from
+// `recent` on.
 uint position, list_at, n_first, n_list, recent;
 HeadTable table;
 

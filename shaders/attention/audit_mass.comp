@@ -1,9 +1,10 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: the captured mass of each query head, exactly: exp(lse over what was attended - lse over everything that the head sees),
-// from a pass over the keys alone; and the same without the sinks, which hold much and mean little.
+// Computes: the captured mass of each query head, exactly: exp(lse over what was attended - lse over everything that
+// the head sees), from a pass over the keys alone; and the same without the sinks, which hold much and mean little.
 // One workgroup handles: one of kMaxSplits ranges of one kv head's tokens; the last to arrive merges.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 q f32, scaled; 4 lse over the attended tokens f32 [n_heads]; 5 partial (m, d) of
+// Bindings: 0 state; 1 block table; 2 K pool; 3 q f32, scaled; 4 lse over the attended tokens f32 [n_heads]; 5 partial
+// (m, d) of
 //   all tokens and of the sinks [n_kv_heads, kMaxSplits, kGroup]; 6 counters; 7 records vec2 (mass, mass without sinks)
 // Needs: storage16, subgroup arithmetic and shuffle.
 #extension GL_EXT_scalar_block_layout : require

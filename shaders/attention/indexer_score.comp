@@ -1,11 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children of the
-// rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes the kept
-// rows as a sorted list, or that is left to select_rows or select_attend (kEnding). Quest's box bound, block means (HISA),
-// low-dimensional index keys (RTPurbo, FASA) and exact keys are variants of the row; top-k, attention top-p (Twilight) and a threshold are variants of the rule.
-// One workgroup handles: its slices of the rows of one kv head, in turn with the others; the workgroup kSplits handles sinks and window, which are always
-// attended and count towards the mass, and appends the newest token's index key.
+// Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children
+// of the rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes
+// the kept rows as a sorted list, or that is left to select_rows or select_attend (kEnding). Quest's box bound, block
+// means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are variants of the row; top-k, attention
+// top-p (Twilight) and a threshold are variants of the rule.
+// One workgroup handles: its slices of the rows of one kv head, in turn with the others; the workgroup kSplits handles
+// sinks and window, which are always attended and count towards the mass, and appends the newest token's index key.
 // Bindings: 0 state; 1 block table; 2 rows; 3 second rows (box: max); 4 q f32 [n_heads, head_dim]; 5 index maps f32
 //   [A: index_dim, head_dim][B: index_dim, head_dim] per kv head; 6 K pool; 7 index keys [n_physical, block, index_dim], index_keys.glsl;
 //   8 sums of index keys f32 [n_physical * block / unit, index_dim]; 9 lists u32 of this level; 10 lists of the level above; 11 scores f32
@@ -120,7 +121,8 @@ void stage_query() {
         const uint head_at = (kv_head * kGroup + i / kDim) * kHeadDim;
         const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
         float sum = 0.0;
-        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize) sum += maps[map_at + c] * query[head_at + c];
+        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize)
+            sum += maps[map_at + c] * query[head_at + c];
         sum = subgroupAdd(sum);
         if (subgroupElect()) shared_query[i] = sum;
     }
@@ -158,7 +160,8 @@ void append_index_key() {
     for (uint r = gl_SubgroupID; r < kIndexDim; r += kSubgroups) {
         const uint map_at = push.maps + ((kv_head * 2 + 1) * kIndexDim + r) * kHeadDim;
         float sum = 0.0;
-        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize) sum += maps[map_at + c] * KV_VALUE(key_pool, row, c);
+        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize)
+            sum += maps[map_at + c] * KV_VALUE(key_pool, row, c);
         sum = subgroupAdd(sum);
         if (subgroupElect()) shared_index_key[r] = sum;
     }
@@ -190,7 +193,9 @@ Row unit_row(uint unit_id, bool inside) {
     if (!inside) unit_id = 0;
     uint row;
     if (kUnit > kBlockSize) row = push.super_first + kv_head * push.super_stride + unit_id;
-    else row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) + unit_id % (kBlockSize / kUnit);
+    else
+        row = physical_block(table, unit_id * kUnit / kBlockSize) * (kBlockSize / kUnit) +
+              unit_id % (kBlockSize / kUnit);
     return Row(row, 1.0 / float(min(kUnit, position + 1 - unit_id * kUnit)), inside);
 }
 
@@ -222,7 +227,8 @@ void score_rows(bool tokens) {
                 const vec4 x = q[(g * kUnitsPerLane + u) * 2];
                 const vec4 y = q[(g * kUnitsPerLane + u) * 2 + 1];
                 if (kScorer == WINNOW_SCORE_BOX && !tokens)
-                    slot_scores[t * kGroup + g] += dot(x, mix(a[t], c[t], greaterThan(x, vec4(0.0)))) + dot(y, mix(b[t], d[t], greaterThan(y, vec4(0.0))));
+                    slot_scores[t * kGroup + g] += dot(x, mix(a[t], c[t], greaterThan(x, vec4(0.0)))) +
+                                                   dot(y, mix(b[t], d[t], greaterThan(y, vec4(0.0))));
                 else
                     slot_scores[t * kGroup + g] += dot(x, a[t]) + dot(y, b[t]);
             }
@@ -233,8 +239,9 @@ void score_rows(bool tokens) {
 
 void load_rows(uint first, uint end, float threshold) { hold_scored_rows(first, end, threshold); }
 
-// Block table entries of the rows that come next, so that their loads wait neither for the entry nor, the first time, for the position.
-// Only of rows that are known without a list. A windowed head does not come here, so no ring has to be looked through.
+// Block table entries of the rows that come next, so that their loads wait neither for the entry nor, the first time,
+// for the position. Only of rows that are known without a list. A windowed head does not come here, so no ring has to
+// be looked through.
 const bool kBlocksAhead = kParentUnit == 0 && kUnit <= kBlockSize;
 uint blocks_ahead[kInFlight];
 void fetch_blocks(uint first) {
@@ -247,10 +254,12 @@ void fetch_blocks(uint first) {
 Row next_row(uint t, uint unit_id, bool inside) {
     if (!kBlocksAhead) return kUnit == 1 ? token_row(unit_id, inside) : unit_row(unit_id, inside);
     const uint units = kBlockSize / min(kUnit, kBlockSize);
-    return Row(blocks_ahead[t] * units + unit_id % units, 1.0 / float(min(kUnit, position + 1 - min(unit_id * kUnit, position))), inside);
+    const uint n_tokens = min(kUnit, position + 1 - min(unit_id * kUnit, position));
+    return Row(blocks_ahead[t] * units + unit_id % units, 1.0 / float(n_tokens), inside);
 }
 
-// (m, d) of the values that this lane owns over the rows of its slot: first, first + stride .. before end. `always`: sinks and window in place of rows.
+// (m, d) of the values that this lane owns over the rows of its slot: first, first + stride .. before end. `always`:
+// sinks and window in place of rows.
 vec2 own_md[kOwned];
 void score_range(uint first, uint end, uint stride, bool always) {
     for (; first < end; first += stride) {
@@ -301,10 +310,12 @@ void merge_range(uint place) {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
         vec2 total = vec2(kEmpty, 0.0);
         for (uint s = 0; s < kSubgroups; s += kScanLanes)
-            if (s + gl_SubgroupInvocationID < kSubgroups) merge_state(total, shared_states[(s + gl_SubgroupInvocationID) * kGroup + g]);
+            if (s + gl_SubgroupInvocationID < kSubgroups)
+                merge_state(total, shared_states[(s + gl_SubgroupInvocationID) * kGroup + g]);
         const float largest = subgroupMax(total.x);
         total = vec2(largest, subgroupAdd(total.y * exp(total.x - largest)));
-        if (kEnding == WINNOW_SCORE_RANGES && kParentUnit != 0 && place == 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
+        if (kEnding == WINNOW_SCORE_RANGES && kParentUnit != 0 && place == 0)
+            merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));
         if (subgroupElect()) partials[(kv_head * (kSplits + 1) + place) * kGroup + g] = total;
     }
 }
@@ -326,8 +337,8 @@ bool list_still_serves(SelectControl c) {
     return subgroupAdd(dots) >= push.cosine * sqrt(subgroupAdd(own) * subgroupAdd(last));
 }
 
-// Where each ranking is cut: rows with a smaller rank are kept; those at the cut while they fit the budget, lowest first; a cut
-// that the rule never reached keeps everything up to it.
+// Where each ranking is cut: rows with a smaller rank are kept; those at the cut while they fit the budget, lowest
+// first; a cut that the rule never reached keeps everything up to it.
 struct Cut {
     uint rank;
     bool open;  // keeps all of the rank as well
@@ -426,13 +437,14 @@ void main() {
     const uint n_active = clamp(n_rows / (kInFlight * kSlots), 1, kSplits);
     if (!always && gl_WorkGroupID.x >= n_active) {
         if (kEnding == WINNOW_SCORE_RANGES && gl_LocalInvocationIndex < kGroup)
-            partials[(kv_head * (kSplits + 1) + gl_WorkGroupID.x) * kGroup + gl_LocalInvocationIndex] = vec2(kEmpty, 0.0);
+            partials[(kv_head * (kSplits + 1) + gl_WorkGroupID.x) * kGroup + gl_LocalInvocationIndex] =
+                vec2(kEmpty, 0.0);
         return;
     }
     const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
     [[unroll]] for (uint j = 0; j < kOwned; ++j) own_md[j] = vec2(kEmpty, 0.0);
-    // Rows of the workgroups alternate, so that each knows its first ones at once. Two calls: with `always` known when it is compiled the
-    // stage takes 9.4 us, with one call for both 10.6 (H200, 2,046 boxes).
+    // Rows of the workgroups alternate, so that each knows its first ones at once. Two calls: with `always` known when
+    // it is compiled the stage takes 9.4 us, with one call for both 10.6 (H200, 2,046 boxes).
     if (always) score_range(0, min(sinks, position + 1) + n_recent, kInFlight * kSlots, true);
     else score_range(gl_WorkGroupID.x * kInFlight * kSlots, n_rows, n_active * kInFlight * kSlots, false);
     merge_range(gl_WorkGroupID.x);
@@ -452,7 +464,8 @@ void main() {
         const uint at = kv_head * (kSplits + 1) * kGroup + g;
         const vec2 sure = partials[at + kSplits * kGroup];
         vec2 total = vec2(kEmpty, 0.0);
-        for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize) merge_state(total, partials[at + s * kGroup]);
+        for (uint s = gl_SubgroupInvocationID; s < n_active; s += gl_SubgroupSize)
+            merge_state(total, partials[at + s * kGroup]);
         for (uint d = 1; d < gl_SubgroupSize; d <<= 1) merge_state(total, subgroupShuffleXor(total, d));
         merge_state(total, sure);
         if (kParentUnit != 0) merge_state(total, vec2(dropped[kv_head * kGroup + g], 1.0));

@@ -1,11 +1,13 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: the budget rule and the attention over what it keeps, in one dispatch, after indexer_score has scored the rows. No
-// workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared memory the units that fall to
-// it and attends to them. Where the rows are few (blocks) that costs less than a dispatch. The list is written too, for layers that
-// borrow it. Sinks and everything from middle_end on are attended besides; a windowed head attends to what it sees.
+// Computes: the budget rule and the attention over what it keeps, in one dispatch, after indexer_score has scored the
+// rows. No workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared
+// memory the units that fall to it and attends to them. Where the rows are few (blocks) that costs less than a
+// dispatch. The list is written too, for layers that borrow it. Sinks and everything from middle_end on are attended
+// besides; a windowed head attends to what it sees.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output f32;
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output
+// f32;
 //   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
 //   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
@@ -76,8 +78,8 @@ const uint kFinal = 1;
 #include "shaders/common/candidates.glsl"
 #include "shaders/common/softmax_state.glsl"
 
-// Units of this workgroup: the row of the first token, and which of the unit's tokens are attended, from | to << 16. Until place_units()
-// the unit's number, kNoUnit where there is none.
+// Units of this workgroup: the row of the first token, and which of the unit's tokens are attended, from | to << 16.
+// Until place_units() the unit's number, kNoUnit where there is none.
 const uint kNoUnit = 0xffffffffu;
 shared uvec2 chosen[kMostChosen];
 shared uint first_missing;  // tokens that the row lacks which the sinks reach into, where it is at the cut
@@ -97,8 +99,8 @@ void load_rows(uint first, uint end, float threshold) {
     hold_scores(fetched, first, end, threshold);
 }
 
-// What is attended, in whole units one after the other: sinks, the list's, and everything from `recent` on, which ends with the newest
-// token. Of a unit that two of these share each takes its own tokens.
+// What is attended, in whole units one after the other: sinks, the list's, and everything from `recent` on, which ends
+// with the newest token. Of a unit that two of these share each takes its own tokens.
 struct Attended {
     uint n_first, recent;         // tokens
     uint n_sink_units, n_list;    // units; those of the list at most
@@ -106,7 +108,8 @@ struct Attended {
 };
 Attended attended_range(uint n_first, uint recent, uint n_list) {
     const uint n_sink_units = (n_first + kUnit - 1) / kUnit;
-    Attended a = Attended(n_first, recent, n_sink_units, n_list, (n_sink_units + n_list) * kUnit + position + 1 - recent / kUnit * kUnit, 0);
+    const uint n_items = (n_sink_units + n_list) * kUnit + position + 1 - recent / kUnit * kUnit;
+    Attended a = Attended(n_first, recent, n_sink_units, n_list, n_items, 0);
     a.n_active = clamp(a.n_items / kMinTokens, 1, kMaxSplits);
     return a;
 }
@@ -117,9 +120,10 @@ void merge_ranges() {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
         const uint at = kv_head * (kScoreSplits + 1) * kGroup + g;
         const vec2 sure = ranges[at + kScoreSplits * kGroup];
-        vec2 total = gl_SubgroupInvocationID < kScoreSplits ? ranges[at + gl_SubgroupInvocationID * kGroup] : vec2(kEmpty, 0.0);
+        const uint lane = gl_SubgroupInvocationID;
+        vec2 total = lane < kScoreSplits ? ranges[at + lane * kGroup] : vec2(kEmpty, 0.0);
         if (kScoreSplits > kWidth)
-            for (uint s = gl_SubgroupInvocationID + kWidth; s < kScoreSplits; s += kWidth) merge_state(total, ranges[at + s * kGroup]);
+            for (uint s = lane + kWidth; s < kScoreSplits; s += kWidth) merge_state(total, ranges[at + s * kGroup]);
         const float largest = max(subgroupMax(total.x), sure.x);
         total = vec2(largest, subgroupAdd(total.y * exp(total.x - largest)) + sure.y * exp(sure.x - largest));
         if (subgroupElect()) {
@@ -150,8 +154,10 @@ void place_units() {
         }
         const uint token = unit * kUnit;
         if (unit == kNoUnit || token > position) chosen[i] = uvec2(0);
-        else chosen[i] = uvec2(physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize,
-                               clamp(from, token, token + kUnit) - token | (clamp(to, token, token + kUnit) - token) << 16);
+        else
+            chosen[i] = uvec2(
+                physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize,
+                clamp(from, token, token + kUnit) - token | (clamp(to, token, token + kUnit) - token) << 16);
     }
     barrier();
 }
@@ -178,7 +184,8 @@ uint choose(uint split, uint n_rows) {
     count_bins(0, coarse, 0, n_rows, rule.threshold);
     find_cuts(0, coarse, rule);
 
-    // Rows in bins before the cut are kept; of those at the cut as many as the budget has room for, the lowest ids first.
+    // Rows in bins before the cut are kept; of those at the cut as many as the budget has room for, the lowest ids
+    // first.
     const uint bin = select_cut[0];
     const uint room = rule.budget_max - min(rule.budget_max, select_before_count[0]);
     const uint n_at = bin < kBins ? min(select_count[bin], min(room, 0x7fffffffu - kUnit) + kUnit - 1) : 0;
@@ -204,7 +211,8 @@ uint choose(uint split, uint n_rows) {
         place ^= 1;
         if (base == 0) {
             most_at = room == 0 ? 0 : (min(room, 0x7fffffffu - kUnit) + first_missing - 1) / kUnit + 1;
-            a = attended_range(min(sinks, recent), recent, kOneTile ? (all & 0xffff) + min(most_at, all >> 16) : most_listed);
+            const uint n_list = kOneTile ? (all & 0xffff) + min(most_at, all >> 16) : most_listed;
+            a = attended_range(min(sinks, recent), recent, n_list);
             first_unit = split_begin(a, split) / kUnit;
         }
         uint at_before = at_cut + (before >> 16);
@@ -225,9 +233,11 @@ uint choose(uint split, uint n_rows) {
         base += kTile;
     } while (!kOneTile && base < n_rows);
     const uint n_list = before_cut + min(most_at, at_cut);
+    const uint n_tokens = n_list * kUnit - first_kept;
     if (split == 0 && gl_LocalInvocationIndex == 0)
-        controls[push.control + kv_head] = SelectControl(min(n_list, push.list_stride), min(n_list * kUnit - first_kept, push.list_stride * kUnit), middle_end, position + 1);
-    return n_list * kUnit - first_kept;
+        controls[push.control + kv_head] = SelectControl(
+            min(n_list, push.list_stride), min(n_tokens, push.list_stride * kUnit), middle_end, position + 1);
+    return n_tokens;
 }
 
 float act_value(uint e) { return merge_output[e / 4][e % 4]; }

@@ -1,10 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: the budget rule over more tokens than one workgroup gets through in time, after indexer_score has scored them. Two dispatches
-// (kPass): first every workgroup ranks and counts its range, and the last one of each kv head finds the cut; then every workgroup writes
-// its part of the sorted list, whose place it knows from what the ranges before it counted.
+// Computes: the budget rule over more tokens than one workgroup gets through in time, after indexer_score has scored
+// them. Two dispatches (kPass): first every workgroup ranks and counts its range, and the last one of each kv head
+// finds the cut; then every workgroup writes its part of the sorted list, whose place it knows from what the ranges
+// before it counted.
 // One workgroup handles: one of kSplits ranges of one kv head's rows (tokens).
-// Bindings: 0 state; 1 block table; 2 lists u32 of this level; 3 lists of the level above; 4 scores f32 [n_heads, max_rows]; 5 (log of the
+// Bindings: 0 state; 1 block table; 2 lists u32 of this level; 3 lists of the level above; 4 scores f32 [n_heads,
+// max_rows]; 5 (log of the
 //   denominator, share of sinks and window) of each head [n_kv_heads, kScoreSplits + 1, kGroup], the first of each kv head; 6 ranks u16
 //   [n_kv_heads, max_rows]; 7 bins of all ranges u32 [n_kv_heads, 1 + kGroup or 1 (top-k), kBins], zero between dispatches; 8 tokens up to each bin
 //   u32 [n_kv_heads, kSplits, kBins]; 9 counters; 10 controls; 11 policies; 12 cuts

@@ -1,11 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: brings the sums of what left each windowed head's view (RazorAttention's compensation token) to what a query
-// at the end of the cache needs: adds the keys and values of tokens that have left since, or takes away those that a
-// shorter cache shows again. A ring still has them: what the query before saw is overwritten by the next append at the
-// earliest.
+// Computes: brings the sums of what left each windowed head's view (RazorAttention's compensation token) to what a
+// query at the end of the cache needs: adds the keys and values of tokens that have left since, or takes away those
+// that a shorter cache shows again. A ring still has them: what the query before saw is overwritten by the next append
+// at the earliest.
 // One workgroup handles: one kv head; an invocation 8 dimensions of the keys or the values.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 sums, evicted.glsl; 5 tokens in each u32 [n_layers * n_kv_heads]
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 sums, evicted.glsl; 5 tokens in each u32 [n_layers *
+// n_kv_heads]
 // Needs: storage16.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require

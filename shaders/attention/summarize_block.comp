@@ -1,9 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: after a prefill chunk, the summaries of the blocks and superblocks that it touched and the index keys of its tokens
-// (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys are read.
-// One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or index dimension.
-// Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys, index_keys.glsl; 7 sums of index keys f32
+// Computes: after a prefill chunk, the summaries of the blocks and superblocks that it touched and the index keys of
+// its tokens (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys
+// are read.
+// One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or
+// index dimension.
+// Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys,
+// index_keys.glsl; 7 sums of index keys f32
 // Needs: storage16.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -36,8 +39,8 @@ layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[
 INDEX_PLANE(6)
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
 
-// One channel over the tokens [begin, end) of a superblock. Sums run in the order of the tokens, as they do when a decode step appends
-// them one by one: the same bits, however the prompt was cut.
+// One channel over the tokens [begin, end) of a superblock. Sums run in the order of the tokens, as they do when a
+// decode step appends them one by one: the same bits, however the prompt was cut.
 void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint end) {
     const uint super_row = push.super_first + kv_head * push.super_stride + begin / kSuperTokens;
     Summary super = read_summary(super_row, dim, begin % kSuperTokens == 0);
@@ -67,8 +70,8 @@ void summarize_channel(HeadTable table, uint kv_head, uint dim, uint begin, uint
     write_summary(super_row, dim, super);
 }
 
-// Dimension r of the index key of key_row. With codes it is asked for twice: an array of them would take a software driver's compiler
-// seconds, and shared memory is too small for a key of each invocation.
+// Dimension r of the index key of key_row. With codes it is asked for twice: an array of them would take a software
+// driver's compiler seconds, and shared memory is too small for a key of each invocation.
 uint key_row, first_map;
 float index_key(uint r) {
     const uint map_at = first_map + r * kHeadDim;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decode attention over cached tokens, shared by the dense and the sparse stage. kLanes neighbouring lanes take one
-// token (8 dimensions at a time); every lane group keeps an online softmax state (o, m, d) of its own for
-// the kGroup query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
-// memory, across workgroups by the last one to arrive (fixed order: same bits each time).
-// The includer defines the specialisation constants named here and the bindings of KeyPool and ValuePool, and attend_places().
-// kEvicted: tokens that left a head's window count as one more token, of their mean key and value and with their number
-// as its weight (RazorAttention). Off, nothing of it is left in the compiled stage.
+// token (8 dimensions at a time); every lane group keeps an online softmax state (o, m, d) of its own for the kGroup
+// query heads, and the states merge once at the end: in the subgroup by shuffles, in the workgroup through shared
+// memory, across workgroups by the last one to arrive (fixed order: same bits each time). The includer defines the
+// specialisation constants named here and the bindings of KeyPool and ValuePool, and attend_places(). kEvicted: tokens
+// that left a head's window count as one more token, of their mean key and value and with their number as its weight
+// (RazorAttention). Off, nothing of it is left in the compiled stage.
 #ifndef WINNOW_ATTEND_GLSL
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
@@ -32,9 +32,11 @@ const uint kWidth = kGroupSize / kSubgroups;  // lanes of a subgroup, where a lo
 const uint kMostWeights = kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups;
 const float kEmpty = -3.0e38;
 
-// Code counts as bytes do: what the stages of a layer execute must fit a processor's instruction cache (128 KiB on an H200), or all of
-// them run slower (DESIGN.md). Loops here that have one turn in common cases are written so that the compiler sees it.
-shared vec4 merge_quads[(kSubgroups > kParts ? kSubgroups : kParts) * kMergeQuads];  // o of each subgroup; then sums of parts of the splits
+// Code counts as bytes do: what the stages of a layer execute must fit a processor's instruction cache (128 KiB on an
+// H200), or all of them run slower (DESIGN.md). Loops here that have one turn in common cases are written so that the
+// compiler sees it.
+// o of each subgroup; then sums of parts of the splits
+shared vec4 merge_quads[(kSubgroups > kParts ? kSubgroups : kParts) * kMergeQuads];
 shared vec2 merge_md[kSubgroups * kGroup];
 shared float merge_weights[kMostWeights * kGroup];  // by head, of subgroups and then of splits
 shared vec2 merge_total[kGroup];                    // (m, d) of the workgroup, then of all splits
@@ -114,9 +116,10 @@ void attend_evicted(uint split, uint sum_row, uint n) {
     }
 }
 
-// Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of them. The includer
-// defines it. Every lane of a lane group is told the same. An invisible token's row is read all the same, since a load without a
-// branch around it can start early; it must lie inside the pool, what it holds does not matter.
+// Where the tokens that this invocation's slot takes from `i` on lie; i + t * kSlots + attend_slot() is token t of
+// them. The includer defines it. Every lane of a lane group is told the same. An invisible token's row is read all the
+// same, since a load without a branch around it can start early; it must lie inside the pool, what it holds does not
+// matter.
 void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]);
 
 // Of the tokens in flight, as they lie in memory.
@@ -142,13 +145,14 @@ void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFligh
     }
 }
 
-// Weights of the tokens whose keys are there; the running maximum is raised once for all of them.
-// kSkipValues: a value row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
+// Weights of the tokens whose keys are there; the running maximum is raised once for all of them. kSkipValues: a value
+// row whose weight is below `skip` of the running maximum for every head is neither read nor counted.
 void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
     float v[kValues];
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         vec4 k[kQuadsPerLane];
-        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) kv_unpack(attend_k[t * kUnitsPerLane + u], k[2 * u], k[2 * u + 1]);
+        [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u)
+            kv_unpack(attend_k[t * kUnitsPerLane + u], k[2 * u], k[2 * u + 1]);
         [[unroll]] for (uint g = 0; g < kGroup; ++g) {
             float score = 0.0;
             [[unroll]] for (uint i = 0; i < kQuadsPerLane; ++i) score += dot(attend_q[g * kQuadsPerLane + i], k[i]);
@@ -164,7 +168,8 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
     float p[kOwned];
     [[unroll]] for (uint j = 0; j < kOwned; ++j) {
         float largest = own_visible ? v[j] : kEmpty;
-        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) largest = max(largest, subgroupShuffleXor(largest, d));
+        [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1)
+            largest = max(largest, subgroupShuffleXor(largest, d));
         largest = max(largest, own_m[j]);
         correction[j] = exp(own_m[j] - largest);
         p[j] = own_visible ? exp(v[j] - largest) : 0.0;
@@ -176,7 +181,8 @@ void attend_weigh(inout bool visible[kTokensInFlight], float skip) {
         [[unroll]] for (uint g = 0; g < kGroup; ++g) heaviest = max(heaviest, attend_p[t * kGroup + g]);
         visible[t] = visible[t] && heaviest >= skip;
         if (own_token == t) own_visible = visible[t];
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            attend_p[t * kGroup + g] = visible[t] ? attend_p[t * kGroup + g] : 0.0;
     }
     [[unroll]] for (uint j = 0; j < kOwned; ++j) own_d[j] = own_d[j] * correction[j] + (own_visible ? p[j] : 0.0);
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
@@ -212,10 +218,11 @@ void attend_range(uint begin, uint end, float skip) {
     }
 }
 
-// Weights of n parts of each head's softmax, n <= most, for their sum, and merge_total; one subgroup per head, one lane per part.
-// `of_splits`: of the splits' partial states, otherwise of the subgroups'.
+// Weights of n parts of each head's softmax, n <= most, for their sum, and merge_total; one subgroup per head, one lane
+// per part. `of_splits`: of the splits' partial states, otherwise of the subgroups'.
 vec2 part_md(const bool of_splits, uint part, uint g, uint states_at) {
-    return of_splits ? partial_pairs[(states_at + part * kSplitSize + kGroup * kHeadDim) / 2 + g] : merge_md[part * kGroup + g];
+    return of_splits ? partial_pairs[(states_at + part * kSplitSize + kGroup * kHeadDim) / 2 + g]
+                     : merge_md[part * kGroup + g];
 }
 void weigh_parts(const bool of_splits, uint n, const uint most, uint states_at) {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
@@ -224,7 +231,8 @@ void weigh_parts(const bool of_splits, uint n, const uint most, uint states_at) 
         const vec2 first = lane < n ? part_md(of_splits, lane, g, states_at) : vec2(kEmpty, 0.0);
         float largest = first.x;
         if (most > kWidth)
-            for (uint p = lane + kWidth; p < n; p += kWidth) largest = max(largest, part_md(of_splits, p, g, states_at).x);
+            for (uint p = lane + kWidth; p < n; p += kWidth)
+                largest = max(largest, part_md(of_splits, p, g, states_at).x);
         largest = subgroupMax(largest);
         const float weight = exp(first.x - largest);
         if (lane < n) merge_weights[g * kMostWeights + lane] = weight;
@@ -242,8 +250,8 @@ void weigh_parts(const bool of_splits, uint n, const uint most, uint states_at) 
     }
 }
 
-// Merges the states of the whole workgroup: o into merge_output, not normalised, (m, d) into merge_total. Each invocation sees what it
-// wrote of merge_output itself.
+// Merges the states of the whole workgroup: o into merge_output, not normalised, (m, d) into merge_total. Each
+// invocation sees what it wrote of merge_output itself.
 void attend_merge_workgroup() {
     [[unroll]] for (uint j = 0; j < kOwned; ++j)
         [[unroll]] for (uint d = 1; d < kTokensInFlight; d <<= 1) own_d[j] += subgroupShuffleXor(own_d[j], d);
@@ -278,32 +286,39 @@ void attend_merge_workgroup() {
     barrier();
     for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize) {
         vec4 sum = vec4(0.0);
-        for (uint s = 0; s < kSubgroups; ++s) sum += merge_weights[i / kHeadQuads * kMostWeights + s] * merge_quads[s * kMergeQuads + i];
+        for (uint s = 0; s < kSubgroups; ++s)
+            sum += merge_weights[i / kHeadQuads * kMostWeights + s] * merge_quads[s * kMergeQuads + i];
         merge_output[i] = sum;
     }
 }
 
-// Of the last workgroup's sum over the splits: invocations that would idle take every kParts-th split; each holds kHeldParts loads under way.
+// Of the last workgroup's sum over the splits: invocations that would idle take every kParts-th split; each holds
+// kHeldParts loads under way.
 const uint kPartsEach = (kMaxSplits + kParts - 1) / kParts;
 const uint kHeldParts = kPartsEach < 16 ? kPartsEach : 16;
 const uint kItems = kMergeQuads * kParts;
 vec4 held_parts[kHeldParts];
 void fetch_parts(uint states_at, uint item, uint first, uint n_active) {
-    [[unroll]] for (uint k = 0; k < kHeldParts; ++k)
-        held_parts[k] = partial_quads[(states_at + min(item / kMergeQuads + (first + k) * kParts, n_active - 1) * kSplitSize) / 4 + item % kMergeQuads];
+    [[unroll]] for (uint k = 0; k < kHeldParts; ++k) {
+        const uint split = min(item / kMergeQuads + (first + k) * kParts, n_active - 1);
+        held_parts[k] = partial_quads[(states_at + split * kSplitSize) / 4 + item % kMergeQuads];
+    }
 }
 
 // Log of a head's denominator, in the workgroup for which attend_finish() is true.
 float attend_lse(uint g) { return merge_total[g].x + log(merge_total[g].y); }
 
-// After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output and `attended` in exactly one workgroup
-// of the n_active ones and returns true there.
+// After attend_merge_workgroup: leaves the normalised output of the kv head in merge_output and `attended` in exactly
+// one workgroup of the n_active ones and returns true there.
 bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
     if (n_active > 1) {
         const uint states_at = kv_head * kMaxSplits * kSplitSize;
         const uint own = states_at + split * kSplitSize;
-        for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize) partial_quads[own / 4 + i] = merge_output[i];
-        if (gl_LocalInvocationIndex < kGroup) partial_pairs[(own + kGroup * kHeadDim) / 2 + gl_LocalInvocationIndex] = merge_total[gl_LocalInvocationIndex];
+        for (uint i = gl_LocalInvocationIndex; i < kMergeQuads; i += kGroupSize)
+            partial_quads[own / 4 + i] = merge_output[i];
+        if (gl_LocalInvocationIndex < kGroup)
+            partial_pairs[(own + kGroup * kHeadDim) / 2 + gl_LocalInvocationIndex] =
+                merge_total[gl_LocalInvocationIndex];
         memoryBarrierBuffer();
         barrier();
         if (gl_LocalInvocationIndex == 0) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The rows that a level chooses from, for the shaders that score them and that choose: which units they are, how many tokens of each
-// lie in the middle region, and how a kv head's rule reads. The includer defines the constants of select.glsl, kUnit, kParentUnit,
-// kBlockSize, kMaxRows, and the bindings used here.
+// The rows that a level chooses from, for the shaders that score them and that choose: which units they are, how many
+// tokens of each lie in the middle region, and how a kv head's rule reads. The includer defines the constants of
+// select.glsl, kUnit, kParentUnit, kBlockSize, kMaxRows, and the bindings used here.
 #ifndef WINNOW_CANDIDATES_GLSL
 #define WINNOW_CANDIDATES_GLSL
 #include "shaders/common/select.glsl"
@@ -58,7 +58,8 @@ void fetch_scores(uint first, uint end, out vec4 loaded[kFetched]) {
 void hold_scores(vec4 loaded[kFetched], uint first, uint end, float threshold) {
     [[unroll]] for (uint k = 0; k < kHeld; ++k) {
         float weight[kGroup];
-        [[unroll]] for (uint g = 0; g < kGroup; ++g) weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
+        [[unroll]] for (uint g = 0; g < kGroup; ++g)
+            weight[g] = min(loaded[k / 4 * kGroup + g][k % 4] - shared_lse[g], 0.0);
         hold_row(k, first + k < end ? row_tokens(first + k) : 0, weight, threshold);
     }
 }
@@ -68,7 +69,8 @@ void hold_scored_rows(uint first, uint end, float threshold) {
     hold_scores(loaded, first, end, threshold);
 }
 
-// Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one barrier is enough.
+// Sum of x over the invocations before this one, and over all. `place` alternates from call to call, so that one
+// barrier is enough.
 uint scan_before(uint x, uint place, out uint total) {
     const uint through = subgroupInclusiveAdd(x);
     if (gl_SubgroupInvocationID == gl_SubgroupSize - 1) select_scan[place * kSubgroups + gl_SubgroupID] = through;

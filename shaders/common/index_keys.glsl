@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Storage of index keys: kIndexType is WINNOW_INDEX_F16 or WINNOW_INDEX_INT8. A row is a token of a head, by physical block as in the K pool.
+// Storage of index keys: kIndexType is WINNOW_INDEX_F16 or WINNOW_INDEX_INT8. A row is a token of a head, by physical
+// block as in the K pool.
 //   f16   halves [row][kIndexDim]
 //   int8  blocks of kBlockSize rows: first the codes of the block's rows, signed bytes [row][kIndexDim], then their scales f16 [row];
 //         value = scale * code, so a key takes kIndexDim + 2 bytes and loads stay aligned to 8
-// The includer defines kIndexType, kIndexDim and kBlockSize, includes kv_store.glsl first and declares the plane with INDEX_PLANE.
+// The includer defines kIndexType, kIndexDim and kBlockSize, includes kv_store.glsl first and declares the plane with
+// INDEX_PLANE.
 #ifndef WINNOW_INDEX_KEYS_GLSL
 #define WINNOW_INDEX_KEYS_GLSL
 
@@ -26,7 +28,8 @@ vec4 index_bytes(uint w) {
                 bitfieldExtract(int(w), 24, 8));
 }
 
-// Dimensions 8 * unit .. of a row into two vec4. Macros: 16-bit types may be loaded and converted, but not passed to functions.
+// Dimensions 8 * unit .. of a row into two vec4. Macros: 16-bit types may be loaded and converted, but not passed to
+// functions.
 #define INDEX_LOAD(row, unit, a, b)                                                          \
     if (kIndexType == WINNOW_INDEX_INT8) {                                                   \
         const uvec2 index_w = index_pairs[index_code(row) / 8 + (unit)];                     \
@@ -46,7 +49,8 @@ vec4 index_bytes(uint w) {
                float(bitfieldExtract(int(index_words[(index_code(row) + (dim)) / 4]), int((dim) % 4 * 8), 8))            \
          : unpackHalf2x16(uint(index_halves[(row) * kIndexDim + (dim)])).x)
 
-// Largest magnitude of a key that is about to be stored, value(0) .. value(kIndexDim - 1): what its scale and codes follow from.
+// Largest magnitude of a key that is about to be stored, value(0) .. value(kIndexDim - 1): what its scale and codes
+// follow from.
 #define INDEX_LARGEST(largest, value)      \
     float largest = 0.0;                   \
     if (kIndexType == WINNOW_INDEX_INT8)   \

@@ -149,8 +149,9 @@ struct HeadPolicy {
     float threshold;    // estimated probability below which a token is never kept
 };
 
-// State of the selection of one (layer, kv head). A list holds units of tokens; of those at its ends only the tokens inside the
-// middle region [sinks, middle_end) count; sinks and everything from middle_end on are attended besides, so that a list stays right while tokens are appended.
+// State of the selection of one (layer, kv head). A list holds units of tokens; of those at its ends only the tokens
+// inside the middle region [sinks, middle_end) count; sinks and everything from middle_end on are attended besides, so
+// that a list stays right while tokens are appended.
 struct SelectControl {
     uint n_list;         // entries of the list
     uint n_tokens;       // in the middle region

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a row of a quantised cache is written (shaders/common/kv_store.glsl). Include after kv_store.glsl with kv_row declared.
+// How a row of a quantised cache is written (shaders/common/kv_store.glsl). Include after kv_store.glsl with kv_row
+// declared.
 #ifndef WINNOW_KV_QUANTIZE_GLSL
 #define WINNOW_KV_QUANTIZE_GLSL
 #if KV_QUANTIZED
 
-// Scale and codes of a whole row, from kv_row[at ..] in shared memory, by `n_workers` invocations of which this is `worker`. Leaves in
-// kv_row what a reader of the cache will see. The includer declares kv_row and orders the writes before and after. Each worker takes
-// whole runs of 32 dimensions: KV_STORE_ROW(pool, row, at, worker, n_workers).
+// Scale and codes of a whole row, from kv_row[at ..] in shared memory, by `n_workers` invocations of which this is
+// `worker`. Leaves in kv_row what a reader of the cache will see. The includer declares kv_row and orders the writes
+// before and after. Each worker takes whole runs of 32 dimensions: KV_STORE_ROW(pool, row, at, worker, n_workers).
 uint kv_code(float x, float inverse) {
     if (KV_TYPE == WINNOW_KV_Q8_0) return uint(int(clamp(roundEven(x * inverse), -127.0, 127.0))) & 0xffu;
     return uint(clamp(floor(x * inverse + 8.5), 0.0, 15.0));

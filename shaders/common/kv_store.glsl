@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Storage of keys and values: KV_TYPE is WINNOW_KV_F32, _F16, _Q8_0 or _Q4_0. Conversions alone need no f16 arithmetic.
-// A pool is [n_physical] blocks of kBlockSize rows (a token of a head). Floats: [row][kHeadDim]. Quantised: first the codes of the
-// block's rows, then their scales f16 [row][kScales], one for 32 dimensions (the last one may have fewer):
+// A pool is [n_physical] blocks of kBlockSize rows (a token of a head). Floats: [row][kHeadDim]. Quantised: first the
+// codes of the block's rows, then their scales f16 [row][kScales], one for 32 dimensions (the last one may have fewer):
 //   q8_0  value = scale * code, code a signed byte
 //   q4_0  value = scale * (code - 8); word u of a row: low nibbles of its bytes = dimensions 8u .. 8u+3, high = 8u+4 .. 8u+7
-// The includer defines kHeadDim and kBlockSize, declares pools that it writes with KV_POOL and those that it reads with READ_WORDS
-// (words.glsl), and reads rows in units of 8 dimensions with KV_LOAD.
+// The includer defines kHeadDim and kBlockSize, declares pools that it writes with KV_POOL and those that it reads with
+// READ_WORDS (words.glsl), and reads rows in units of 8 dimensions with KV_LOAD.
 #ifndef WINNOW_KV_STORE_GLSL
 #define WINNOW_KV_STORE_GLSL
 
@@ -34,7 +34,8 @@ vec4 code_bytes(uint w) {
 vec4 code_nibbles(uint w) { return vec4(w & 0xfu, w >> 8 & 0xfu, w >> 16 & 0xfu, w >> 24 & 0xfu) - 8.0; }
 #endif
 
-// Values of a float as a half and back. NVIDIA's compiler takes unpack(pack(x)) for x, so the half's bits become a float by hand.
+// Values of a float as a half and back. NVIDIA's compiler takes unpack(pack(x)) for x, so the half's bits become a
+// float by hand.
 float round_half(float x) {
     const uint h = packHalf2x16(vec2(x, 0.0));
     const float y = uintBitsToFloat((h & 0x7fffu) << 13) * uintBitsToFloat(0x77800000u);  // 2^112: the exponents' biases
@@ -48,8 +49,9 @@ float round_half(float x) {
     layout(set = 0, binding = place, scalar) access buffer name##Floats { float name##_floats[]; }; \
     layout(set = 0, binding = place, scalar) access buffer name##Halves { uint16_t name##_halves[]; };
 
-// A unit of a row, dimensions 8 * unit .. (row: physical block * kBlockSize + place in it), as it lies in memory: KV_FETCH sends for it,
-// kv_unpack makes two vec4 of it, KV_LOAD does both. Macros, because buffers cannot be passed to functions.
+// A unit of a row, dimensions 8 * unit .. (row: physical block * kBlockSize + place in it), as it lies in memory:
+// KV_FETCH sends for it, kv_unpack makes two vec4 of it, KV_LOAD does both. Macros, because buffers cannot be passed to
+// functions.
 #if KV_TYPE == WINNOW_KV_F16
 struct KvUnit { uvec4 w; };
 #define KV_FETCH(name, row, unit, x) { x.w = name##_quad((row) * kRowUnits + (unit)); }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner product of a few weight rows with the quantised activation vector: one subgroup per kRowsPerPass rows, one
-// lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. A lane loads its next blocks before it
-// multiplies the present ones, across rows and passes, so that the memory never waits for arithmetic. Results go to
-// row_values[] in shared memory, where the including shader's epilogue finds them.
-// The includer defines kRowsPerPass and kBlocksInFlight (specialisation constants), MATVEC_MAX_ROWS, and includes weights and activations.
+// lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. A lane loads its next
+// blocks before it multiplies the present ones, across rows and passes, so that the memory never waits for arithmetic.
+// Results go to row_values[] in shared memory, where the including shader's epilogue finds them. The includer defines
+// kRowsPerPass and kBlocksInFlight (specialisation constants), MATVEC_MAX_ROWS, and includes weights and activations.
 #ifndef WINNOW_MATVEC_GLSL
 #define WINNOW_MATVEC_GLSL
 #include "shaders/common/dot.glsl"
@@ -42,9 +42,10 @@ MatvecRow matvec_row(uint r);
 MatvecRow matvec_row_of(MatrixRef m, uint nb, uint row) { return MatvecRow(m.base_quads, m.n_rows * nb, row * nb); }
 
 #ifdef WINNOW_TEXELS
-// Software drivers: a lane takes kRowsPerPass rows of its own and the activations are the same in all lanes, since whatever crosses
-// lanes there is a loop over them, and floats, since a packed dot product is taken apart into bytes. The products of codes are
-// whole numbers that a float holds, so the sums are those of the integers (but for Q8_0, whose long sums round as floats do).
+// Software drivers: a lane takes kRowsPerPass rows of its own and the activations are the same in all lanes, since
+// whatever crosses lanes there is a loop over them, and floats, since a packed dot product is taken apart into bytes.
+// The products of codes are whole numbers that a float holds, so the sums are those of the integers (but for Q8_0,
+// whose long sums round as floats do).
 float dot_lane(uint type, RawBlock raw, vec4 x[8], vec4 meta) {
     float low = 0.0, high = 0.0;
     if (!is_quantized(type)) {
@@ -112,9 +113,9 @@ void matvec_begin(uint type, uint nb, uint first, uint end) {
     matvec_fetch(type, nb, first + gl_SubgroupID * kRowsPerPass, end, 0);
 }
 
-// After matvec_begin with the same arguments: row_values[r] = W[r] . a for r in [first, end). Returns the sum of squares that the
-// producer of the vector left in its blocks (the RMS norm's statistic), the same value in every invocation.
-// `type` must be a constant after specialisation. No barrier at the end.
+// After matvec_begin with the same arguments: row_values[r] = W[r] . a for r in [first, end). Returns the sum of
+// squares that the producer of the vector left in its blocks (the RMS norm's statistic), the same value in every
+// invocation. `type` must be a constant after specialisation. No barrier at the end.
 float matvec_rows(uint type, uint nb, uint first, uint end) {
     const uint n_chunks = (nb + kBlocksInFlight * gl_SubgroupSize - 1) / (kBlocksInFlight * gl_SubgroupSize);
     const uint start = first + gl_SubgroupID * kRowsPerPass;

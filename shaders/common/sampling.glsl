@@ -9,8 +9,8 @@ uint float_key(float x) {
     return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Stands for a logit that is NaN or plus infinity: finite, so that every device's max() finds it, and above any sound logit. The bits
-// decide, as a driver may assume that floats are finite. Minus infinity only rules a token out.
+// Stands for a logit that is NaN or plus infinity: finite, so that every device's max() finds it, and above any sound
+// logit. The bits decide, as a driver may assume that floats are finite. Minus infinity only rules a token out.
 const float kNotFinite = 3.3e38;
 float finite_or_mark(float x) {
     const uint bits = floatBitsToUint(x);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The budget rule: from scores of rows to the smallest set that satisfies the rule, by integer histograms, so that the
-// result does not depend on any order. Runs in one workgroup: the last to arrive, or each for itself. Weight of a row for head g is
-// w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw scores would let loud
-// heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls into; or, where many workgroups
-// count (select_rows, select_attend), one round of finer bins. Ties go to lower ids.
-// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins, kMaxRows (that one range has) and load_rows().
+// result does not depend on any order. Runs in one workgroup: the last to arrive, or each for itself. Weight of a row
+// for head g is w_g = exp(score - lse_g) per token; rows are ranked by the pooled weight (softmax before pooling: raw
+// scores would let loud heads win). Two rounds of 256 bins: 1/8 nat, then 1/2048 nat inside the bin that the cut falls
+// into; or, where many workgroups count (select_rows, select_attend), one round of finer bins. Ties go to lower ids.
+// The includer defines kGroup, kGroupSize, kSubgroups, kRule, kPool, kFinal, kBins, kMaxRows (that one range has) and
+// load_rows().
 #ifndef WINNOW_SELECT_GLSL
 #define WINNOW_SELECT_GLSL
 
@@ -25,7 +26,8 @@ const bool kNeedsMass = kRule == WINNOW_RULE_TOP_P || kFinal == 0;
 
 shared uint select_mass[kNeedsMass ? kGroup * kBins : 1];
 
-// Consecutive rows that an invocation holds at once, so that their loads overlap and the rounds after the first need none.
+// Consecutive rows that an invocation holds at once, so that their loads overlap and the rounds after the first need
+// none.
 #ifdef HELD_ROWS
 const uint kHeld = HELD_ROWS;
 #else
@@ -33,14 +35,14 @@ const uint kHeld = kNeedsMass ? 8 : 16;
 #endif
 const uint kTile = kGroupSize * kHeld;
 const bool kOneTile = kMaxRows <= kTile;  // the compiler need not see loops over tiles
-// Of rows first .. first + kHeld: tokens (0 past the end), ranks, and where mass counts the weight per token for each head as natural
-// logarithm (<= about 0).
+// Of rows first .. first + kHeld: tokens (0 past the end), ranks, and where mass counts the weight per token for each
+// head as natural logarithm (<= about 0).
 uint held_tokens[kHeld];
 uint held_rank[kHeld * kRankings];
 float held_weight[kNeedsMass ? kHeld * kGroup : 1];
 
-// Rank by pooled weight, a logarithm: smaller is better, kOutside when it may not be kept at all. 16 bits: bin * kRanksPerBin +
-// bin of the second round.
+// Rank by pooled weight, a logarithm: smaller is better, kOutside when it may not be kept at all. 16 bits: bin *
+// kRanksPerBin + bin of the second round.
 uint rank_of(float pooled, float threshold) {
     if (threshold > 0.0 && pooled < log(threshold)) return kOutside;
     return min(uint(max(-pooled, 0.0) * kRanksPerNat), 65535u);
@@ -66,7 +68,8 @@ void hold_row(uint k, uint n_tokens, float weight[kGroup], float threshold) {
     held_rank[k * kRankings] = n_tokens == 0 ? kOutside : rank_of(pooled, threshold);
 }
 
-// Holds rows first .. first + kHeld of those before `end`; the includer defines it. One tile needs loading once, more in every round.
+// Holds rows first .. first + kHeld of those before `end`; the includer defines it. One tile needs loading once, more
+// in every round.
 void load_rows(uint first, uint end, float threshold);
 
 uint mass_of(float log_weight, uint n_tokens) { return uint(min(exp(log_weight) * float(n_tokens), 1.0) * kMassUnit + 0.5); }
@@ -93,7 +96,8 @@ uint bin_value(uint scan, uint bin) {
     return scan < kRankings ? select_count[scan * kBins + bin] : select_mass[(scan - kRankings) * kBins + bin];
 }
 
-// Finds, for every ranking, the first bin at which the rule is satisfied, and what lies before it. Called by the whole workgroup.
+// Finds, for every ranking, the first bin at which the rule is satisfied, and what lies before it. Called by the whole
+// workgroup.
 void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
     const uint first_bin = gl_LocalInvocationIndex * kBinsEach;
     uint before[kScans];
@@ -165,7 +169,8 @@ void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float 
     do {
         if (round == 0 || (!kOneTile && end - begin > kTile)) load_rows(base + gl_LocalInvocationIndex * kHeld, end, threshold);
         [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-            // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the same few bins.
+            // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the
+            // same few bins.
             uint run_bin = kBins, run_tokens = 0;
             uint run_mass[kGroup];
             [[unroll]] for (uint k = 0; k <= kHeld; ++k) {

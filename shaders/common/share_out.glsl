@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scores of the tokens (or rows) in flight, kValues in all, value = token * kGroup + head, are summed over the kLanes lanes that
-// have parts of them so that each lane is left with kOwned of them: in half the shuffles, and with one exp for each and not one in every
-// lane. Step by step lanes that differ in one bit share out what they have in halves, tokens first, as long as it is even; after
-// that both keep the same. The includer defines kValues, kGroup, kLanes, kGroupSize and kSubgroups.
+// The scores of the tokens (or rows) in flight, kValues in all, value = token * kGroup + head, are summed over the
+// kLanes lanes that have parts of them so that each lane is left with kOwned of them: in half the shuffles, and with
+// one exp for each and not one in every lane. Step by step lanes that differ in one bit share out what they have in
+// halves, tokens first, as long as it is even; after that both keep the same. The includer defines kValues, kGroup,
+// kLanes, kGroupSize and kSubgroups.
 #ifndef WINNOW_SHARE_OUT_GLSL
 #define WINNOW_SHARE_OUT_GLSL
 
@@ -24,7 +25,8 @@ uvec2 owner_of(uint x) {
     if (kOwned < kOwned4 && x >= kOwned) { lane |= 16; x -= kOwned; }
     return uvec2(lane, x);
 }
-// The inverse: the value that this lane owns at place j. With at least as many lanes as tokens all of them are of one token.
+// The inverse: the value that this lane owns at place j. With at least as many lanes as tokens all of them are of one
+// token.
 uint own_value(uint j) {
     uint x = j;
     if (kOwned1 < kValues && (share_lane() & 1) != 0) x += kOwned1;
@@ -37,8 +39,9 @@ uint own_value(uint j) {
 float own_by_head(float own[kOwned], uint g) {
     const uvec2 owner = owner_of(g);
 #ifdef WINNOW_TEXELS
-    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for that. NVIDIA's
-    // compiler makes the whole stage take twice as long if it only sees this line, though never taken there.
+    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for
+    // that. NVIDIA's compiler makes the whole stage take twice as long if it only sees this line, though never taken
+    // there.
     if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
 #endif
     return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - share_lane() + owner.x);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// States (m, d) of a softmax: the largest score and the sum of exp(score - m). The includer defines kEmpty, the m of nothing at all.
+// States (m, d) of a softmax: the largest score and the sum of exp(score - m). The includer defines kEmpty, the m of
+// nothing at all.
 #ifndef WINNOW_SOFTMAX_STATE_GLSL
 #define WINNOW_SOFTMAX_STATE_GLSL
 

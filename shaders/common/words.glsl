@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A buffer that a shader only reads, in words of 16, 8, 4 or 2 bytes: name_quad(i), name_pair(i), name_word(i), name_half(i), i in such words.
-// Software drivers load from storage buffers one lane after another and put the vector together in memory; texels they gather in
-// registers, 5 to 20 times faster. So there (WINNOW_TEXELS, Feature::kTexelLoads) the same buffer is bound as 16-byte texels.
+// A buffer that a shader only reads, in words of 16, 8, 4 or 2 bytes: name_quad(i), name_pair(i), name_word(i),
+// name_half(i), i in such words. Software drivers load from storage buffers one lane after another and put the vector
+// together in memory; texels they gather in registers, 5 to 20 times faster. So there (WINNOW_TEXELS,
+// Feature::kTexelLoads) the same buffer is bound as 16-byte texels.
 #ifndef WINNOW_WORDS_GLSL
 #define WINNOW_WORDS_GLSL
 

@@ -1,6 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: act(Wg a) * (Wu a) of the gated MLP, quantised for the down projection; the RMS norm's scale is applied here.
+// Computes: act(Wg a) * (Wu a) of the gated MLP, quantised for the down projection; the RMS norm's scale is applied
+// here.
 // One workgroup handles: kRowsPerGroup rows (whole blocks of 32) of both matrices.
 // Bindings: 0 weights; 1 activations [n_embd]; 2 state; 3 quantised output [n_ff]
 // Needs: storage16, subgroup arithmetic, integer dot product.

@@ -1,8 +1,8 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: causal attention of a chunk's queries over the cache, online softmax (FlashAttention, Dao et al. 2022).
-// One subgroup handles: kItems (query, head) pairs of one kv head, so that each key and value row it reads serves them all.
-// Scores: a lane is a key. Sums: a lane is 8 dimensions of the output. What the lanes share travels by broadcast;
+// One subgroup handles: kItems (query, head) pairs of one kv head, so that each key and value row it reads serves them
+// all. Scores: a lane is a key. Sums: a lane is 8 dimensions of the output. What the lanes share travels by broadcast;
 // no shared memory, no barrier.
 // Bindings: 0 block table; 1 K pool; 2 V pool; 3 q f16 [n_tokens, n_heads, head_dim], scaled;
 //   4 output f16 [n_tokens, n_heads, head_dim]

@@ -1,8 +1,9 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: causal attention of a chunk's queries over the cache, online softmax (FlashAttention, Dao et al. 2022). The variant for
-// software drivers, where what crosses lanes is a loop over them and loads cost most: a lane keeps whole (query, head) pairs with
-// their sums, and keys and values are the same in all lanes, so that one load serves all pairs of the subgroup.
+// Computes: causal attention of a chunk's queries over the cache, online softmax (FlashAttention, Dao et al. 2022). The
+// variant for software drivers, where what crosses lanes is a loop over them and loads cost most: a lane keeps whole
+// (query, head) pairs with their sums, and keys and values are the same in all lanes, so that one load serves all pairs
+// of the subgroup.
 // One subgroup handles: kItems (query, head) pairs per lane, of one kv head.
 // Bindings: 0 block table; 1 K pool; 2 V pool; 3 q f16 [n_tokens, n_heads, head_dim], scaled;
 //   4 output f16 [n_tokens, n_heads, head_dim]

@@ -1,9 +1,9 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: out[t, row] (+)= W[row] . a[t] for the rows of a weight matrix and the tokens of a chunk; f32 accumulation.
-// One subgroup handles: kRows rows per lane and kTokens tokens, by itself: no shared memory, no barrier. Each lane holds
-// 8 columns of every token in turn and broadcasts them; weights are unpacked once for all kTokens tokens. Made for drivers
-// where a load costs far more than arithmetic (software) and as the fallback without matrix units.
+// One subgroup handles: kRows rows per lane and kTokens tokens, by itself: no shared memory, no barrier. Each lane
+// holds 8 columns of every token in turn and broadcasts them; weights are unpacked once for all kTokens tokens. Made
+// for drivers where a load costs far more than arithmetic (software) and as the fallback without matrix units.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
 // Needs: storage16, subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require

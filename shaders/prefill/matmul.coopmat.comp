@@ -1,8 +1,8 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: out[t, row] (+)= W[row] . a[t], as matmul.comp, by cooperative matrices: f16 inputs, f32 accumulation.
-// One group handles: a tile of tokens x rows; each subgroup a part of it. A step is one block of 32 columns: its weights are
-// unpacked to f16 into shared memory beside the activations, while the next block is on its way into registers.
+// Computes: out[t, row] (+)= W[row] . a[t], as matmul.comp, by cooperative matrices: f16 inputs, f32 accumulation. One
+// group handles: a tile of tokens x rows; each subgroup a part of it. A step is one block of 32 columns: its weights
+// are unpacked to f16 into shared memory beside the activations, while the next block is on its way into registers.
 // Weights: f16 is exact; other types round once to f16 (relative 2^-11; f32 and bf16 clamped to its range).
 // Activations: the f16 rows that all prefill stages pass on; a value beyond 65504 is infinite there already.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
@@ -189,8 +189,8 @@ void main() {
         if (kStages == 1) barrier();
     }
 
-    // A whole tile at an aligned place goes straight to the output, others by way of shared memory. All subgroups of a group
-    // take the same way: Mesa's software driver makes a subgroup's barrier one of the group.
+    // A whole tile at an aligned place goes straight to the output, others by way of shared memory. All subgroups of a
+    // group take the same way: Mesa's software driver makes a subgroup's barrier one of the group.
     barrier();
     const bool straight = push.out_stride % 4 == 0 && push.first_row % 4 == 0 && first_token + kTileTokens <= push.n_tokens &&
                           first_row + kTileRows <= push.w.n_rows;

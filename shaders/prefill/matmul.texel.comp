@@ -1,8 +1,9 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: out[t, row] (+)= W[row] . a[t] for the rows of a weight matrix and the tokens of a chunk; f32 accumulation. The variant
-// for software drivers, where what crosses lanes is a loop over them and loads cost most: weights are the same in all lanes, so that
-// one load and one unpacking serves all tokens of the subgroup, and a lane keeps the columns of its own tokens for kRows rows.
+// Computes: out[t, row] (+)= W[row] . a[t] for the rows of a weight matrix and the tokens of a chunk; f32 accumulation.
+// The variant for software drivers, where what crosses lanes is a loop over them and loads cost most: weights are the
+// same in all lanes, so that one load and one unpacking serves all tokens of the subgroup, and a lane keeps the columns
+// of its own tokens for kRows rows.
 // One subgroup handles: kTokens tokens per lane and kRows rows.
 // Bindings: 0 weights; 1 f16 rows [.., n_in]; 2 out f32 [n_tokens, out_stride]
 // Needs: storage16, subgroups, texel loads.

@@ -1,8 +1,9 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: RMS norm of each row. Modes: 0 writes norm(x) * weight as f16 rows for the matmul that follows; 1 adds norm(y) * weight
-// to x (the post norm of a branch). One subgroup handles one row.
-// Bindings: 0 input f32 [n_tokens, n]; 1 weight f32 [n]; 2 f16 rows [n_tokens, n] (mode 0); 3 x f32 [n_tokens, n] (mode 1)
+// Computes: RMS norm of each row. Modes: 0 writes norm(x) * weight as f16 rows for the matmul that follows; 1 adds
+// norm(y) * weight to x (the post norm of a branch). One subgroup handles one row.
+// Bindings: 0 input f32 [n_tokens, n]; 1 weight f32 [n]; 2 f16 rows [n_tokens, n] (mode 0); 3 x f32 [n_tokens, n] (mode
+// 1)
 // Needs: storage16, subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require

@@ -1,8 +1,10 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: the embedding row of the step's token as the residual stream x, and the first layer's quantised input.
-// One workgroup handles: kBlocksPerGroup blocks of 32. A token outside this row range of the table is left to another dispatch.
-// Bindings: 0 table (weight planes); 1 state; 2 x f32 [n_embd]; 3 first norm weight f32 [n_embd]; 4 quantised output [n_embd]
+// One workgroup handles: kBlocksPerGroup blocks of 32. A token outside this row range of the table is left to another
+// dispatch.
+// Bindings: 0 table (weight planes); 1 state; 2 x f32 [n_embd]; 3 first norm weight f32 [n_embd]; 4 quantised output
+// [n_embd]
 // Needs: storage16, subgroup shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require

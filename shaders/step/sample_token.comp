@@ -1,14 +1,15 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: the next token. Filters in the order repetition penalty, top-k, top-p, min-p, temperature; then one draw by
-// inverse cumulative probability in token order. Appends it to the ring and advances the state.
-// A logit that no survivor of top-k or min-p lies below is found first, from the maxima that the logits stage left: the K-th
-// largest maximum is no larger than the K-th largest logit, and a penalty that lowers n tokens is allowed for by K + n. Every
-// workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it. Greedy decoding needs nothing but the maxima
-// and the logits under the largest.
+// inverse cumulative probability in token order. Appends it to the ring and advances the state. A logit that no
+// survivor of top-k or min-p lies below is found first, from the maxima that the logits stage left: the K-th largest
+// maximum is no larger than the K-th largest logit, and a penalty that lowers n tokens is allowed for by K + n. Every
+// workgroup finds it by itself (16 KB to read), which costs less than a dispatch for it. Greedy decoding needs nothing
+// but the maxima and the logits under the largest.
 // One workgroup handles: one range of the vocabulary, kept in order; the last to arrive finishes the job.
 // Logits that are not finite come from a damaged model: then WINNOW_NO_TOKEN goes to the ring and the answer stops.
-// Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits) [groups][range];
+// Bindings: 0 state; 1 logits f32 [n_vocab]; 2 maxima f32 [n_maxima]; 3 candidates uvec2 (id, logit bits)
+// [groups][range];
 //   4 counts uint [groups]; 5 counters (one); 6 token ring (host visible): uint [0] = tokens written, then the ring
 // Needs: subgroup arithmetic and ballot.
 #extension GL_EXT_scalar_block_layout : require
@@ -37,7 +38,8 @@ layout(set = 0, binding = 4, scalar) coherent buffer Counts { uint counts[]; };
 layout(set = 0, binding = 5, scalar) coherent buffer Counters { uint counters[]; };
 layout(set = 0, binding = 6, scalar) restrict writeonly buffer Ring { uint ring[]; };
 
-// The histogram of the maxima: 512 bins of 1/16 nat below the largest. Afterwards a bit for each of kMarked ids: those that are penalised.
+// The histogram of the maxima: 512 bins of 1/16 nat below the largest. Afterwards a bit for each of kMarked ids: those
+// that are penalised.
 const uint kBins = 512;
 const uint kMarked = 32 * kBins;  // a multiple of kSize
 const float kBinsPerNat = 16.0;
@@ -52,8 +54,8 @@ shared uint arrived;
 shared float few_logits[kSize];
 shared float few_weights[kSize];
 
-// llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With every filter off there are 32 passes over
-// the whole vocabulary, so what runs often is unrolled, in batches.
+// llvmpipe ends all loops of an invocation, silently, after 65535 iterations in total. With every filter off there are
+// 32 passes over the whole vocabulary, so what runs often is unrolled, in batches.
 const uint kBatch = 8;
 
 float sum_all(float x) {
@@ -147,8 +149,8 @@ uvec2 candidate(uint i) {
     return candidates[low * range_size() + i - first_of[low]];
 }
 
-// Marks the recent tokens among the kMarked ids from `first` on: once for all of them, as looking for each id in up to 1,024 recent ones
-// would be most of the work (and more passes of a loop than llvmpipe allows).
+// Marks the recent tokens among the kMarked ids from `first` on: once for all of them, as looking for each id in up to
+// 1,024 recent ones would be most of the work (and more passes of a loop than llvmpipe allows).
 void mark_penalised(uint first, uint n_penalised) {
     barrier();
     for (uint i = gl_LocalInvocationIndex; i < kBins; i += gl_WorkGroupSize.x) histogram[i] = 0;

@@ -1,6 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: to[i] = from[i]: the bandwidth that the benches measure themselves against (a driver's copy command may be slower).
+// Computes: to[i] = from[i]: the bandwidth that the benches measure themselves against (a driver's copy command may be
+// slower).
 // One workgroup handles: every gl_NumWorkGroups-th run of gl_WorkGroupSize.x * 4 words of 16 bytes.
 // Bindings: 0 from; 1 to
 #extension GL_EXT_scalar_block_layout : require

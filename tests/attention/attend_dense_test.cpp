@@ -43,8 +43,7 @@ struct Shape {
     bool quantize() const { return n_group * head_dim % 32 == 0; }
     std::string text() const {
         return fmt::format("n {} dim {} group {} {} splits {} window {} sinks {}{}", n_tokens, head_dim, n_group,
-                           kv_type == KvType::kF16 ? "f16" : "f32", n_splits, window, sink_tokens,
-                           ring ? " ring" : "");
+                           kv_type == KvType::kF16 ? "f16" : "f32", n_splits, window, sink_tokens, ring ? " ring" : "");
     }
     AttendDense::Config config() const {
         return {n_heads(), n_kv_heads, head_dim, kv_type, kBlock, n_splits, quantize()};
@@ -129,8 +128,9 @@ protected:
         const KvType type = in.shape.kv_type;
         return run(stage, in.shape, in.heads, make_pool(type, in.keys), make_pool(type, in.values), in.query, stopped);
     }
-    static Outputs run(const AttendDense& stage, const Shape& s, const std::vector<reference::HeadView>& heads, const vk::Buffer& keys,
-                       const vk::Buffer& values, const std::vector<float>& queries, bool stopped = false) {
+    static Outputs run(const AttendDense& stage, const Shape& s, const std::vector<reference::HeadView>& heads,
+                       const vk::Buffer& keys, const vk::Buffer& values, const std::vector<float>& queries,
+                       bool stopped = false) {
         std::size_t stride = 0;
         for (const auto& head : heads) stride = std::max(stride, WINNOW_TABLE_HEADER + head.blocks.size() + 1);
         std::vector<std::uint32_t> table(kTableOffset + stride * heads.size(), 0x00ffffff);
@@ -150,7 +150,8 @@ protected:
         const vk::Buffer states = make_buffer(std::vector{state});
         const vk::Buffer tables = make_buffer(table);
         const vk::Buffer query = make_buffer(queries);
-        const vk::Buffer partials = make_poisoned<float>(attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, s.n_splits) / 4);
+        const vk::Buffer partials =
+            make_poisoned<float>(attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, s.n_splits) / 4);
         const vk::Buffer counters = make_buffer(std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 2));
         const GuardedBuffer attended(device(), "attended", n_out * sizeof(float));
         const GuardedBuffer act(device(), "act", (n_out / 32 + 1) * 80);
@@ -162,9 +163,9 @@ protected:
         return {attended.contents<float>(), act.contents<std::uint32_t>(), download<std::uint32_t>(counters)};
     }
 
-    /// Roundings of a sum over n tokens. A lane group, one of at least four, adds its tokens one after another: random rounding
-    /// gives the square root of their number (Higham and Mary 2019). The merge's tree and the few roundings of a term are the
-    /// rest. The terms carry their condition (reference).
+    /// Roundings of a sum over n tokens. A lane group, one of at least four, adds its tokens one after another: random
+    /// rounding gives the square root of their number (Higham and Mary 2019). The merge's tree and the few roundings of
+    /// a term are the rest. The terms carry their condition (reference).
     static double n_roundings(std::uint32_t n_tokens) { return 8 + std::sqrt(n_tokens / 4.0); }
 
     static void expect_right(const Inputs& in, const Outputs& out) {
@@ -172,7 +173,8 @@ protected:
         SCOPED_TRACE(s.text());
         const std::vector<float> keys = Inputs::floats(in.keys);
         const std::vector<float> values = Inputs::floats(in.values);
-        const reference::Attended ref = reference::attend_dense(in.query, {s.head_dim, keys, values, in.heads}, s.position());
+        const reference::Attended ref =
+            reference::attend_dense(in.query, {s.head_dim, keys, values, in.heads}, s.position());
         expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(s.n_tokens)), "attended");
         for (std::size_t i = 0; i < out.counters.size(); ++i) EXPECT_EQ(out.counters[i], 0u) << "counter " << i;
         expect_quantized(s, out.attended, out.act);
@@ -185,7 +187,8 @@ protected:
         words.resize(nb * 20);
         if (nb == 0) return;
         const std::vector<double> nothing(attended.size());
-        expect_activations(words, to_doubles(attended), nothing, std::vector<double>(nb), std::vector<double>(nb), "act");
+        expect_activations(words, to_doubles(attended), nothing, std::vector<double>(nb), std::vector<double>(nb),
+                           "act");
     }
 
     static void check(const Shape& s) {
@@ -198,19 +201,25 @@ protected:
 TEST_F(AttendDenseTest, MatchesReferenceAtEveryHeadShape) {
     // Software drivers compile the wide ones for 10 s and more: each width and each group once or twice.
     for (const std::uint32_t n_group : {1u, 3u, 4u, 7u, 8u}) check({199, 64, n_group});
-    for (const auto& [head_dim, n_group] : {std::pair{80u, 1u}, {80u, 4u}, {96u, 3u}, {128u, 4u}, {256u, 1u}, {256u, 4u}})
+    for (const auto& [head_dim, n_group] :
+         {std::pair{80u, 1u}, {80u, 4u}, {96u, 3u}, {128u, 4u}, {256u, 1u}, {256u, 4u}})
         check({199, head_dim, n_group});
 }
 
-// Scores are shared out over lanes by how many tokens and heads there are, on a GPU otherwise than the software driver's table has it.
+// Scores are shared out over lanes by how many tokens and heads there are, on a GPU otherwise than the software
+// driver's table has it.
 TEST_F(AttendDenseTest, MatchesReferenceInEveryGroupShape) {
-    for (const auto& [n_group, tuning] : {std::pair{1u, AttendTuning{32, 8, 4}}, {3u, AttendTuning{96, 8, 4}}, {4u, AttendTuning{32, 8, 1}},
-                                          {4u, AttendTuning{64, 4, 4}}, {2u, AttendTuning{32, 2, 2}}}) {
+    for (const auto& [n_group, tuning] : {std::pair{1u, AttendTuning{32, 8, 4}},
+                                          {3u, AttendTuning{96, 8, 4}},
+                                          {4u, AttendTuning{32, 8, 1}},
+                                          {4u, AttendTuning{64, 4, 4}},
+                                          {2u, AttendTuning{32, 2, 2}}}) {
         Shape s{1021, 64, n_group};
         AttendDense::Config c = s.config();
         c.tuning = tuning;
         const AttendDense stage(device(), c);
-        SCOPED_TRACE(fmt::format("{} invocations, {} lanes, {} tokens", tuning.group_size, tuning.lanes, tuning.tokens_in_flight));
+        SCOPED_TRACE(fmt::format("{} invocations, {} lanes, {} tokens", tuning.group_size, tuning.lanes,
+                                 tuning.tokens_in_flight));
         for (const std::uint32_t n_tokens : {65u, 1021u}) {
             s.n_tokens = n_tokens;
             const Inputs in = make_inputs(s);
@@ -245,9 +254,14 @@ TEST_F(AttendDenseTest, QuantisedCaches) {
             const AttendDense stage(device(), s.config());
             for (const std::uint32_t n_tokens : {65u, 1021u}) {
                 s.n_tokens = n_tokens;
-                const TestCache cache({.n_tokens = n_tokens, .head_dim = head_dim, .n_group = n_group, .kv_type = type, .n_kv_heads = s.n_kv_heads});
+                const TestCache cache({.n_tokens = n_tokens,
+                                       .head_dim = head_dim,
+                                       .n_group = n_group,
+                                       .kv_type = type,
+                                       .n_kv_heads = s.n_kv_heads});
                 SCOPED_TRACE(cache.shape.text());
-                const Outputs out = run(stage, s, cache.heads, cache.upload(device(), cache.keys), cache.upload(device(), cache.values), cache.query);
+                const Outputs out = run(stage, s, cache.heads, cache.upload(device(), cache.keys),
+                                        cache.upload(device(), cache.values), cache.query);
                 const reference::Attended ref = reference::attend_dense(cache.query, cache.view(), s.position());
                 expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(n_tokens)), "attended");
                 for (const std::uint32_t counter : out.counters) EXPECT_EQ(counter, 0u);
@@ -264,8 +278,16 @@ TEST_F(AttendDenseTest, SeesWindowAndSinksOnly) {
     for (const std::uint32_t n_splits : {1u, 3u}) {
         Shape s{1, 64, 3, KvType::kF16, n_splits};
         const AttendDense stage(device(), s.config());
-        for (const Window w : {Window{1, 16, 0}, {63, 64, 4}, {65, 64, 0}, {66, 1, 1}, {199, 100, 4}, {640, 100, 70},
-                               {1021, 64, 64}, {1021, 65, 130}, {1021, 512, 0}, {1088, 2000, 4}}) {
+        for (const Window w : {Window{1, 16, 0},
+                               {63, 64, 4},
+                               {65, 64, 0},
+                               {66, 1, 1},
+                               {199, 100, 4},
+                               {640, 100, 70},
+                               {1021, 64, 64},
+                               {1021, 65, 130},
+                               {1021, 512, 0},
+                               {1088, 2000, 4}}) {
             for (const bool ring : {false, true}) {
                 s.n_tokens = w.n_tokens;
                 s.window = w.window;
@@ -319,7 +341,8 @@ TEST_F(AttendDenseTest, ExtremeScores) {
     }
     {
         SCOPED_TRACE("huge negative scores");
-        Inputs in = with_keys([&](std::uint32_t, std::uint16_t key) { return static_cast<std::uint16_t>(key & 0x7fff); });
+        Inputs in =
+            with_keys([&](std::uint32_t, std::uint16_t key) { return static_cast<std::uint16_t>(key & 0x7fff); });
         for (float& q : in.query) q = -300 * std::abs(q) - 100;  // scores of about -20,000
         expect_right(in, run(stage, in));
     }

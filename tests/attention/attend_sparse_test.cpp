@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/attend_sparse.h"
-#include "runtime/kv/step_buffers.h"
 
 #include <fmt/format.h>
 
@@ -12,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/attend_sparse.h"
 #include "tests/support/close.h"
@@ -33,15 +33,16 @@ struct SparseCase {
     std::uint32_t unit = 1;  ///< tokens of a list entry
 
     std::string text() const {
-        return fmt::format("{} splits {} sinks {} window {}{} share {} skip {} unit {}", shape.text(), n_splits, sinks, window,
-                           window_only ? " only" : "", share, skip, unit);
+        return fmt::format("{} splits {} sinks {} window {}{} share {} skip {} unit {}", shape.text(), n_splits, sinks,
+                           window, window_only ? " only" : "", share, skip, unit);
     }
     std::uint32_t middle_end() const {
         const std::uint32_t beyond = shape.n_tokens > window ? shape.n_tokens - window : 0;
         return std::min(beyond, shape.position()) / kBlock * kBlock;
     }
     AttendSparse::Config config() const {
-        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock, n_splits, quantize(), unit, skip > 0};
+        return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock,
+                n_splits,        quantize(),       unit,           skip > 0};
     }
     bool quantize() const { return shape.n_group * shape.head_dim % 32 == 0; }
 };
@@ -63,7 +64,9 @@ struct Rig {
             for (std::uint32_t u = c.sinks / c.unit; u * c.unit < c.middle_end(); ++u) {
                 if (rng.uniform() >= c.share) continue;
                 chosen.push_back(u);
-                for (std::uint32_t t = std::max(u * c.unit, c.sinks); t < std::min((u + 1) * c.unit, c.middle_end()); ++t) list.push_back(t);
+                for (std::uint32_t t = std::max(u * c.unit, c.sinks); t < std::min((u + 1) * c.unit, c.middle_end());
+                     ++t)
+                    list.push_back(t);
             }
         }
     }
@@ -75,26 +78,29 @@ struct Rig {
         std::vector<SelectControl> controls(kFirstControl + s.n_kv_heads);
         for (std::uint32_t h = 0; h < s.n_kv_heads; ++h) {
             std::copy(units[h].begin(), units[h].end(), list_words.begin() + kListOffset + h * stride);
-            controls[kFirstControl + h] = {static_cast<std::uint32_t>(units[h].size()), static_cast<std::uint32_t>(lists[h].size()), c.middle_end(), s.n_tokens};
+            controls[kFirstControl + h] = {static_cast<std::uint32_t>(units[h].size()),
+                                           static_cast<std::uint32_t>(lists[h].size()), c.middle_end(), s.n_tokens};
             head_map.push_back(list_head(h));
         }
         const auto buffer = [&](const auto& values) { return make_buffer(device, std::span(values)); };
         const std::vector<std::uint32_t> zeros(kFirstCounter + s.n_kv_heads + 2);
         const vk::Buffer state = make_sparse_state(device, s.position(), stopped), tables = buffer(cache.table()),
                          keys = cache.upload(device, cache.keys), values = cache.upload(device, cache.values),
-                         query = buffer(cache.query), list_buffer = buffer(list_words), control_buffer = buffer(controls),
-                         map_buffer = buffer(head_map);
+                         query = buffer(cache.query), list_buffer = buffer(list_words),
+                         control_buffer = buffer(controls), map_buffer = buffer(head_map);
         const GuardedBuffer counters(device, "counters", std::as_bytes(std::span(zeros)));
-        const GuardedBuffer partials(device, "partials", attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, c.n_splits));
+        const GuardedBuffer partials(device, "partials",
+                                     attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, c.n_splits));
         const GuardedBuffer attended(device, "attended", cache.query.size() * 4), lse(device, "lse", s.n_heads() * 4);
         const GuardedBuffer act(device, "act", (cache.query.size() / 32 + 1) * 80);
         const GuardedBuffer counts(device, "counts", (kFirstCount + s.n_kv_heads) * 4);
         vk::run_once(device, [&](vk::Recorder& recorder) {
-            stage.record(recorder,
-                         {state, tables, keys, values, query, partials.range(), counters.range(), attended.range(), act.range(),
-                          list_buffer, control_buffer, map_buffer, lse.range(), counts.range()},
-                         {TestCache::table_offset, cache.table_stride, kListOffset, stride, kFirstControl, kFirstCount, 0, kFirstMap,
-                          kFirstCounter, c.sinks, c.window, c.window_only ? 1u : 0u, c.skip, WINNOW_NO_SUMS});
+            stage.record(
+                recorder,
+                {state, tables, keys, values, query, partials.range(), counters.range(), attended.range(), act.range(),
+                 list_buffer, control_buffer, map_buffer, lse.range(), counts.range()},
+                {TestCache::table_offset, cache.table_stride, kListOffset, stride, kFirstControl, kFirstCount, 0,
+                 kFirstMap, kFirstCounter, c.sinks, c.window, c.window_only ? 1u : 0u, c.skip, WINNOW_NO_SUMS});
         });
         partials.bytes();  // looks at its canaries
         return {attended.contents<float>(), lse.contents<float>(), act.contents<std::uint32_t>(),
@@ -104,7 +110,8 @@ struct Rig {
     std::vector<std::vector<std::uint32_t>> tokens() const {
         std::vector<std::vector<std::uint32_t>> result;
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h)
-            result.push_back(attended_tokens(cache.heads[h], {c.sinks, c.window, c.window_only, lists[list_head(h)], c.middle_end()},
+            result.push_back(attended_tokens(cache.heads[h],
+                                             {c.sinks, c.window, c.window_only, lists[list_head(h)], c.middle_end()},
                                              c.shape.position()));
         return result;
     }
@@ -114,11 +121,14 @@ struct Rig {
     std::vector<double> lse_allowance(const std::vector<double>& lse) const {
         std::vector<double> result;
         for (std::uint32_t head = 0; head < lse.size(); ++head)
-            result.push_back(kRounding * (n_roundings() * (1 + cache.score_terms(head) + std::log(c.shape.n_tokens)) + std::abs(lse[head])));
+            result.push_back(kRounding * (n_roundings() * (1 + cache.score_terms(head) + std::log(c.shape.n_tokens)) +
+                                          std::abs(lse[head])));
         return result;
     }
     /// @param skip share of the maximum below which the reference skips a token.
-    reference::Attended expected(double skip = 0) const { return reference::attend_sparse(cache.query, cache.view(), tokens(), skip); }
+    reference::Attended expected(double skip = 0) const {
+        return reference::attend_sparse(cache.query, cache.view(), tokens(), skip);
+    }
     void expect_right(const Outputs& out, const reference::Attended& ref) const {
         SCOPED_TRACE(c.text());
         expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings()), "attended");
@@ -135,7 +145,9 @@ struct Rig {
         for (std::size_t i = nb * 20; i < words.size(); ++i) ASSERT_EQ(words[i], ~0u) << "word " << i;
         words.resize(nb * 20);
         const std::vector<double> none(nb);
-        if (nb != 0) expect_activations(words, to_doubles(out.attended), std::vector<double>(out.attended.size()), none, none, "act");
+        if (nb != 0)
+            expect_activations(words, to_doubles(out.attended), std::vector<double>(out.attended.size()), none, none,
+                               "act");
     }
 
     vk::Device& device;
@@ -150,7 +162,8 @@ protected:
     static const AttendSparse& stage(const SparseCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<AttendSparse>& result =
-            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads, static_cast<int>(s.kv_type), c.n_splits, c.unit, c.skip > 0)];
+            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, s.n_group, s.n_kv_heads,
+                                static_cast<int>(s.kv_type), c.n_splits, c.unit, c.skip > 0)];
         if (!result) result = std::make_unique<AttendSparse>(device(), c.config());
         return *result;
     }
@@ -167,13 +180,20 @@ constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 127, 128, 129, 1023, 1024, 
 
 TEST_F(AttendSparseTest, EveryLength) {
     for (const auto& [type, n_splits] : {std::pair{KvType::kF16, 3u}, {KvType::kF16, 16u}, {KvType::kF32, 1u}})
-        for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n, .kv_type = type}, .n_splits = n_splits, .window = 1});
+        for (const std::uint32_t n : kLengths)
+            check({.shape = {.n_tokens = n, .kv_type = type}, .n_splits = n_splits, .window = 1});
 }
 
 TEST_F(AttendSparseTest, EveryHeadShape) {  // each width and each group: compiling takes long (attend_dense_test)
-    for (const CacheShape& shape : {CacheShape{499, 64, 1, KvType::kF32}, {499, 64, 4, KvType::kF32}, {499, 64, 7, KvType::kF16},
-                                    {499, 80, 2, KvType::kF16}, {499, 128, 1, KvType::kF32}, {499, 256, 1, KvType::kF16},
-                                    {499, 64, 3, KvType::kQ8_0}, {499, 80, 1, KvType::kQ4_0}, {499, 128, 1, KvType::kQ8_0},
+    for (const CacheShape& shape : {CacheShape{499, 64, 1, KvType::kF32},
+                                    {499, 64, 4, KvType::kF32},
+                                    {499, 64, 7, KvType::kF16},
+                                    {499, 80, 2, KvType::kF16},
+                                    {499, 128, 1, KvType::kF32},
+                                    {499, 256, 1, KvType::kF16},
+                                    {499, 64, 3, KvType::kQ8_0},
+                                    {499, 80, 1, KvType::kQ4_0},
+                                    {499, 128, 1, KvType::kQ8_0},
                                     {499, 64, 1, KvType::kQ4_0}})
         check({.shape = shape});
 }
@@ -189,7 +209,11 @@ TEST_F(AttendSparseTest, UnitsThatSinksAndWindowCut) {
     for (const std::uint32_t unit : {16u, 64u, 1024u})
         for (const std::uint32_t sinks : {0u, 4u, 100u, 1500u})
             for (const std::uint32_t window : {1u, 65u, 700u})
-                check({.shape = {.n_tokens = 2111}, .sinks = sinks, .window = window, .share = unit == 1024 ? 1 : 0.3, .unit = unit});
+                check({.shape = {.n_tokens = 2111},
+                       .sinks = sinks,
+                       .window = window,
+                       .share = unit == 1024 ? 1 : 0.3,
+                       .unit = unit});
 }
 
 TEST_F(AttendSparseTest, WindowOnly) {
@@ -201,7 +225,10 @@ TEST_F(AttendSparseTest, WindowOnly) {
 TEST_F(AttendSparseTest, WholeListEqualsDense) {
     for (const auto& [type, n_splits] : {std::pair{KvType::kF16, 3u}, {KvType::kF32, 1u}}) {
         for (const std::uint32_t n : kLengths) {
-            const Rig r = rig({.shape = {.n_tokens = n, .kv_type = type}, .n_splits = n_splits, .window = n % 2 == 0 ? 64u : 1u, .share = 1});
+            const Rig r = rig({.shape = {.n_tokens = n, .kv_type = type},
+                               .n_splits = n_splits,
+                               .window = n % 2 == 0 ? 64u : 1u,
+                               .share = 1});
             const Outputs out = r.run(stage(r.c));
             r.expect_right(out, reference::attend_dense(r.cache.query, r.cache.view(), n - 1));
             EXPECT_EQ(out.counts.back(), n);
@@ -215,7 +242,8 @@ TEST_F(AttendSparseTest, WindowedHeadsSeeWhatTheyAlwaysSee) {
             const SparseCase c{.shape = {.n_tokens = 1100}, .window_only = ring};
             TestCache cache(c.shape);
             cache.set_window(1, window, 70);
-            if (ring && window < 1000) {  // blocks after the sinks take turns; what no longer stands anywhere is not seen
+            if (ring &&
+                window < 1000) {  // blocks after the sinks take turns; what no longer stands anywhere is not seen
                 cache.heads[1].sink_blocks = 2;
                 cache.heads[1].ring_blocks = (window + kBlock - 2) / kBlock + 1;
             }
@@ -237,8 +265,10 @@ TEST_F(AttendSparseTest, SkipsTokensThatNoHeadNeeds) {
     for (const auto& [type, n_splits] : {std::pair{KvType::kF16, 3u}, {KvType::kF32, 1u}}) {
         for (const std::uint32_t n : {512u, 1500u}) {
             // Everything is attended, so that wherever a lane group starts, it meets a strong token at once.
-            Rig r = rig({.shape = {.n_tokens = n, .kv_type = type}, .n_splits = n_splits, .share = 1,
-                                   .skip = 0.03f * static_cast<float>(n)});
+            Rig r = rig({.shape = {.n_tokens = n, .kv_type = type},
+                         .n_splits = n_splits,
+                         .share = 1,
+                         .skip = 0.03f * static_cast<float>(n)});
             grade(r.cache);
             const Outputs out = r.run(stage(r.c));
             r.expect_right(out, r.expected(0.03));
@@ -254,8 +284,8 @@ TEST_F(AttendSparseTest, NoShareSkipsNothing) {
     EXPECT_TRUE(rig(c).run(stage(c)) == none);
 }
 
-// A lane group compares with the largest score that it has met so far, so it may keep what the reference skips, never the
-// reverse: nothing but a part of the skipped mass may be missing.
+// A lane group compares with the largest score that it has met so far, so it may keep what the reference skips, never
+// the reverse: nothing but a part of the skipped mass may be missing.
 TEST_F(AttendSparseTest, SkipsNoMoreThanItsShare) {
     for (const std::uint32_t n : kLengths) {
         for (const float skip : {0.1f, 1.0f, 16.5f, 1e6f}) {
@@ -265,14 +295,16 @@ TEST_F(AttendSparseTest, SkipsNoMoreThanItsShare) {
             r.expect_rest(out);
             const auto attended = r.tokens();
             const double n_least = static_cast<double>(std::min(attended[0].size(), attended[1].size()));
-            const reference::Attended all = r.expected(), least = r.expected(std::min(double{skip} / n_least * (1 + 1e-4), 1.0));
+            const reference::Attended all = r.expected(),
+                                      least = r.expected(std::min(double{skip} / n_least * (1 + 1e-4), 1.0));
             std::vector<double> allowance = allowances(all.terms, r.n_roundings());
             const std::vector<double> lse = r.lse_allowance(all.lse);
             for (std::size_t head = 0; head < lse.size(); ++head) {
                 const double missing = 1 - std::exp(least.lse[head] - all.lse[head]);
                 EXPECT_LE(double{out.lse[head]}, all.lse[head] + lse[head]) << "head " << head;
                 EXPECT_GE(double{out.lse[head]}, least.lse[head] - lse[head]) << "head " << head;
-                // The rest's mean differs from everything's by missing / (1 - missing) of what it missed: values below 2.
+                // The rest's mean differs from everything's by missing / (1 - missing) of what it missed: values
+                // below 2.
                 for (std::size_t i = head * 64; i < (head + 1) * 64; ++i)
                     allowance[i] = (allowance[i] + missing * (2 + std::abs(all.output[i]))) / (1 - missing);
             }
@@ -293,7 +325,8 @@ TEST_F(AttendSparseTest, DoesNothingWhenStopped) {
     const Outputs out = r.run(stage(r.c), true);
     for (const float x : out.attended) ASSERT_TRUE(std::isnan(x));
     for (const float x : out.lse) ASSERT_TRUE(std::isnan(x));
-    for (const auto* words : {&out.act, &out.counts}) EXPECT_EQ(std::count(words->begin(), words->end(), ~0u), std::ssize(*words));
+    for (const auto* words : {&out.act, &out.counts})
+        EXPECT_EQ(std::count(words->begin(), words->end(), ~0u), std::ssize(*words));
     for (const std::uint32_t counter : out.counters) EXPECT_EQ(counter, 0u);
 }
 

@@ -21,13 +21,16 @@ namespace {
 constexpr std::uint32_t kLayers = 6, kKvHeads = 2, kGroup = 3, kDim = 64, kHeads = kKvHeads * kGroup, kSplits = 4;
 const AttentionShape kShape{kLayers, kHeads, kKvHeads, kDim};
 const std::vector<bool> kFull(kLayers, false);
-const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "twilight", "tidal",
-                                     "delta",     "kascade", "recycled", "tokenselect", "blasst", "auto"};
+const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "twilight", "tidal", "delta",
+                                     "kascade",   "recycled", "tokenselect", "blasst",   "auto"};
 
 /// A cache of random keys and values for all layers, and what the pipeline writes.
 struct Rig {
     Rig(vk::Device& dev, std::uint32_t n, KvType type, std::uint32_t capacity = 0, float spread = 2.5f)
-        : device(dev), n_tokens(n), cache(dev, config(capacity == 0 ? n : capacity, type)), act(dev, "act", activation_bytes(kHeads * kDim), vk::BufferUse::kDevice),
+        : device(dev),
+          n_tokens(n),
+          cache(dev, config(capacity == 0 ? n : capacity, type)),
+          act(dev, "act", activation_bytes(kHeads * kDim), vk::BufferUse::kDevice),
           partials(dev, "partials", attend_partial_bytes(kHeads, kKvHeads, kDim, kSplits), vk::BufferUse::kDevice),
           attended(dev, "attended", kHeads * kDim * 4, vk::BufferUse::kDevice),
           counters(make_buffer(dev, std::span<const std::uint32_t>(std::vector<std::uint32_t>(kKvHeads)))),
@@ -36,11 +39,13 @@ struct Rig {
         const KvLayout& layout = cache.layout();
         for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
             queries.push_back(rng.normals(kHeads * kDim, 0, spread / 8));
-            std::vector<float>& k = keys.emplace_back(std::size_t{layout.layer_blocks(layer)} * kBlock * kDim, std::numeric_limits<float>::quiet_NaN());
+            std::vector<float>& k = keys.emplace_back(std::size_t{layout.layer_blocks(layer)} * kBlock * kDim,
+                                                      std::numeric_limits<float>::quiet_NaN());
             std::vector<float>& v = values.emplace_back(k);
             for (std::uint32_t h = 0; h < kKvHeads; ++h) {
                 reference::HeadView& head = heads.emplace_back();
-                for (std::uint32_t b = 0; b < layout.head(layer, h).n_blocks; ++b) head.blocks.push_back(layout.head(layer, h).first_block + b);
+                for (std::uint32_t b = 0; b < layout.head(layer, h).n_blocks; ++b)
+                    head.blocks.push_back(layout.head(layer, h).first_block + b);
                 for (std::uint32_t t = 0; t < n; ++t)
                     for (std::size_t i = head.row(t) * kDim; i < (head.row(t) + 1) * kDim; ++i) {
                         k[i] = rounded_to_half(rng.normal());
@@ -52,7 +57,14 @@ struct Rig {
         }
     }
     static KvConfig config(std::uint32_t capacity, KvType type) {
-        KvConfig c{.n_layers = kLayers, .n_kv_heads = kKvHeads, .head_dim = kDim, .capacity = capacity, .block_size = kBlock, .max_chunk = 64, .type = type, .roles = {}};
+        KvConfig c{.n_layers = kLayers,
+                   .n_kv_heads = kKvHeads,
+                   .head_dim = kDim,
+                   .capacity = capacity,
+                   .block_size = kBlock,
+                   .max_chunk = 64,
+                   .type = type,
+                   .roles = {}};
         c.roles.resize(kLayers * kKvHeads);
         return c;
     }
@@ -66,10 +78,12 @@ struct Rig {
     }
     AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {}) {
         query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
-        AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy, {}, true, choose_in_attend);
+        AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy,
+                            {}, true, choose_in_attend);
         for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
             vk::run_once(device, [&](vk::Recorder& r) {
-                for (std::uint32_t layer = 0; layer < kLayers; ++layer) p.record_prefill(r, layer, std::min(500u, n_tokens - from), from);
+                for (std::uint32_t layer = 0; layer < kLayers; ++layer)
+                    p.record_prefill(r, layer, std::min(500u, n_tokens - from), from);
             });
         return p;
     }
@@ -86,7 +100,8 @@ struct Rig {
                 if (audit) p.record_audit(r, layer);
             });
             result.push_back(vk::read_back_as<float>(device, attended));
-            for (std::uint32_t h = 0; h < kKvHeads; ++h) lists.push_back(p.read_list(layer, h));  // the next layer may write over it
+            for (std::uint32_t h = 0; h < kKvHeads; ++h)
+                lists.push_back(p.read_list(layer, h));  // the next layer may write over it
         }
         for (const std::uint32_t c : vk::read_back_as<std::uint32_t>(device, counters)) EXPECT_EQ(c, 0u);
         return result;
@@ -117,7 +132,8 @@ constexpr std::uint32_t kWideCapacity = 20000;  // many workgroups choose from s
 
 // Everything is allowed: whole mass, a budget of all tokens, a window of all tokens, no value skipped.
 SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) {
-    SparsePolicy p = make_preset(name, kFull, by_budget ? SparseOverrides{.budget = n + 1000} : SparseOverrides{.mass = 1});
+    SparsePolicy p =
+        make_preset(name, kFull, by_budget ? SparseOverrides{.budget = n + 1000} : SparseOverrides{.mass = 1});
     if (p.levels.empty()) p.window = n + 1000;
     p.value_skip = 0;
     return p;
@@ -128,7 +144,8 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
         Rig rig(device(), 1200, type);
         for (const char* name : kTrainingFree) {
             // Stages differ by type, presets by what they make of them: compiling takes long.
-            if (type == KvType::kF32 && name != std::string_view("exact") && name != std::string_view("quest")) continue;
+            if (type == KvType::kF32 && name != std::string_view("exact") && name != std::string_view("quest"))
+                continue;
             SCOPED_TRACE(name);
             const AttentionPipeline p = rig.pipeline(everything(name, false, 1200));
             rig.expect_dense(rig.step(p, true, true));
@@ -139,7 +156,8 @@ TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
                     EXPECT_NEAR(p.audit_records()[layer * kHeads + h].mass, 1, 1e-5);
                     EXPECT_NEAR(p.audit_records()[layer * kHeads + h].without_sinks, 1, 1e-4);
                 }
-                for (std::uint32_t h = 0; h < kKvHeads; ++h) EXPECT_EQ(p.attended_counts(rig.n_tokens)[layer * kKvHeads + h], 1200u);
+                for (std::uint32_t h = 0; h < kKvHeads; ++h)
+                    EXPECT_EQ(p.attended_counts(rig.n_tokens)[layer * kKvHeads + h], 1200u);
             }
         }
     }
@@ -158,19 +176,24 @@ TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
     Rig rig(device(), 3000, KvType::kF16);
     for (const char* name : {"exact", "quest", "kascade", "delta"}) {
         SCOPED_TRACE(name);
-        const AttentionPipeline by_list = rig.pipeline(make_preset(name, kFull), false), in_attend = rig.pipeline(make_preset(name, kFull), true);
+        const AttentionPipeline by_list = rig.pipeline(make_preset(name, kFull), false),
+                                in_attend = rig.pipeline(make_preset(name, kFull), true);
         rig.step(by_list);
-        const std::vector<std::uint32_t> counts(by_list.attended_counts(rig.n_tokens).begin(), by_list.attended_counts(rig.n_tokens).end());
+        const std::vector<std::uint32_t> counts(by_list.attended_counts(rig.n_tokens).begin(),
+                                                by_list.attended_counts(rig.n_tokens).end());
         const auto lists = rig.lists;
         const auto first = rig.step(in_attend);
-        for (std::size_t i = 0; i < counts.size(); ++i) EXPECT_NEAR(in_attend.attended_counts(rig.n_tokens)[i], counts[i], 0.1 * counts[i]) << i;
+        for (std::size_t i = 0; i < counts.size(); ++i)
+            EXPECT_NEAR(in_attend.attended_counts(rig.n_tokens)[i], counts[i], 0.1 * counts[i]) << i;
         for (std::size_t i = 0; i < lists.size(); ++i) {
             std::vector<std::uint32_t> both;
-            std::set_intersection(lists[i].begin(), lists[i].end(), rig.lists[i].begin(), rig.lists[i].end(), std::back_inserter(both));
+            std::set_intersection(lists[i].begin(), lists[i].end(), rig.lists[i].begin(), rig.lists[i].end(),
+                                  std::back_inserter(both));
             EXPECT_GE(both.size(), 0.9 * static_cast<double>(lists[i].size())) << i;
         }
         EXPECT_EQ(rig.step(in_attend), first);  // the same bits
-        for (std::uint32_t layer = 0; layer < kLayers; ++layer) EXPECT_EQ(in_attend.n_dispatches(layer), by_list.n_dispatches(layer));
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer)
+            EXPECT_EQ(in_attend.n_dispatches(layer), by_list.n_dispatches(layer));
     }
 }
 
@@ -199,7 +222,8 @@ TEST_F(AttentionPipelineTest, AWidenedHeadLeavesOthersAlone) {
                 if (steered) {
                     EXPECT_GT(rig.lists[layer * kKvHeads].size(), 2 * before[layer * kKvHeads].size());
                 }
-                for (std::uint32_t h = 0; h < kHeads; ++h) EXPECT_LE(p.audit_records()[layer * kHeads + h].mass, 1 + 1e-5);
+                for (std::uint32_t h = 0; h < kHeads; ++h)
+                    EXPECT_LE(p.audit_records()[layer * kHeads + h].mass, 1 + 1e-5);
             }
         }
     }
@@ -219,7 +243,8 @@ TEST_F(AttentionPipelineTest, BelowMinCtxTheBitsAreDense) {
     Rig rig(device(), 700, KvType::kF16);
     const auto dense = rig.step(rig.pipeline(make_preset("dense", kFull)), false);
     rig.expect_dense(dense);
-    for (const char* name : kTrainingFree) EXPECT_EQ(rig.step(rig.pipeline(make_preset(name, kFull)), false), dense) << name;
+    for (const char* name : kTrainingFree)
+        EXPECT_EQ(rig.step(rig.pipeline(make_preset(name, kFull)), false), dense) << name;
 }
 
 TEST_F(AttentionPipelineTest, TopPIsHonest) {
@@ -236,7 +261,8 @@ TEST_F(AttentionPipelineTest, TopPIsHonest) {
                     EXPECT_GE(got, double{mass} - 1e-3);
                     EXPECT_LE(got, 1 + 1e-5);
                 }
-                for (const std::uint32_t count : p.attended_counts(rig.n_tokens)) share += count / double(n) / (kLayers * kKvHeads);
+                for (const std::uint32_t count : p.attended_counts(rig.n_tokens))
+                    share += count / double(n) / (kLayers * kKvHeads);
                 EXPECT_LT(share, mass == 0.5f && n > 1000 ? 0.5 : 1.1);  // keeping everything would be honest, too
                 EXPECT_EQ(rig.step(p, true, true), first);               // the same bits
             }
@@ -244,7 +270,8 @@ TEST_F(AttentionPipelineTest, TopPIsHonest) {
     }
 }
 
-class AttentionPipelineCapacityTest : public AttentionPipelineTest, public testing::WithParamInterface<std::uint32_t> {};
+class AttentionPipelineCapacityTest : public AttentionPipelineTest,
+                                      public testing::WithParamInterface<std::uint32_t> {};
 INSTANTIATE_TEST_SUITE_P(Capacity, AttentionPipelineCapacityTest, testing::Values(3000, kWideCapacity));
 
 TEST_P(AttentionPipelineCapacityTest, PresetsAttendToWhatTheySay) {
@@ -291,7 +318,8 @@ TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
     rig.step(pipeline);
     for (std::uint32_t layer = 1; layer < kLayers; ++layer) {
         EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads], pipeline.attended_counts(rig.n_tokens)[1]);
-        EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads + 1], pipeline.attended_counts(rig.n_tokens)[0]);
+        EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads + 1],
+                  pipeline.attended_counts(rig.n_tokens)[0]);
         EXPECT_EQ(pipeline.n_dispatches(layer), 1u);
     }
     EXPECT_NE(pipeline.attended_counts(rig.n_tokens)[0], pipeline.attended_counts(rig.n_tokens)[1]);
@@ -299,7 +327,8 @@ TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
 }
 
 TEST_F(AttentionPipelineTest, TinyContextsWithValueSkip) {
-    for (const std::uint32_t n : {1u, 2u, 10u, 17u, 64u}) {  // a share of 16.5 / n of the maximum is more than all of it
+    for (const std::uint32_t n :
+         {1u, 2u, 10u, 17u, 64u}) {  // a share of 16.5 / n of the maximum is more than all of it
         Rig rig(device(), n, KvType::kF16);
         for (const auto& layer : rig.step(rig.pipeline(make_preset("blasst", kFull, {.min_ctx = 0}))))
             for (const float x : layer) ASSERT_TRUE(std::isfinite(x)) << n;
@@ -311,7 +340,8 @@ TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
     for (const char* name : kTrainingFree) {
         const AttentionPipeline p = rig.pipeline(make_preset(name, kFull));
         EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
-                                                             select_splits(device().is_cpu(), kKvHeads, GetParam()))) << name;
+                                                             select_splits(device().is_cpu(), kKvHeads, GetParam())))
+            << name;
     }
 }
 
@@ -323,7 +353,8 @@ TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
     EXPECT_EQ(wide.pipeline(make_preset("twilight", kFull)).n_dispatches(2), 3u);  // every head for itself
 }
 
-// A share of the cache below the block filter, as calibration sets it, and an audit that might widen it: few rows come through all the same.
+// A share of the cache below the block filter, as calibration sets it, and an audit that might widen it: few rows come
+// through all the same.
 TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
     Rig wide(device(), 100, KvType::kF16, kWideCapacity);
     SparsePolicy p = make_preset("twilight", kFull);
@@ -346,9 +377,11 @@ TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
             policy.index_type = type;
             const std::vector<float> maps(std::size_t{kLayers} * kKvHeads * 2 * 16 * kDim, 0.1f);
             const AttentionPipeline p(device(), kShape, rig.cache,
-                                      {rig.state, rig.act, rig.partials, rig.counters, rig.attended, rig.act}, kSplits, policy, maps);
+                                      {rig.state, rig.act, rig.partials, rig.counters, rig.attended, rig.act}, kSplits,
+                                      policy, maps);
             EXPECT_EQ(p.bytes(), AttentionPipeline::bytes_needed(kShape, rig.cache.layout(), p.policy(),
-                                                                 select_splits(device().is_cpu(), kKvHeads, 1500))) << name;
+                                                                 select_splits(device().is_cpu(), kKvHeads, 1500)))
+                << name;
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the block filter of hisa costs its own indexer (arXiv 2603.28458): the set that both choose, and the bytes that they read.
+// What the block filter of hisa costs its own indexer (arXiv 2603.28458): the set that both choose, and the bytes that
+// they read.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -17,8 +18,8 @@ namespace {
 
 constexpr std::uint32_t kTokens = 32768, kDim = 64, kIndexDim = 16, kHeads = 3;
 
-// Keys whose subject drifts, as that of a text does: a slow walk of about 1,000 tokens' memory that all dimensions follow, and noise
-// of its own for each token. Queries ask for the subject of some place.
+// Keys whose subject drifts, as that of a text does: a slow walk of about 1,000 tokens' memory that all dimensions
+// follow, and noise of its own for each token. Queries ask for the subject of some place.
 struct DriftingText {
     DriftingText() {
         ReplicableRng rng(11);
@@ -66,7 +67,11 @@ std::vector<std::uint32_t> chosen(const DriftingText& text, const SparsePolicy& 
 std::uint64_t index_bytes(const SparsePolicy& policy) {
     std::uint64_t bytes = 0, candidates = kTokens;
     for (const SelectLevel& level : policy.levels) {
-        IndexerScore::Config c{.n_heads = kHeads, .n_kv_heads = 1, .head_dim = kDim, .level = level, .index_dim = kIndexDim,
+        IndexerScore::Config c{.n_heads = kHeads,
+                               .n_kv_heads = 1,
+                               .head_dim = kDim,
+                               .level = level,
+                               .index_dim = kIndexDim,
                                .index_type = policy.index_type};
         bytes += IndexerScore::bytes_moved(c, candidates);
         candidates = std::min<std::uint64_t>(candidates, level.budget);
@@ -86,7 +91,8 @@ TEST_F(HisaFilterTest, ChoosesWhatTheUnfilteredIndexerChooses) {
         ASSERT_GE(b.size(), 1800u);  // a budget of 2048 less sinks and window
         std::vector<std::uint32_t> both;
         std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
-        const double overlap = static_cast<double>(both.size()) / static_cast<double>(a.size() + b.size() - both.size());
+        const double overlap =
+            static_cast<double>(both.size()) / static_cast<double>(a.size() + b.size() - both.size());
         EXPECT_GE(overlap, 0.99) << "index type " << static_cast<int>(type);
         const double share = static_cast<double>(index_bytes(filtered)) / static_cast<double>(index_bytes(unfiltered));
         EXPECT_LE(share, 1.0 / 3) << "index type " << static_cast<int>(type);

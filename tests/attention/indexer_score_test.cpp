@@ -43,7 +43,8 @@ constexpr std::uint32_t kLengths[] = {1, 63, 64, 65, 1023, 1024, 1025, 8192};
 TEST_F(IndexerScoreTest, KeepsTheRightTokensAtEveryLength) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         for (const std::uint32_t n : kLengths) {
-            for (const SelectLevel& level : {top_p(Scorer::kExact, 1, 0.9f), top_k(Scorer::kExact, 1, 100), threshold(Scorer::kExact, 1, 1e-3f)})
+            for (const SelectLevel& level :
+                 {top_p(Scorer::kExact, 1, 0.9f), top_k(Scorer::kExact, 1, 100), threshold(Scorer::kExact, 1, 1e-3f)})
                 check({.shape = {.n_tokens = n, .kv_type = type}, .levels = {level}, .window = 1});
         }
     }
@@ -51,10 +52,16 @@ TEST_F(IndexerScoreTest, KeepsTheRightTokensAtEveryLength) {
 
 // Compiling a pipeline is what takes time here: each value of every axis, not each combination.
 TEST_F(IndexerScoreTest, EveryHeadShape) {
-    for (const CacheShape& shape : {CacheShape{700, 64, 1, KvType::kF16}, {700, 64, 7, KvType::kF32}, {700, 80, 3, KvType::kF32},
-                                    {700, 80, 4, KvType::kF16}, {700, 128, 4, KvType::kF32}, {700, 128, 7, KvType::kF16},
-                                    {700, 256, 1, KvType::kF16}, {700, 256, 3, KvType::kF32},
-                                    {700, 64, 3, KvType::kQ8_0}, {700, 80, 1, KvType::kQ4_0}})
+    for (const CacheShape& shape : {CacheShape{700, 64, 1, KvType::kF16},
+                                    {700, 64, 7, KvType::kF32},
+                                    {700, 80, 3, KvType::kF32},
+                                    {700, 80, 4, KvType::kF16},
+                                    {700, 128, 4, KvType::kF32},
+                                    {700, 128, 7, KvType::kF16},
+                                    {700, 256, 1, KvType::kF16},
+                                    {700, 256, 3, KvType::kF32},
+                                    {700, 64, 3, KvType::kQ8_0},
+                                    {700, 80, 1, KvType::kQ4_0}})
         check({.shape = shape, .levels = {top_p(Scorer::kExact, 1, 0.8f)}});
 }
 
@@ -66,13 +73,22 @@ TEST_F(IndexerScoreTest, EveryScorer) {
     };
     constexpr KvType f16 = KvType::kF16, f32 = KvType::kF32;
     constexpr HeadPool max = HeadPool::kMax, mean = HeadPool::kMean;
-    for (const Variant& v : {Variant{top_k(Scorer::kBox, 16, 256), f16, max}, {top_k(Scorer::kBox, 32, 256), f32, mean},
-                             {top_k(Scorer::kBox, 1024, 1024), f16, mean}, {top_k(Scorer::kMean, 16, 256), f32, max},
-                             {top_p(Scorer::kMean, 64, 0.8f), f16, mean}, {top_k(Scorer::kMean, 1024, 1024), f32, max},
-                             {top_p(Scorer::kExact, 1, 0.8f), f16, mean}, {top_p(Scorer::kExact, 1, 0.8f), f16, HeadPool::kEach}, {top_p(Scorer::kLowdim, 1, 0.8f), f32, mean},
+    for (const Variant& v : {Variant{top_k(Scorer::kBox, 16, 256), f16, max},
+                             {top_k(Scorer::kBox, 32, 256), f32, mean},
+                             {top_k(Scorer::kBox, 1024, 1024), f16, mean},
+                             {top_k(Scorer::kMean, 16, 256), f32, max},
+                             {top_p(Scorer::kMean, 64, 0.8f), f16, mean},
+                             {top_k(Scorer::kMean, 1024, 1024), f32, max},
+                             {top_p(Scorer::kExact, 1, 0.8f), f16, mean},
+                             {top_p(Scorer::kExact, 1, 0.8f), f16, HeadPool::kEach},
+                             {top_p(Scorer::kLowdim, 1, 0.8f), f32, mean},
                              {top_p(Scorer::kLowdimMean, 32, 0.8f), f16, max}})
         for (const std::uint32_t n : kLengths)
-            check({.shape = {.n_tokens = n, .kv_type = v.type}, .levels = {v.level}, .pool = v.pool, .window = 1, .index_dim = 16});
+            check({.shape = {.n_tokens = n, .kv_type = v.type},
+                   .levels = {v.level},
+                   .pool = v.pool,
+                   .window = 1,
+                   .index_dim = 16});
 }
 
 // Compiling takes seconds on lavapipe, most of it for wide heads of large groups: one value of each axis.
@@ -121,18 +137,21 @@ TEST_F(IndexerScoreTest, AroundTheBudget) {
     const CacheShape shape{.n_tokens = 1500};
     for (const HeadPool pool : {HeadPool::kMax, HeadPool::kEach}) {
         for (const std::uint32_t budget : {1467u, 1468u, 1469u}) {
-            SelectRig r = rig({.shape = shape, .levels = {top_k(Scorer::kExact, 1, budget)}, .pool = pool, .window = 1});
+            SelectRig r =
+                rig({.shape = shape, .levels = {top_k(Scorer::kExact, 1, budget)}, .pool = pool, .window = 1});
             r.run();
             ASSERT_EQ(r.view().middle_end() - 4, 1468u);
             r.expect_right();
-            for (std::uint32_t h = 0; pool == HeadPool::kMax && h < 2; ++h) EXPECT_EQ(r.control(0, h).n_tokens, std::min(budget, 1468u));
+            for (std::uint32_t h = 0; pool == HeadPool::kMax && h < 2; ++h)
+                EXPECT_EQ(r.control(0, h).n_tokens, std::min(budget, 1468u));
         }
     }
 }
 
 TEST_F(IndexerScoreTest, IndexKeysOfOtherWidths) {
     for (const std::uint32_t dim : {8u, 64u})
-        check({.shape = {.n_tokens = 777, .head_dim = 128, .n_group = 4}, .levels = {top_k(Scorer::kLowdimMean, 64, 300), top_p(Scorer::kLowdim, 1, 0.5f)},
+        check({.shape = {.n_tokens = 777, .head_dim = 128, .n_group = 4},
+               .levels = {top_k(Scorer::kLowdimMean, 64, 300), top_p(Scorer::kLowdim, 1, 0.5f)},
                .index_dim = dim});
 }
 
@@ -140,9 +159,14 @@ TEST_F(IndexerScoreTest, IndexKeysOfEightBits) {
     for (const auto& [dim, head_dim] : {std::pair{8u, 64u}, {16u, 64u}, {32u, 128u}, {64u, 128u}}) {
         for (const std::uint32_t n : {65u, 1025u, 2300u}) {
             const CacheShape shape{.n_tokens = n, .head_dim = head_dim};
-            check({.shape = shape, .levels = {top_p(Scorer::kLowdim, 1, 0.8f)}, .index_dim = dim, .index_type = IndexType::kInt8});
-            check({.shape = shape, .levels = {top_k(Scorer::kLowdimMean, 64, std::max(n / 4, 1u)), top_k(Scorer::kLowdim, 1, 64)},
-                   .index_dim = dim, .index_type = IndexType::kInt8});
+            check({.shape = shape,
+                   .levels = {top_p(Scorer::kLowdim, 1, 0.8f)},
+                   .index_dim = dim,
+                   .index_type = IndexType::kInt8});
+            check({.shape = shape,
+                   .levels = {top_k(Scorer::kLowdimMean, 64, std::max(n / 4, 1u)), top_k(Scorer::kLowdim, 1, 64)},
+                   .index_dim = dim,
+                   .index_type = IndexType::kInt8});
         }
     }
 }
@@ -152,11 +176,17 @@ TEST_F(IndexerScoreTest, LevelsNest) {
         const CacheShape shape{.n_tokens = n};
         const std::uint32_t half = std::max(n / 2, 1u), quarter = std::max(n / 4, 1u);
         check({.shape = shape, .levels = {top_k(Scorer::kBox, 16, quarter), top_p(Scorer::kExact, 1, 0.5f)}});
-        check({.shape = shape, .levels = {top_k(Scorer::kBox, 16, quarter), top_p(Scorer::kExact, 1, 0.5f)}, .pool = HeadPool::kEach});
+        check({.shape = shape,
+               .levels = {top_k(Scorer::kBox, 16, quarter), top_p(Scorer::kExact, 1, 0.5f)},
+               .pool = HeadPool::kEach});
         check({.shape = shape, .levels = {top_k(Scorer::kMean, 1024, half), top_k(Scorer::kExact, 1, 64)}});
-        check({.shape = shape, .levels = {top_k(Scorer::kBox, 1024, half), top_k(Scorer::kBox, 64, quarter), top_p(Scorer::kExact, 1, 0.5f)}});
+        check({.shape = shape,
+               .levels = {top_k(Scorer::kBox, 1024, half), top_k(Scorer::kBox, 64, quarter),
+                          top_p(Scorer::kExact, 1, 0.5f)}});
         check({.shape = shape, .levels = {top_p(Scorer::kMean, 1024, 0.9f), top_p(Scorer::kMean, 32, 0.9f)}});
-        check({.shape = shape, .levels = {top_k(Scorer::kLowdimMean, 64, quarter), top_k(Scorer::kLowdim, 1, 64)}, .index_dim = 16});
+        check({.shape = shape,
+               .levels = {top_k(Scorer::kLowdimMean, 64, quarter), top_k(Scorer::kLowdim, 1, 64)},
+               .index_dim = 16});
     }
 }
 
@@ -188,7 +218,8 @@ TEST_F(IndexerScoreTest, LimitsOfTheBudget) {
 TEST_F(IndexerScoreTest, WholeMassKeepsEverything) {
     for (const std::uint32_t n : {65u, 1025u, 4000u}) {
         for (const std::uint32_t unit : {1u, 16u}) {
-            SelectRig r = rig({.shape = {.n_tokens = n, .spread = 8}, .levels = {top_p(unit == 1 ? Scorer::kExact : Scorer::kBox, unit, 1)}});
+            SelectRig r = rig({.shape = {.n_tokens = n, .spread = 8},
+                               .levels = {top_p(unit == 1 ? Scorer::kExact : Scorer::kBox, unit, 1)}});
             r.run();
             r.expect_right();
             for (std::uint32_t h = 0; h < 2; ++h) EXPECT_EQ(r.control(0, h).n_tokens, r.view().middle_end() - 4);
@@ -200,8 +231,10 @@ TEST_F(IndexerScoreTest, SinksWindowAndOpenBlockAreNeverListed) {
     for (const std::uint32_t sinks : {0u, 1u, 64u, 100u, 2000u}) {
         for (const std::uint32_t window : {0u, 1u, 65u, 1000u, 5000u, 0xffffffffu}) {
             for (const std::uint32_t unit : {1u, 64u}) {
-                SelectRig r = rig({.shape = {.n_tokens = 1111}, .levels = {top_p(unit == 1 ? Scorer::kExact : Scorer::kMean, unit, 1)},
-                                   .sinks = sinks, .window = window});
+                SelectRig r = rig({.shape = {.n_tokens = 1111},
+                                   .levels = {top_p(unit == 1 ? Scorer::kExact : Scorer::kMean, unit, 1)},
+                                   .sinks = sinks,
+                                   .window = window});
                 r.run();
                 r.expect_right();
                 for (const std::uint32_t entry : r.list(0, 1)) {  // a unit may hold sinks as well, never the window
@@ -217,7 +250,8 @@ TEST_F(IndexerScoreTest, SinksWindowAndOpenBlockAreNeverListed) {
 TEST_F(IndexerScoreTest, EqualScoresFallToLowerIds) {
     TestCache cache({.n_tokens = 1500});
     for (std::uint32_t h = 0; h < 2; ++h)
-        for (std::uint32_t t = 0; t < 1500; ++t) std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
+        for (std::uint32_t t = 0; t < 1500; ++t)
+            std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
     SelectRig k = rig({.shape = cache.shape, .levels = {top_k(Scorer::kExact, 1, 100)}}, cache);
     k.run();
     k.expect_right();
@@ -228,7 +262,8 @@ TEST_F(IndexerScoreTest, EqualScoresFallToLowerIds) {
     SelectRig p = rig({.shape = cache.shape, .levels = {top_p(Scorer::kExact, 1, 0.9f)}}, cache);
     p.run();
     p.expect_right();  // all tie: all are kept
-    SelectRig levels = rig({.shape = cache.shape, .levels = {top_k(Scorer::kBox, 64, 256), top_p(Scorer::kExact, 1, 0.9f)}}, cache);
+    SelectRig levels =
+        rig({.shape = cache.shape, .levels = {top_k(Scorer::kBox, 64, 256), top_p(Scorer::kExact, 1, 0.9f)}}, cache);
     levels.run();
     levels.expect_right();  // what the blocks dropped counts in the next level's mass
 }
@@ -252,7 +287,9 @@ TEST_F(IndexerScoreTest, OneTokenDominates) {
 
 TEST_F(IndexerScoreTest, ListsServeForAWhile) {
     TestCache cache({.n_tokens = 1300});
-    SelectRig r = rig({.shape = cache.shape, .levels = {top_k(Scorer::kBox, 16, 400), top_p(Scorer::kExact, 1, 0.5f)}, .refresh = 10}, cache);
+    SelectRig r = rig(
+        {.shape = cache.shape, .levels = {top_k(Scorer::kBox, 16, 400), top_p(Scorer::kExact, 1, 0.5f)}, .refresh = 10},
+        cache);
     r.run(1280);
     const auto first = r.list_words();
     std::vector<float> turned = cache.query;
@@ -272,7 +309,8 @@ TEST_F(IndexerScoreTest, ListsServeForAWhile) {
 
 TEST_F(IndexerScoreTest, TurnedQueriesSelectAnew) {
     TestCache cache({.n_tokens = 1300});
-    SelectRig r = rig({.shape = cache.shape, .levels = {top_p(Scorer::kExact, 1, 0.5f)}, .refresh = 1000, .cosine = 0.9f}, cache);
+    SelectRig r =
+        rig({.shape = cache.shape, .levels = {top_p(Scorer::kExact, 1, 0.5f)}, .refresh = 1000, .cosine = 0.9f}, cache);
     r.run(1280);
     std::vector<float> near = cache.query;  // kv head 0 turns a little, kv head 1 a lot: cosine 0.995 and 0.6
     const std::size_t half = near.size() / 2;
@@ -288,14 +326,16 @@ TEST_F(IndexerScoreTest, TurnedQueriesSelectAnew) {
 TEST_F(IndexerScoreTest, WindowedHeadsSelectNothing) {
     TestCache cache({.n_tokens = 900});
     cache.set_window(1, 100, 4);
-    SelectRig r = rig({.shape = cache.shape, .levels = {top_k(Scorer::kBox, 32, 500), top_p(Scorer::kExact, 1, 0.9f)}}, cache);
+    SelectRig r =
+        rig({.shape = cache.shape, .levels = {top_k(Scorer::kBox, 32, 500), top_p(Scorer::kExact, 1, 0.9f)}}, cache);
     r.run();
     r.expect_right();
     EXPECT_EQ(r.control(1, 1).n_selected_at, 0u);
 }
 
 TEST_F(IndexerScoreTest, GivesTheSameBitsTwice) {
-    const SelectCase c{.shape = {.n_tokens = 8000, .n_group = 4}, .levels = {top_k(Scorer::kBox, 64, 4000), top_p(Scorer::kExact, 1, 0.9f)}};
+    const SelectCase c{.shape = {.n_tokens = 8000, .n_group = 4},
+                       .levels = {top_k(Scorer::kBox, 64, 4000), top_p(Scorer::kExact, 1, 0.9f)}};
     SelectRig a = rig(c), b = rig(c);
     a.run();
     b.run();
@@ -305,7 +345,9 @@ TEST_F(IndexerScoreTest, GivesTheSameBitsTwice) {
 }
 
 TEST_F(IndexerScoreTest, DoesNothingWhenStopped) {
-    SelectRig r = rig({.shape = {.n_tokens = 900}, .levels = {top_k(Scorer::kLowdimMean, 64, 500), top_p(Scorer::kLowdim, 1, 0.9f)}, .index_dim = 16});
+    SelectRig r = rig({.shape = {.n_tokens = 900},
+                       .levels = {top_k(Scorer::kLowdimMean, 64, 500), top_p(Scorer::kLowdim, 1, 0.9f)},
+                       .index_dim = 16});
     const auto keys = r.index_keys();
     r.run(899, true);
     r.expect_untouched();

@@ -14,13 +14,16 @@
 namespace winnow::test {
 namespace {
 
-SelectLevel level(Scorer scorer, std::uint32_t unit, BudgetRule rule, float mass, std::uint32_t budget, float threshold = 0) {
+SelectLevel level(Scorer scorer, std::uint32_t unit, BudgetRule rule, float mass, std::uint32_t budget,
+                  float threshold = 0) {
     return {.scorer = scorer, .unit = unit, .rule = rule, .mass = mass, .budget = budget, .threshold = threshold};
 }
 SelectLevel top_p(Scorer scorer, std::uint32_t unit, float mass, std::uint32_t budget = 0) {
     return level(scorer, unit, BudgetRule::kTopP, mass, budget);
 }
-SelectLevel top_k(Scorer scorer, std::uint32_t unit, std::uint32_t budget) { return level(scorer, unit, BudgetRule::kTopK, 1, budget); }
+SelectLevel top_k(Scorer scorer, std::uint32_t unit, std::uint32_t budget) {
+    return level(scorer, unit, BudgetRule::kTopK, 1, budget);
+}
 SelectLevel boxes(std::uint32_t unit, std::uint32_t budget) { return top_k(Scorer::kBox, unit, budget); }
 
 class SelectAttendTest : public GpuTest {
@@ -32,7 +35,8 @@ protected:
     }
     static SelectRig rig(const SelectCase& c) { return rig(c, TestCache(c.shape)); }
 
-    /// What was attended, against the reference over the list that was chosen; the list itself against the oracle of selection.
+    /// What was attended, against the reference over the list that was chosen; the list itself against the oracle of
+    /// selection.
     static void expect_attended(const SelectRig& r, const SelectCase& c, double skip = 0) {
         SCOPED_TRACE(c.shape.text());
         const std::size_t last = c.levels.size() - 1;
@@ -48,7 +52,8 @@ protected:
         expect_close(got.attended, ref.output, allowances(ref.terms, n_roundings), "attended");
         for (std::uint32_t head = 0; head < ref.lse.size(); ++head)
             EXPECT_NEAR(got.lse[head], ref.lse[head],
-                        kRounding * (n_roundings * (1 + r.cache().score_terms(head) + std::log(c.shape.n_tokens)) + std::abs(ref.lse[head])));
+                        kRounding * (n_roundings * (1 + r.cache().score_terms(head) + std::log(c.shape.n_tokens)) +
+                                     std::abs(ref.lse[head])));
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             if (r.cache().heads[h].window != 0) continue;
             const std::uint32_t n = view.position + 1, end = std::min(view.middle_end(), n);
@@ -58,7 +63,8 @@ protected:
         std::vector<std::uint32_t> words = got.act;
         words.resize(got.attended.size() / 32 * 20);
         const std::vector<double> none(got.attended.size() / 32);
-        expect_activations(words, to_doubles(got.attended), std::vector<double>(got.attended.size()), none, none, "act");
+        expect_activations(words, to_doubles(got.attended), std::vector<double>(got.attended.size()), none, none,
+                           "act");
     }
     static void check(const SelectCase& c) {
         SelectRig r = rig(c);
@@ -95,7 +101,8 @@ TEST_F(SelectAttendTest, EveryScorerAndCacheType) {
 }
 
 TEST_F(SelectAttendTest, EveryHeadShape) {
-    for (const CacheShape& shape : {CacheShape{1100, 64, 1}, {1100, 64, 4}, {1100, 64, 7}, {1100, 80, 3}, {1100, 128, 2}, {1100, 256, 1}}) {
+    for (const CacheShape& shape :
+         {CacheShape{1100, 64, 1}, {1100, 64, 4}, {1100, 64, 7}, {1100, 80, 3}, {1100, 128, 2}, {1100, 256, 1}}) {
         if (shape.n_group % 2 == 0) check({.shape = shape, .levels = {boxes(16, 300)}});  // compiling takes long
         else check({.shape = shape, .levels = {top_p(Scorer::kMean, 16, 0.7f)}, .pool = HeadPool::kMean});
     }
@@ -154,8 +161,10 @@ TEST_F(SelectAttendTest, WholeMassEqualsDense) {
 TEST_F(SelectAttendTest, EqualScoresFallToLowerIds) {
     TestCache cache({.n_tokens = 6000});
     for (std::uint32_t h = 0; h < 2; ++h)
-        for (std::uint32_t t = 0; t < 6000; ++t) std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
-    for (const std::uint32_t budget : {16u, 100u, 4080u, 4096u, 4112u}) {  // within what is ranked at once, and across its end
+        for (std::uint32_t t = 0; t < 6000; ++t)
+            std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
+    for (const std::uint32_t budget :
+         {16u, 100u, 4080u, 4096u, 4112u}) {  // within what is ranked at once, and across its end
         for (const std::uint32_t sinks : {0u, 4u}) {
             const SelectCase c{.shape = cache.shape, .levels = {boxes(16, budget)}, .sinks = sinks};
             SelectRig r = rig(c, cache);
@@ -182,7 +191,8 @@ TEST_F(SelectAttendTest, WindowedHeadsSeeWhatTheyAlwaysSee) {
 
 TEST_F(SelectAttendTest, SkipsTokensThatNoHeadNeeds) {
     for (const std::uint32_t n : {1500u, 4000u}) {
-        // Everything is attended, and each lane group of a GPU has several tokens: wherever it starts, it meets a strong one at once.
+        // Everything is attended, and each lane group of a GPU has several tokens: wherever it starts, it meets a
+        // strong one at once.
         TestCache cache({.n_tokens = n});
         grade(cache);
         const SelectCase c{.shape = cache.shape, .levels = {boxes(16, 100000)}, .skip = 0.03f * static_cast<float>(n)};
@@ -195,7 +205,8 @@ TEST_F(SelectAttendTest, SkipsTokensThatNoHeadNeeds) {
 }
 
 TEST_F(SelectAttendTest, NoShareSkipsNothing) {
-    const SelectCase c{.shape = {.n_tokens = 1500}, .levels = {boxes(16, 700)}, .skip = 1e-30f};  // no weight is that small
+    const SelectCase c{
+        .shape = {.n_tokens = 1500}, .levels = {boxes(16, 700)}, .skip = 1e-30f};  // no weight is that small
     SelectRig r = rig(c);
     r.run();
     expect_attended(r, c);
@@ -219,7 +230,13 @@ TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
 }
 
 TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
-    SelectAttend::Config c{.n_heads = 6, .n_kv_heads = 2, .head_dim = 64, .n_splits = 8, .level = boxes(16, 256), .most_rows = 8192, .score_stride = 8192};
+    SelectAttend::Config c{.n_heads = 6,
+                           .n_kv_heads = 2,
+                           .head_dim = 64,
+                           .n_splits = 8,
+                           .level = boxes(16, 256),
+                           .most_rows = 8192,
+                           .score_stride = 8192};
     EXPECT_TRUE(SelectAttend::takes(device(), c));
     c.most_rows = 16384;
     EXPECT_FALSE(SelectAttend::takes(device(), c));

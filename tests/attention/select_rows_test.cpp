@@ -99,7 +99,8 @@ TEST_F(SelectRowsTest, SinksAndWindowOfEverySize) {
 TEST_F(SelectRowsTest, EqualScoresFallToLowerIds) {
     TestCache cache({.n_tokens = 1500});
     for (std::uint32_t h = 0; h < 2; ++h)
-        for (std::uint32_t t = 0; t < 1500; ++t) std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
+        for (std::uint32_t t = 0; t < 1500; ++t)
+            std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
     for (const std::uint32_t budget : {100u, 479u, 480u, 481u, 960u}) {  // within a range, and across its end
         SelectRig r = rig({.shape = cache.shape, .levels = {top_k(budget)}}, cache);
         r.run();

@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/vk/timeline.h"
 #include "runtime/kv/kv_layout.h"
+#include "runtime/vk/timeline.h"
 #include "tests/reference/summarize_block.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
@@ -35,7 +35,8 @@ struct SummarizeCase {
     std::vector<std::uint32_t> cuts = {};  ///< tokens at which a chunk ends, besides the last
 
     std::string text() const {
-        return fmt::format("{} unit {} index {} x {} chunks {}", shape.text(), unit, index_dim, index_unit, cuts.size() + 1);
+        return fmt::format("{} unit {} index {} x {} chunks {}", shape.text(), unit, index_dim, index_unit,
+                           cuts.size() + 1);
     }
 };
 
@@ -58,10 +59,17 @@ std::vector<float> written(const GuardedBuffer& buffer) {
 /// A cache, the outputs of the stage, and what they should be.
 struct Rig {
     Rig(vk::Device& dev, const SummarizeCase& summarize_case, TestCache test_cache)
-        : device(dev), c(summarize_case), cache(std::move(test_cache)), super_first(c.unit == 0 ? 0 : cache.n_physical * kBlock / c.unit),
-          super_stride(c.shape.n_tokens / kSuper + 2), n_rows(c.unit == 0 ? 0 : super_first + c.shape.n_kv_heads * super_stride),
-          low(dev, "min", bytes(n_rows * c.shape.head_dim, element())), high(dev, "max", bytes(n_rows * c.shape.head_dim, element())),
-          sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)), index_keys(dev, "index_keys", bytes(c.index_dim == 0 ? 0 : cache.n_rows(), index_row_bytes(c.index_type, c.index_dim))),
+        : device(dev),
+          c(summarize_case),
+          cache(std::move(test_cache)),
+          super_first(c.unit == 0 ? 0 : cache.n_physical * kBlock / c.unit),
+          super_stride(c.shape.n_tokens / kSuper + 2),
+          n_rows(c.unit == 0 ? 0 : super_first + c.shape.n_kv_heads * super_stride),
+          low(dev, "min", bytes(n_rows * c.shape.head_dim, element())),
+          high(dev, "max", bytes(n_rows * c.shape.head_dim, element())),
+          sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)),
+          index_keys(dev, "index_keys",
+                     bytes(c.index_dim == 0 ? 0 : cache.n_rows(), index_row_bytes(c.index_type, c.index_dim))),
           index_sums(dev, "index_sums", bytes(c.index_unit == 0 ? 0 : cache.n_rows() / c.index_unit * c.index_dim, 4)) {
         ReplicableRng rng(c.index_dim);
         maps = rng.normals(kFirstMap + std::size_t{c.shape.n_kv_heads} * 2 * c.index_dim * c.shape.head_dim, 0, 0.25f);
@@ -69,7 +77,8 @@ struct Rig {
     static std::size_t bytes(std::size_t n, std::size_t element) { return std::max<std::size_t>(n * element, 16); }
     std::size_t element() const { return summary_element_bytes(c.shape.kv_type); }
 
-    void run(const SummarizeBlock& stage, std::uint32_t from = 0, std::uint32_t to = ~0u) const {  // chunks inside [from, to)
+    void run(const SummarizeBlock& stage, std::uint32_t from = 0,
+             std::uint32_t to = ~0u) const {  // chunks inside [from, to)
         const vk::Buffer tables = make_buffer(device, std::span<const std::uint32_t>(cache.table()));
         const vk::Buffer keys = cache.upload(device, cache.keys);
         const vk::Buffer map_buffer = make_buffer(device, std::span<const float>(maps));
@@ -80,8 +89,10 @@ struct Rig {
             for (const std::uint32_t end : ends) {
                 if (begin >= from && end <= to)
                     stage.record(recorder,
-                                 {tables, keys, low.range(), high.range(), sum.range(), map_buffer, index_keys.range(), index_sums.range()},
-                                 {end - begin, begin, TestCache::table_offset, cache.table_stride, kFirstMap, super_first, super_stride});
+                                 {tables, keys, low.range(), high.range(), sum.range(), map_buffer, index_keys.range(),
+                                  index_sums.range()},
+                                 {end - begin, begin, TestCache::table_offset, cache.table_stride, kFirstMap,
+                                  super_first, super_stride});
                 recorder.barrier();
                 begin = end;
             }
@@ -93,23 +104,28 @@ struct Rig {
     void expect_right() const {
         SCOPED_TRACE(c.text());
         if (c.unit != 0) expect_summaries();
-        else for (const GuardedBuffer* b : {&low, &high, &sum}) b->expect_untouched();
+        else
+            for (const GuardedBuffer* b : {&low, &high, &sum}) b->expect_untouched();
         if (c.index_dim != 0) expect_index_keys();
-        else for (const GuardedBuffer* b : {&index_keys, &index_sums}) b->expect_untouched();
+        else
+            for (const GuardedBuffer* b : {&index_keys, &index_sums}) b->expect_untouched();
     }
-    // Minimum and maximum are keys, so they are exact. A sum rounds once for each of its tokens, which are added one by one;
-    // those of a TestCache are exact as well.
+    // Minimum and maximum are keys, so they are exact. A sum rounds once for each of its tokens, which are added one by
+    // one; those of a TestCache are exact as well.
     void expect_summaries() const {
         const std::size_t dim = c.shape.head_dim;
         const std::vector<double> nothing(n_rows * dim);
-        std::vector<double> ref_low(n_rows * dim, double{kNan}), ref_high = ref_low, ref_sum = ref_low, allowance = nothing;
+        std::vector<double> ref_low(n_rows * dim, double{kNan}), ref_high = ref_low, ref_sum = ref_low,
+                                                                 allowance = nothing;
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             if (cache.heads[h].window != 0) continue;
             for (const std::uint32_t unit : {c.unit, kSuper}) {
                 for (std::uint32_t t = 0; t < c.shape.n_tokens; t += unit) {
                     const std::uint32_t end = std::min(t + unit, c.shape.n_tokens);
                     const reference::Summary s = reference::summarize_block(cache.view(), h, t, end);
-                    const std::size_t at = (unit == kSuper ? super_first + h * super_stride + t / kSuper : cache.heads[h].row(t) / unit) * dim;
+                    const std::size_t at =
+                        (unit == kSuper ? super_first + h * super_stride + t / kSuper : cache.heads[h].row(t) / unit) *
+                        dim;
                     for (std::size_t i = 0; i < dim; ++i) {
                         ref_low[at + i] = s.min[i];
                         ref_high[at + i] = s.max[i];
@@ -123,12 +139,14 @@ struct Rig {
         expect_close(extremes(high), ref_high, nothing, "max");
         expect_close(written<std::uint32_t>(sum), ref_sum, allowance, "sum");
     }
-    // A key rounds once for each channel, added one by one, and to a half. A sum is one of the halves, which are what is scored.
+    // A key rounds once for each channel, added one by one, and to a half. A sum is one of the halves, which are what
+    // is scored.
     void expect_index_keys() const {
         const std::size_t dim = c.index_dim, map = dim * c.shape.head_dim;
         const std::vector<float> got = unpack_index_rows(c.index_type, c.index_dim, index_keys.bytes());
         std::vector<double> ref(got.size(), double{kNan}), allowance(got.size());
-        std::vector<double> ref_sum(c.index_unit == 0 ? 4 : cache.n_rows() / c.index_unit * dim, double{kNan}), sum_allowance(ref_sum.size());
+        std::vector<double> ref_sum(c.index_unit == 0 ? 4 : cache.n_rows() / c.index_unit * dim, double{kNan}),
+            sum_allowance(ref_sum.size());
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             if (cache.heads[h].window != 0) continue;
             for (std::uint32_t t = 0; t < c.shape.n_tokens; ++t) {
@@ -139,7 +157,8 @@ struct Rig {
                 for (const double x : key.value) largest = std::max(largest, std::abs(x));
                 for (std::size_t r = 0; r < dim; ++r) {
                     ref[row * dim + r] = key.value[r];
-                    allowance[row * dim + r] = index_storing_error(c.index_type, key.value[r], largest) + kRounding * c.shape.head_dim * key.terms[r];
+                    allowance[row * dim + r] = index_storing_error(c.index_type, key.value[r], largest) +
+                                               kRounding * c.shape.head_dim * key.terms[r];
                     if (c.index_unit == 0) continue;
                     double& total = ref_sum[row / c.index_unit * dim + r];
                     const double half = double{got[row * dim + r]};
@@ -170,11 +189,12 @@ protected:
     static const SummarizeBlock& stage(const SummarizeCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<SummarizeBlock>& result =
-            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit, c.index_dim, c.index_unit,
-                                static_cast<int>(c.index_type))];
+            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit,
+                                c.index_dim, c.index_unit, static_cast<int>(c.index_type))];
         if (!result)
             result = std::make_unique<SummarizeBlock>(
-                device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim, c.index_unit, c.index_type});
+                device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim,
+                                                 c.index_unit, c.index_type});
         return *result;
     }
     static void check(const SummarizeCase& c) {
@@ -191,7 +211,8 @@ std::map<std::string, std::unique_ptr<SummarizeBlock>> SummarizeBlockTest::stage
 constexpr std::uint32_t kLengths[] = {1, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 2300};
 
 TEST_F(SummarizeBlockTest, EveryLength) {
-    for (const auto& [type, unit] : {std::pair{KvType::kF16, 64u}, {KvType::kF32, 16u}, {KvType::kQ8_0, 64u}, {KvType::kQ4_0, 16u}})
+    for (const auto& [type, unit] :
+         {std::pair{KvType::kF16, 64u}, {KvType::kF32, 16u}, {KvType::kQ8_0, 64u}, {KvType::kQ4_0, 16u}})
         for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n, .kv_type = type}, .unit = unit});
 }
 
@@ -212,13 +233,17 @@ TEST_F(SummarizeBlockTest, ChunksEndAnywhere) {
 }
 
 TEST_F(SummarizeBlockTest, IndexKeysAtEveryLength) {
-    for (const std::uint32_t n : kLengths) check({.shape = {.n_tokens = n}, .unit = 0, .index_dim = 16, .index_unit = 32});
+    for (const std::uint32_t n : kLengths)
+        check({.shape = {.n_tokens = n}, .unit = 0, .index_dim = 16, .index_unit = 32});
 }
 
 TEST_F(SummarizeBlockTest, IndexKeysOfEveryShape) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         for (const std::uint32_t head_dim : {type == KvType::kF16 ? 64u : 80u, type == KvType::kF16 ? 256u : 128u})
-            check({.shape = {.n_tokens = 133, .head_dim = head_dim, .kv_type = type}, .unit = 0, .index_dim = 16, .index_unit = 16});
+            check({.shape = {.n_tokens = 133, .head_dim = head_dim, .kv_type = type},
+                   .unit = 0,
+                   .index_dim = 16,
+                   .index_unit = 16});
         for (const std::uint32_t index_dim : {8u, 64u})
             check({.shape = {.n_tokens = 333, .kv_type = type}, .unit = 32, .index_dim = index_dim, .cuts = {100}});
     }
@@ -228,14 +253,22 @@ TEST_F(SummarizeBlockTest, IndexKeysOfEightBits) {
     for (const KvType type : {KvType::kF16, KvType::kQ8_0})
         for (const std::uint32_t index_dim : {8u, 16u, 64u})
             for (const std::uint32_t index_unit : {0u, 64u})  // 0: no sums
-                check({.shape = {.n_tokens = 1100, .kv_type = type}, .unit = 0, .index_dim = index_dim, .index_unit = index_unit,
-                       .index_type = IndexType::kInt8, .cuts = {100, 1025}});
+                check({.shape = {.n_tokens = 1100, .kv_type = type},
+                       .unit = 0,
+                       .index_dim = index_dim,
+                       .index_unit = index_unit,
+                       .index_type = IndexType::kInt8,
+                       .cuts = {100, 1025}});
 }
 
-// A whole superblock of the widest keys: what one invocation does must stay below the loop limit of llvmpipe (runtime/vk/quirks.h).
+// A whole superblock of the widest keys: what one invocation does must stay below the loop limit of llvmpipe
+// (runtime/vk/quirks.h).
 TEST_F(SummarizeBlockTest, WidestIndexKeysOfASuperblock) {
     for (const IndexType type : {IndexType::kF16, IndexType::kInt8})
-        check({.shape = {.n_tokens = 1100, .head_dim = 256, .n_kv_heads = 1}, .unit = 0, .index_dim = 64, .index_type = type});
+        check({.shape = {.n_tokens = 1100, .head_dim = 256, .n_kv_heads = 1},
+               .unit = 0,
+               .index_dim = 64,
+               .index_type = type});
 }
 
 TEST_F(SummarizeBlockTest, SumsOfAnyKeys) {
@@ -254,8 +287,10 @@ TEST_F(SummarizeBlockTest, LargestHalves) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
         const SummarizeCase c{.shape = {.n_tokens = 1100, .kv_type = type}};
         TestCache cache(c.shape);
-        for (std::size_t i = 0; i < cache.keys.size(); ++i)  // first channels: all large, then all negative, then a few large
-            if (!std::isnan(cache.keys[i])) cache.keys[i] = i % 64 == 0 ? 65504.0f : i % 64 == 1 ? -65504.0f : i % 7 == 0 ? -32768.0f : 0.0f;
+        for (std::size_t i = 0; i < cache.keys.size();
+             ++i)  // first channels: all large, then all negative, then a few large
+            if (!std::isnan(cache.keys[i]))
+                cache.keys[i] = i % 64 == 0 ? 65504.0f : i % 64 == 1 ? -65504.0f : i % 7 == 0 ? -32768.0f : 0.0f;
         const Rig rig(device(), c, cache);
         rig.run(stage(c));
         rig.expect_right();  // multiples of 32 of at most 2^26: exact
@@ -296,7 +331,8 @@ TEST_F(SummarizeBlockTest, ReadsTheKeysOfTheChunkOnly) {
 
 TEST_F(SummarizeBlockTest, GivesTheSameBitsTwice) {
     for (const KvType type : {KvType::kF16, KvType::kF32}) {
-        const SummarizeCase c{.shape = {.n_tokens = 2100, .kv_type = type}, .unit = 32, .index_dim = 16, .cuts = {333, 1025}};
+        const SummarizeCase c{
+            .shape = {.n_tokens = 2100, .kv_type = type}, .unit = 32, .index_dim = 16, .cuts = {333, 1025}};
         const Rig a(device(), c, TestCache(c.shape)), b(device(), c, TestCache(c.shape));
         a.run(stage(c));
         b.run(stage(c));

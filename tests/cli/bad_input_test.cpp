@@ -73,7 +73,8 @@ TEST_P(DamagedWeights, AreReportedWhereLogitsAreUsed) {
     const std::string model = files.write("damaged.gguf", damaged(files.tiny_bytes(), files.tiny(), GetParam(), 36));
     const char* const message = "not finite: its file is probably damaged; download it again";
     for (const char* temperature : {"0", "0.8"})
-        expect_error(run_program({"generate", "-m", model, "-p", "The river", "-n", "8", "--temp", temperature}), 4, message);
+        expect_error(run_program({"generate", "-m", model, "-p", "The river", "-n", "8", "--temp", temperature}), 4,
+                     message);
     expect_error(run_program({"chat", "-m", model, "-p", "The river", "-st", "-n", "8"}), 4, message);
     std::string text;
     for (int i = 0; i < 60; ++i) text += "the river ";

@@ -9,10 +9,10 @@
 namespace winnow::test {
 namespace {
 
+using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::Not;
-using nlohmann::json;
 
 class BenchOutput : public OnDevice {
 protected:
@@ -58,7 +58,8 @@ TEST_F(BenchOutput, SqlFillsATable) {
     const std::string lines = bench({"-o", "jsonl"}).out;
     const json row = json::parse(lines.substr(0, lines.find('\n')));
     std::size_t n_rows = 0;
-    for (std::size_t at = 0; (at = sql.find("\nINSERT INTO llama_bench (build_commit, ", at)) != sql.npos; ++at) ++n_rows;
+    for (std::size_t at = 0; (at = sql.find("\nINSERT INTO llama_bench (build_commit, ", at)) != sql.npos; ++at)
+        ++n_rows;
     EXPECT_EQ(n_rows, 2u);
     EXPECT_THAT(sql, HasSubstr(", '" + row["type_k"].get<std::string>() + "', "));
     EXPECT_THAT(sql, HasSubstr(", NULL"));

@@ -71,13 +71,19 @@ TEST_F(Calibrate, ReportsWhatItMeasured) {
     const Outcome made = run({"calibrate", "-m", long_model, "-f", text_, "--plot", path("long.svg"), "-lv", "3"});
     ASSERT_EQ(made.status, 0) << made.err;
     EXPECT_THAT(made.out, ContainsRegex("retrieval heads: [0-4] of 4 kv heads"));
-    EXPECT_THAT(made.out, ContainsRegex("safety check: perplexity of repeated random tokens [0-9.]+ with these roles, [0-9.]+ dense"));
+    EXPECT_THAT(
+        made.out,
+        ContainsRegex("safety check: perplexity of repeated random tokens [0-9.]+ with these roles, [0-9.]+ dense"));
     EXPECT_THAT(made.out, HasSubstr("Settings that hold 0.9 of the attention"));
     for (const std::string preset : {"rtpurbo", "hisa", "kascade"})
-        EXPECT_THAT(made.out, ContainsRegex("\\| " + preset + " \\| .* \\| [01]\\.[0-9]+ \\| [0-9.]+ \\| [0-9.x-]+ \\|")) << preset;
+        EXPECT_THAT(made.out,
+                    ContainsRegex("\\| " + preset + " \\| .* \\| [01]\\.[0-9]+ \\| [0-9.]+ \\| [0-9.x-]+ \\|"))
+            << preset;
     // Both layers of this model are dense in quest: nothing is audited, so nothing holds anything.
     EXPECT_EQ(made.out.find("| quest |"), std::string::npos);
-    EXPECT_THAT(made.out, ContainsRegex("\\| calibrated \\| 8 \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\|"));
+    EXPECT_THAT(
+        made.out,
+        ContainsRegex("\\| calibrated \\| 8 \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\|"));
     EXPECT_THAT(made.out, HasSubstr("| text of 1024, rotated to 2048 | 8 |"));
     EXPECT_THAT(made.out, HasSubstr("| this text, as its 2048 show it | 8 |"));
     EXPECT_THAT(made.out, ContainsRegex("hisa: its block filter leaves an overlap of [01]\\.[0-9]+ with .*"
@@ -96,8 +102,9 @@ TEST_F(Calibrate, ReportsWhatItMeasured) {
     EXPECT_THAT(generate("rtpurbo").err, HasSubstr("rtpurbo drops what most heads saw"));
     EXPECT_EQ(generate("hisa").err.find("drops"), std::string::npos);
 
-    const Outcome brief = run({"calibrate", "-m", path("model.gguf"), "-f", write("brief.txt", folder_.read("prompt.txt") + folder_.read("prompt.txt")), "--plot",
-                               path("brief.svg")});
+    const Outcome brief =
+        run({"calibrate", "-m", path("model.gguf"), "-f",
+             write("brief.txt", folder_.read("prompt.txt") + folder_.read("prompt.txt")), "--plot", path("brief.svg")});
     ASSERT_EQ(brief.status, 0) << brief.err;
     EXPECT_THAT(brief.out, HasSubstr("nothing was held out"));
     EXPECT_THAT(folder_.read("brief.svg"), HasSubstr("recall of the best 64 tokens by the index: not measured"));

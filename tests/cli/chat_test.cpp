@@ -131,7 +131,8 @@ TEST_F(ChatProgram, FailuresHaveTheirStatus) {
     expect_error(run_program(arguments({"-c", "64", "-st"}), std::string(100, 'x') + "\n"), 2, "the context holds 64");
     Program::Options shell;
     shell.program = "/bin/sh";
-    const std::string call = std::string(WINNOW_BIN) + "/winnow chat -m '" + Files::shared().tiny() + "' -n 6 --temp 0 >/dev/full";
+    const std::string call =
+        std::string(WINNOW_BIN) + "/winnow chat -m '" + Files::shared().tiny() + "' -n 6 --temp 0 >/dev/full";
     expect_error(run_program({"-c", call}, "the end\nand more\n", shell), 1, "writing to standard output failed");
 }
 
@@ -139,7 +140,8 @@ TEST_F(ChatProgram, BlocksKeepTheirLinesAndAreNoCommands) {
     const Files& files = Files::shared();
     const std::string saved = files.path("blocks.json");
     const Outcome outcome = run_program(
-        arguments(), "\"\"\"\n\n\nthe end\n\n\"\"\"\n\"\"\"/clear\nis a word\"\"\"\n\"\"\"one\n\ntwo\"\"\"\n/save " + saved + "\n");
+        arguments(),
+        "\"\"\"\n\n\nthe end\n\n\"\"\"\n\"\"\"/clear\nis a word\"\"\"\n\"\"\"one\n\ntwo\"\"\"\n/save " + saved + "\n");
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const json root = json::parse(files.read("blocks.json"), nullptr, false);
     ASSERT_TRUE(root.is_object()) << outcome.err;

@@ -28,9 +28,10 @@ TEST(Completion, BashCompletesCommandsFlagsAndFiles) {
     const std::string script = folder.write("winnow.bash", script_for("bash"));
     folder.write("some-model.gguf", "");
     const auto complete = [&](const std::string& words, int at) {
-        const Outcome outcome = run_shell(
-            "/bin/bash", {"-c", "cd " + folder.path("") + " && source " + script + " && COMP_WORDS=(" + words +
-                                    ") COMP_CWORD=" + std::to_string(at) + " && _winnow && echo \"<${COMPREPLY[*]}>\""});
+        const Outcome outcome =
+            run_shell("/bin/bash",
+                      {"-c", "cd " + folder.path("") + " && source " + script + " && COMP_WORDS=(" + words +
+                                 ") COMP_CWORD=" + std::to_string(at) + " && _winnow && echo \"<${COMPREPLY[*]}>\""});
         EXPECT_EQ(outcome.status, 0) << outcome.err;
         return outcome.out;
     };
@@ -39,7 +40,7 @@ TEST(Completion, BashCompletesCommandsFlagsAndFiles) {
     EXPECT_EQ(complete("winnow bench --rep", 2), "<--repetitions>\n");
     EXPECT_EQ(complete("winnow generate --rep", 2), "<--repeat-penalty --repeat-last-n>\n");
     EXPECT_EQ(complete("winnow bench -m some", 3), "<some-model.gguf>\n");
-    EXPECT_EQ(complete("winnow bench -o some", 3), "<>\n");           // a format ...
+    EXPECT_EQ(complete("winnow bench -o some", 3), "<>\n");                     // a format ...
     EXPECT_EQ(complete("winnow calibrate -o some", 3), "<some-model.gguf>\n");  // ... and a file
     EXPECT_THAT(complete("winnow info -c", 2), HasSubstr("-ctk"));
 }

@@ -35,13 +35,15 @@ protected:
         more.insert(more.end(), {"--json", Files::shared().path("eval_rows.json")});
         const Outcome outcome = run(path, more);
         EXPECT_EQ(outcome.status, 0) << outcome.err;
-        return outcome.status == 0 ? json::parse(Files::shared().read("eval_rows.json"), nullptr, false) : json::array();
+        return outcome.status == 0 ? json::parse(Files::shared().read("eval_rows.json"), nullptr, false)
+                                   : json::array();
     }
 };
 
 // 120 positions are more than the rings of 16 tokens hold: to go back, the prompt has to be prefilled again.
 TEST_F(Eval, DenseAgainstItselfIsNothingWithWindowedLayers) {
-    const json list = rows(model("eval_gemma.gguf", "gemma3", 1024), {"--positions", "120", "-c", "960", "--presets", "dense"});
+    const json list =
+        rows(model("eval_gemma.gguf", "gemma3", 1024), {"--positions", "120", "-c", "960", "--presets", "dense"});
     ASSERT_EQ(list.size(), 1u);
     for (const char* key : {"nll_delta", "kl_mean", "kl_p99", "needle_nll_delta", "aggregate_nll_delta"})
         EXPECT_EQ(list[0][key].get<double>(), 0) << key;
@@ -50,7 +52,8 @@ TEST_F(Eval, DenseAgainstItselfIsNothingWithWindowedLayers) {
 }
 
 TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
-    const json list = rows(model("eval_llama.gguf", "llama", 1024), {"--positions", "16", "-c", "960", "--presets", "streaming", "--sparse-window", "64"});
+    const json list = rows(model("eval_llama.gguf", "llama", 1024),
+                           {"--positions", "16", "-c", "960", "--presets", "streaming", "--sparse-window", "64"});
     ASSERT_EQ(list.size(), 1u);
     EXPECT_EQ(list[0]["n_probe"], 960);  // no longer than the context
     std::vector<std::string> kinds;
@@ -68,7 +71,8 @@ TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
 // A probe that a preset attends to as a whole would call it perfect.
 TEST_F(Eval, ProbesAreLongerThanTheBudgets) {
     const std::string path = model("eval_long.gguf", "llama", 4096);
-    const json list = rows(path, {"--positions", "8", "-c", "2200", "--presets", "recycled", "--sparse-budget", "1060"});
+    const json list =
+        rows(path, {"--positions", "8", "-c", "2200", "--presets", "recycled", "--sparse-budget", "1060"});
     ASSERT_EQ(list.size(), 1u);
     EXPECT_EQ(list[0]["n_probe"], 2120);
     EXPECT_GT(std::abs(list[0]["aggregate_nll_delta"].get<double>()), 1e-6);
@@ -88,7 +92,8 @@ TEST_F(Eval, RefusesBeforeAnythingIsAllocated) {
     expect_error(with({"dense,quest", "--sparse-budget", "60"}), 2, "below sink + window");
     expect_error(with({"streaming", "--sparse-window", "0"}), 2, "--sparse-window");
     const auto perplexity = [&](std::vector<std::string> more) {
-        more.insert(more.begin(), {"perplexity", "-m", path, "-f", text(), "-c", "256", "--device", "no-such-device", "--sparse"});
+        more.insert(more.begin(),
+                    {"perplexity", "-m", path, "-f", text(), "-c", "256", "--device", "no-such-device", "--sparse"});
         return run_program(more);
     };
     expect_error(perplexity({"exact"}), 3, "no-such-device");
@@ -99,7 +104,8 @@ TEST_F(Eval, RefusesBeforeAnythingIsAllocated) {
 
 TEST_F(Eval, SaysWhichSettingsHaveNoEffect) {
     const auto perplexity = [](std::vector<std::string> more) {
-        more.insert(more.begin(), {"perplexity", "-m", Files::shared().tiny(), "-f", text(), "-c", "64", "--windows", "1", "--sparse"});
+        more.insert(more.begin(), {"perplexity", "-m", Files::shared().tiny(), "-f", text(), "-c", "64", "--windows",
+                                   "1", "--sparse"});
         return run_program(more);
     };
     const auto warnings = [](const Outcome& outcome) { return own_lines(outcome.err, "winnow: warning: "); };

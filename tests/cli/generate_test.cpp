@@ -87,7 +87,8 @@ TEST(Tokenize, PiecesAreSafeAtATerminal) {
     const std::string token = "<|extra_300|>", wild = "\x1b[2Jtra_300";
     ASSERT_NE(bytes.find(token), std::string::npos);
     bytes.replace(bytes.find(token), token.size(), wild + "|>");
-    const std::vector<std::string> call{"tokenize", "-m", files.write("wild.gguf", bytes), "-p", wild + "|>", "--pieces"};
+    const std::vector<std::string> call{"tokenize", "-m",        files.write("wild.gguf", bytes),
+                                        "-p",       wild + "|>", "--pieces"};
     EXPECT_EQ(run_program(call).out, wild + "|>\n");
     Program::Options terminal;
     terminal.terminal = true;
@@ -102,7 +103,9 @@ TEST(Tokenize, BytesWithoutATokenAreNamed) {
     ASSERT_NE(bytes.find(token), std::string::npos);
     bytes.replace(bytes.find(token), token.size(), "\xd0\xbf");
     const std::string model = files.write("lacking.gguf", bytes);
-    const std::string text = files.write("lacking.txt", std::string("a\xff\x00\xff" "b", 5));
+    const std::string text = files.write("lacking.txt", std::string("a\xff\x00\xff"
+                                                                    "b",
+                                                                    5));
     const Outcome lacking = run_program({"tokenize", "-m", model, "-f", text, "--ids"});
     EXPECT_EQ(lacking.status, 0);
     EXPECT_EQ(count_words(lacking.out), 3u) << lacking.out;
@@ -174,10 +177,21 @@ TEST_F(Commands, WarmingUpChangesNothing) {
     const Files& files = Files::shared();
     for (const std::string& model : {files.tiny(), files.tiny_gemma()}) {
         for (const std::vector<std::string>& mode :
-             {std::vector<std::string>{}, {"--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16",
-                                           "--sparse-min-ctx", "0"}}) {
-            std::vector<std::string> arguments = {"generate", "-m", model, "-p",
-                                                  "the other one and another line in the end", "-n", "24", "-s", "5", "--repeat-penalty", "1.1", "--json", "--log-file",
+             {std::vector<std::string>{},
+              {"--sparse", "exact", "--sparse-mass", "0.5", "--sparse-window", "16", "--sparse-min-ctx", "0"}}) {
+            std::vector<std::string> arguments = {"generate",
+                                                  "-m",
+                                                  model,
+                                                  "-p",
+                                                  "the other one and another line in the end",
+                                                  "-n",
+                                                  "24",
+                                                  "-s",
+                                                  "5",
+                                                  "--repeat-penalty",
+                                                  "1.1",
+                                                  "--json",
+                                                  "--log-file",
                                                   files.path("warm.log")};
             arguments.insert(arguments.end(), mode.begin(), mode.end());
             const json warm = run_json(arguments);

@@ -10,11 +10,11 @@
 namespace winnow::test {
 namespace {
 
+using nlohmann::json;
 using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Matcher;
-using nlohmann::json;
 
 class Measure : public OnDevice {
 protected:
@@ -39,8 +39,12 @@ TEST_F(Measure, InfoListsThePolicies) {
     for (std::size_t i = 0; i < presets.size(); ++i) {
         const PresetInfo& p = presets[i];
         EXPECT_THAT(table.out, HasSubstr("\n" + std::string(p.name) + " "));
-        for (const auto& [key, value] : {std::pair{"name", p.name}, {"scorer", p.scorer}, {"filter", p.filter}, {"budget", p.budget},
-                                         {"schedule", p.schedule}, {"paper", p.paper}}) {
+        for (const auto& [key, value] : {std::pair{"name", p.name},
+                                         {"scorer", p.scorer},
+                                         {"filter", p.filter},
+                                         {"budget", p.budget},
+                                         {"schedule", p.schedule},
+                                         {"paper", p.paper}}) {
             EXPECT_EQ(list[i][key], std::string(value)) << p.name;
             EXPECT_THAT(table.out, HasSubstr(std::string(value))) << p.name;
         }
@@ -48,8 +52,8 @@ TEST_F(Measure, InfoListsThePolicies) {
 }
 
 TEST_F(Measure, BenchMakesAModelOfAShape) {
-    const json rows = parsed({"bench", "--shape", "135m", "--type", "q8_0", "-p", "4", "-n", "2", "-r", "1",
-                              "--stages", "-o", "json"});
+    const json rows = parsed(
+        {"bench", "--shape", "135m", "--type", "q8_0", "-p", "4", "-n", "2", "-r", "1", "--stages", "-o", "json"});
     ASSERT_EQ(rows.size(), 2u);
     EXPECT_EQ(rows[0]["model_type"], "llama 135M Q8_0 random");
     EXPECT_EQ(rows[0]["model_n_params"], 134515008u);
@@ -72,8 +76,8 @@ TEST_F(Measure, BenchMakesAModelOfAShape) {
 }
 
 TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
-    const std::vector<std::string> base{"bench", "--shape", "135m", "-p", "0", "-n", "2", "-r", "1",
-                                        "-d", "700", "--no-warmup"};
+    const std::vector<std::string> base{"bench", "--shape", "135m", "-p", "0",   "-n",
+                                        "2",     "-r",      "1",    "-d", "700", "--no-warmup"};
     const auto with = [&](std::vector<std::string> more) {
         more.insert(more.begin(), base.begin(), base.end());
         return more;
@@ -97,8 +101,9 @@ TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
         bytes += stage["bytes"].get<double>();
     }
     EXPECT_THAT(stages, ::testing::IsSupersetOf({"indexer_score", "attend_dense"}));
-    EXPECT_THAT(stages, on_software_driver() ? Matcher<std::vector<std::string>>(Contains("attend_sparse"))
-                                             : AnyOf(Contains("attend_sparse"), Contains("select_attend")));  // whichever pays
+    EXPECT_THAT(stages, on_software_driver()
+                            ? Matcher<std::vector<std::string>>(Contains("attend_sparse"))
+                            : AnyOf(Contains("attend_sparse"), Contains("select_attend")));  // whichever pays
     EXPECT_NEAR(bytes, row["bytes_per_token"].get<double>(), 0.02 * bytes);
 
     const Outcome table = run_program(with({"--sparse", "exact", "--sparse-mass", "0.5"}));
@@ -114,8 +119,8 @@ TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
 
 // Windowed layers keep little of a deep cache: it has to be made anew for each run.
 TEST_F(Measure, BenchGoesToADepthWithWindowedLayers) {
-    const json rows = parsed({"bench", "-m", Files::shared().tiny_gemma(), "-p", "8", "-n", "8", "-d", "0,160", "-r", "2",
-                              "--sparse", "exact", "--sparse-min-ctx", "0", "-o", "json"});
+    const json rows = parsed({"bench", "-m", Files::shared().tiny_gemma(), "-p", "8", "-n", "8", "-d", "0,160", "-r",
+                              "2", "--sparse", "exact", "--sparse-min-ctx", "0", "-o", "json"});
     ASSERT_EQ(rows.size(), 4u);
     EXPECT_EQ(rows[3]["n_depth"], 160);
     EXPECT_GT(rows[3]["sparse_kept"].get<double>(), 0);
@@ -130,14 +135,16 @@ TEST_F(Measure, EvalComparesPresetsWithDense) {
     const std::string model = files.write("eval.gguf", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
     std::string words;
     for (int i = 0; i < 400; ++i) words += "the " + std::to_string(i * 7919 % 1000) + " rivers ";
-    const std::string text = files.write("eval.txt", words), rows_file = files.path("rows.json"), plot = files.path("rows.svg");
+    const std::string text = files.write("eval.txt", words), rows_file = files.path("rows.json"),
+                      plot = files.path("rows.svg");
     const std::vector<std::string> call{"eval", "-m", model, "-f", text, "--positions", "16", "--presets"};
     const auto with = [&](std::vector<std::string> more) {
         std::vector<std::string> all = call;
         all.insert(all.end(), more.begin(), more.end());
         return run_program(all);
     };
-    const Outcome made = with({"exact,dense,streaming", "--sparse-window", "128", "-c", "960", "-lv", "3", "--json", rows_file, "--plot", plot});
+    const Outcome made = with({"exact,dense,streaming", "--sparse-window", "128", "-c", "960", "-lv", "3", "--json",
+                               rows_file, "--plot", plot});
     ASSERT_EQ(made.status, 0) << made.err;
     EXPECT_THAT(made.out, HasSubstr("| exact | 960 |"));
     const json rows = json::parse(files.read("rows.json"));
@@ -145,8 +152,9 @@ TEST_F(Measure, EvalComparesPresetsWithDense) {
     // 15 blocks; streaming keeps one of sinks and, with chunks of 64, a ring of four.
     EXPECT_EQ(rows[0]["kv_bytes"], rows[1]["kv_bytes"]);
     EXPECT_NEAR(rows[2]["kv_bytes"].get<double>() / rows[1]["kv_bytes"].get<double>(), 5.0 / 15, 0.01);
-    for (const char* key : {"preset", "n_ctx", "nll_delta", "kl_mean", "kl_p99", "top1_agree", "long_range_gain", "copy_acc",
-                            "needle_nll_delta", "mass_mean", "mass_p5", "mass_min", "attended_share", "bytes_per_token", "kv_bytes"})
+    for (const char* key :
+         {"preset", "n_ctx", "nll_delta", "kl_mean", "kl_p99", "top1_agree", "long_range_gain", "copy_acc",
+          "needle_nll_delta", "mass_mean", "mass_p5", "mass_min", "attended_share", "bytes_per_token", "kv_bytes"})
         EXPECT_TRUE(rows[0].contains(key)) << key;
     EXPECT_GE(rows[0]["mass_min"].get<double>(), 0.95 - 1e-3);  // exact is honest
     EXPECT_LT(rows[0]["attended_share"].get<double>(), 1);
@@ -168,7 +176,9 @@ TEST_F(Measure, EvalComparesPresetsWithDense) {
     expect_error(with({"exact", "-c", "300"}), 2, "use -c 512 or more");
     expect_error(with({"exact", "-c", "512"}), 2, "too short for the probe of needles");
     expect_error(with({"exact,nonsense", "-c", "960"}), 2, "unknown sparse preset 'nonsense'");
-    expect_error(run_program({"eval", "-m", model, "-f", files.write("few.txt", "a few words"), "-c", "960", "--presets", "exact"}), 2, "longer text");
+    expect_error(run_program({"eval", "-m", model, "-f", files.write("few.txt", "a few words"), "-c", "960",
+                              "--presets", "exact"}),
+                 2, "longer text");
 }
 
 TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
@@ -180,8 +190,9 @@ TEST_F(Measure, InfoPlansAShapeWithoutItsWeights) {
     const json small = parsed({"info", "--shape", "135m", "--type", "q8_0", "-c", "512", "--json"});
     EXPECT_EQ(small["fits"], true);
     EXPECT_EQ(small["index_bytes"], 0);
-    EXPECT_EQ(small["total_bytes"].get<double>(),
-              small["weight_bytes"].get<double>() + small["kv_bytes"].get<double>() + small["scratch_bytes"].get<double>());
+    EXPECT_EQ(
+        small["total_bytes"].get<double>(),
+        small["weight_bytes"].get<double>() + small["kv_bytes"].get<double>() + small["scratch_bytes"].get<double>());
     const Outcome text = run_program({"info", "--shape", "1b", "-c", "4096"});
     EXPECT_EQ(text.status, 0) << text.err;
     EXPECT_THAT(text.out, HasSubstr("1.24 B parameters, not loaded"));
@@ -237,7 +248,8 @@ TEST_F(Measure, InfoNamesFeaturesAndVariants) {
 // The shape and the share of retrieval heads of SmolLM2, with the chunks of a GPU.
 TEST_F(Measure, InfoKeepsRingsSmallInShortContexts) {
     const auto share = [](std::vector<std::string> more) {
-        std::vector<std::string> all{"info", "--shape", "135m", "-c", "8192", "--sparse", "rtpurbo", "--retrieval-share", "0.3556", "--json"};
+        std::vector<std::string> all{"info",    "--shape",           "135m",   "-c",    "8192", "--sparse",
+                                     "rtpurbo", "--retrieval-share", "0.3556", "--json"};
         all.insert(all.end(), more.begin(), more.end());
         return parsed(all)["kv_share"].get<double>();
     };
@@ -249,17 +261,20 @@ TEST_F(Measure, InfoKeepsRingsSmallInShortContexts) {
 
 // With the chunks of a small card: those of a large one take 0.2 GB more.
 TEST_F(Measure, InfoPlans128KOfAnEightBillionModelIntoEightGigabytes) {
-    const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk", "q8_0",
-                              "-ctv", "q8_0", "-ub", "512", "--json"});
+    const json plan = parsed({"info", "--shape", "8b", "--type", "q4_0", "-c", "131072", "--sparse", "rtpurbo", "-ctk",
+                              "q8_0", "-ctv", "q8_0", "-ub", "512", "--json"});
     EXPECT_LE(plan["total_bytes"].get<double>(), 8.0e9);
     EXPECT_NEAR(plan["retrieval_share"].get<double>(), 0.28, 0.01);
     EXPECT_EQ(plan["retrieval_share_assumed"], true);
     const auto index_bytes = [](const char* type) {
-        return parsed({"info", "--shape", "8b", "-c", "32768", "--sparse", "rtpurbo", "--index-type", type, "--json"})["index_bytes"]
+        return parsed({"info", "--shape", "8b", "-c", "32768", "--sparse", "rtpurbo", "--index-type", type,
+                       "--json"})["index_bytes"]
             .get<double>();
     };
     EXPECT_LT(index_bytes("int8"), 0.7 * index_bytes("f16"));  // lists and scores stay as they are
-    EXPECT_EQ(parsed({"info", "--shape", "8b", "--sparse", "duo", "--retrieval-share", "0.5", "-c", "8192", "--json"})["retrieval_share"], 0.5);
+    EXPECT_EQ(parsed({"info", "--shape", "8b", "--sparse", "duo", "--retrieval-share", "0.5", "-c", "8192",
+                      "--json"})["retrieval_share"],
+              0.5);
 }
 
 TEST_F(Measure, InfoFindsTheLongestContextThatFits) {
@@ -300,7 +315,8 @@ TEST_F(Measure, BenchRefusesBadShapes) {
 
 TEST_F(Measure, PerplexityComparesSparseWithDense) {
     const std::string model = Files::shared().tiny();
-    const std::vector<std::string> base{"perplexity", "-m", model, "-p", text(), "-c", "128", "--windows", "2", "--json"};
+    const std::vector<std::string> base{"perplexity", "-m",  model,       "-p", text(),
+                                        "-c",         "128", "--windows", "2",  "--json"};
     const auto with = [&](std::vector<std::string> more) {
         more.insert(more.begin(), base.begin(), base.end());
         return parsed(more);
@@ -325,9 +341,12 @@ TEST_F(Measure, PerplexityComparesSparseWithDense) {
     EXPECT_EQ(text_form.status, 0) << text_form.err;
     EXPECT_THAT(text_form.out, HasSubstr("KL(dense || sparse)"));
     EXPECT_THAT(text_form.out, HasSubstr("of the attention captured"));
-    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "fast"}), 2, "unknown sparse preset");
-    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "-c", "96", "--sparse", "rtpurbo"}), 2, "calibrat");
-    const Outcome refused = run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "exact", "--logits-out", "x.npy"});
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "fast"}), 2,
+                 "unknown sparse preset");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "-c", "96", "--sparse", "rtpurbo"}), 2,
+                 "calibrat");
+    const Outcome refused =
+        run_program({"perplexity", "-m", model, "-p", text(), "--sparse", "exact", "--logits-out", "x.npy"});
     EXPECT_EQ(refused.status, 2);
     EXPECT_THAT(refused.err, HasSubstr("--logits-out"));
 }
@@ -356,19 +375,23 @@ TEST_F(Measure, PerplexityComparesWithSavedLogits) {
     const Outcome words = run_program(call({"--kl-divergence"}));
     EXPECT_THAT(words.out, HasSubstr("KL(base || this) mean 0.0000"));
 
-    expect_error(run_program(call({"--kl-divergence", "-c", "32"})), 2, "has logits of 128 tokens and 320 ids, here are 64");
+    expect_error(run_program(call({"--kl-divergence", "-c", "32"})), 2,
+                 "has logits of 128 tokens and 320 ids, here are 64");
     expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence"}), 2, "--kl-divergence-base");
     expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
-                              files.write("no.npy", "no logits")}), 2, "has no logits");
+                              files.write("no.npy", "no logits")}),
+                 2, "has no logits");
     expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
-                              files.path("none.npy")}), 1, "none.npy");
+                              files.path("none.npy")}),
+                 1, "none.npy");
     // A shape that nothing but its header knows of allocates nothing.
     std::string huge = files.read("base.npy").substr(0, 2000);
     const std::string shape = "(128, 320), ";
     ASSERT_NE(huge.find(shape), std::string::npos);
     huge.replace(huge.find(shape), shape.size() + 6, "(1, 1073741823), }");
-    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base", files.write("huge.npy", huge)}), 1,
-                 "ends too early");
+    expect_error(run_program({"perplexity", "-m", model, "-p", text(), "--kl-divergence", "--kl-divergence-base",
+                              files.write("huge.npy", huge)}),
+                 1, "ends too early");
     files.write("base.npy", files.read("base.npy").substr(0, 20000));
     expect_error(run_program(call({"--kl-divergence"})), 1, "ends too early");
 }
@@ -388,11 +411,13 @@ TEST_F(Measure, SparseLayersAndTheirReport) {
     EXPECT_THAT(both.err, HasSubstr("\n    1  select "));
     for (const char* spec : {"1", "1-", "1-1"})
         EXPECT_THAT(generate({"--sparse-layers", spec}).err,
-                    ::testing::AllOf(HasSubstr("\n    0  dense   100.00 %\n"), HasSubstr("\n    1  select "))) << spec;
+                    ::testing::AllOf(HasSubstr("\n    0  dense   100.00 %\n"), HasSubstr("\n    1  select ")))
+            << spec;
     EXPECT_THAT(generate({"--sparse-layers", "0,1"}).err, HasSubstr("\n    0  select "));
     EXPECT_THAT(run_program({"generate", "-m", Files::shared().tiny(), "-p", "a", "-n", "1", "--sparse-report"}).err,
                 HasSubstr("sparse attention is off"));
-    for (const char* spec : {"2", "1-7"}) expect_error(generate({"--sparse-layers", spec}), 2, "the model has 2 layers");
+    for (const char* spec : {"2", "1-7"})
+        expect_error(generate({"--sparse-layers", spec}), 2, "the model has 2 layers");
     for (const char* spec : {"x", "1-0", "0,", "-1", "0-4294967295"})
         expect_error(generate({std::string("--sparse-layers=") + spec}), 2, "--sparse-layers");
 }
@@ -404,7 +429,8 @@ TEST_F(Measure, QuantisedCachesAreSmallerAndClose) {
         return parsed({"info", "-m", model, "-c", "256", "-ctk", type, "--json"})["kv_bytes"].get<double>();
     };
     const auto perplexity = [&](const char* type) {
-        return parsed({"perplexity", "-m", model, "-p", text(), "-c", "128", "--windows", "1", "-ctk", type, "--json"})["ppl"]
+        return parsed({"perplexity", "-m", model, "-p", text(), "-c", "128", "--windows", "1", "-ctk", type,
+                       "--json"})["ppl"]
             .get<double>();
     };
     EXPECT_LT(bytes("q8_0"), 0.6 * bytes("f16"));

@@ -46,7 +46,8 @@ public:
         int in[2], out[2] = {-1, -1}, err[2] = {-1, -1};
         if (options.terminal) open_terminal(in, out);
         else if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) std::abort();
-        std::vector<std::string> words = {options.program.empty() ? std::string(WINNOW_BIN) + "/winnow" : options.program};
+        std::vector<std::string> words = {options.program.empty() ? std::string(WINNOW_BIN) + "/winnow"
+                                                                  : options.program};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
         for (std::string& word : words) argv.push_back(word.data());
@@ -207,7 +208,8 @@ inline bool has_device() {
     return found;
 }
 
-/// Whether the device is lavapipe: slow enough for every progress bar, and one that makes lists where a GPU has `select_attend`.
+/// Whether the device is lavapipe: slow enough for every progress bar, and one that makes lists where a GPU has
+/// `select_attend`.
 inline bool on_software_driver() {
     static const bool found = run_program({"--list-devices"}).out.find("llvmpipe") != std::string::npos;
     return found;

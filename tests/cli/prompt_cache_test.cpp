@@ -16,7 +16,8 @@ class PromptCacheProgram : public OnDevice {
 protected:
     std::vector<std::string> generate(const std::string& prompt, const std::string& file,
                                       const std::vector<std::string>& more = {}) const {
-        std::vector<std::string> all = {"generate", "-m", model_, "-p", prompt, "-n", "8", "--temp", "0", "--json", "--no-warmup"};
+        std::vector<std::string> all = {"generate", "-m",     model_, "-p",     prompt,       "-n",
+                                        "8",        "--temp", "0",    "--json", "--no-warmup"};
         if (!file.empty()) all.insert(all.end(), {"--prompt-cache", file});
         all.insert(all.end(), more.begin(), more.end());
         return all;
@@ -58,7 +59,8 @@ TEST_F(PromptCacheProgram, ASecondRunReadsWhatIsNew) {
     EXPECT_EQ(folder_.count(), 1u);
 }
 
-// Quest leaves the first two layers dense: a model with more of them. What it keeps follows from summaries that the file has not.
+// Quest leaves the first two layers dense: a model with more of them. What it keeps follows from summaries that the
+// file has not.
 TEST_F(PromptCacheProgram, ASelectingPresetGoesOnAsWithoutTheFile) {
     TinyOptions tiny;
     tiny.n_layers = 4;
@@ -70,8 +72,9 @@ TEST_F(PromptCacheProgram, ASelectingPresetGoesOnAsWithoutTheFile) {
     for (int i = 0; i < 60; ++i) prompt += std::to_string(i * 7919 % 1000) + " ";
     const std::string file = folder_.path("cache");
     const auto quest = [&](const std::string& cache) {
-        const Outcome outcome = run_program(generate(prompt, cache, {"--sparse", "quest", "--sparse-min-ctx", "0", "--sparse-window",
-                                                                     "32", "--sparse-budget", "64", "--sparse-report"}));
+        const Outcome outcome = run_program(generate(prompt, cache,
+                                                     {"--sparse", "quest", "--sparse-min-ctx", "0", "--sparse-window",
+                                                      "32", "--sparse-budget", "64", "--sparse-report"}));
         EXPECT_EQ(outcome.status, 0) << outcome.err;
         EXPECT_TRUE(own_lines(outcome.err, "winnow: ").empty()) << outcome.err;
         EXPECT_THAT(outcome.err, HasSubstr("select"));
@@ -175,8 +178,9 @@ TEST_F(PromptCacheProgram, AFullDiskIsOneWarning) {
 TEST_F(PromptCacheProgram, AChatIsSavedWhenItEnds) {
     const std::string file = folder_.path("cache");
     const auto chat = [&](const std::string& input) {
-        return run_program({"chat", "-m", Files::shared().tiny(), "-n", "6", "--temp", "0", "--prompt-cache", file, "--no-warmup"},
-                           input);
+        return run_program(
+            {"chat", "-m", Files::shared().tiny(), "-n", "6", "--temp", "0", "--prompt-cache", file, "--no-warmup"},
+            input);
     };
     const auto n_read = [](const Outcome& outcome) {
         const std::size_t at = outcome.err.find("[ prompt ");

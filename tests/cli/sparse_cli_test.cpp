@@ -35,7 +35,8 @@ protected:
         return at == std::string::npos ? "" : outcome.err.substr(at, outcome.err.find('\n', at) - at);
     }
     static std::string stats(std::vector<std::string> more) {
-        std::vector<std::string> all{"generate", "-m", model(), "-p", prompt(), "-n", "4", "--temp", "0", "--show-timings"};
+        std::vector<std::string> all{"generate", "-m", model(),  "-p", prompt(),
+                                     "-n",       "4",  "--temp", "0",  "--show-timings"};
         all.insert(all.end(), more.begin(), more.end());
         return stats_line(run_program(all));
     }
@@ -58,36 +59,42 @@ TEST_F(SparseProgram, SaysWhatWasKeptAndCaptured) {
     EXPECT_LT(number_after(plain, "| kept "), 99);
     EXPECT_THAT(plain, Not(HasSubstr("mass")));
     for (const char* audit : {"full", "1", "2"}) {
-        const std::string line = stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", audit});
-        const double mean = number_after(line, "attention mass without sinks "), p5 = number_after(line, ", p5 "), least = number_after(line, ", min ");
+        const std::string line =
+            stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", audit});
+        const double mean = number_after(line, "attention mass without sinks "), p5 = number_after(line, ", p5 "),
+                     least = number_after(line, ", min ");
         EXPECT_GT(mean, 0.5) << line;
         EXPECT_LE(mean, 1) << line;
         EXPECT_LE(p5, mean + 1e-3) << line;
         EXPECT_LE(least, p5 + 1e-3) << line;
         EXPECT_GT(number_after(line, "| kept "), 1);
     }
-    const std::string whole = stats({"--sparse", "exact", "--sparse-mass", "1", "--sparse-min-ctx", "0", "--audit", "full"});
+    const std::string whole =
+        stats({"--sparse", "exact", "--sparse-mass", "1", "--sparse-min-ctx", "0", "--audit", "full"});
     EXPECT_THAT(whole, HasSubstr("kept 100.0 %"));
     EXPECT_THAT(whole, HasSubstr("attention mass without sinks 1.000, p5 1.000, min 1.000"));
 }
 
 // Phases beyond the layers audit nothing, and share one recording: not one for each of a million.
 TEST_F(SparseProgram, RareAuditsCostNothing) {
-    const std::string line = stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", "1000000"});
+    const std::string line =
+        stats({"--sparse", "exact", "--sparse-mass", "0.6", "--sparse-min-ctx", "0", "--audit", "1000000"});
     EXPECT_GT(number_after(line, "| kept "), 1);
     EXPECT_GT(number_after(line, "attention mass without sinks "), 0.5) << line;  // of the first steps
 }
 
 TEST_F(SparseProgram, RingsHaveNothingToCompareWith) {
-    const std::string line = stats({"--sparse", "streaming", "--sparse-window", "64", "--sparse-min-ctx", "0", "--audit", "full"});
+    const std::string line =
+        stats({"--sparse", "streaming", "--sparse-window", "64", "--sparse-min-ctx", "0", "--audit", "full"});
     EXPECT_THAT(line, HasSubstr("attention mass n/a"));
     EXPECT_LT(number_after(line, "| kept "), 50);
 }
 
 TEST_F(SparseProgram, ChatSaysItForEachAnswer) {
-    const Outcome outcome = run_program({"chat", "-m", model(), "-n", "4", "--temp", "0", "--sparse", "quest", "--sparse-budget", "80", "--sparse-window", "32",
-                                         "--sparse-min-ctx", "0", "--audit", "full"},
-                                        prompt() + "\n" + prompt().substr(0, 100) + "\n");
+    const Outcome outcome =
+        run_program({"chat", "-m", model(), "-n", "4", "--temp", "0", "--sparse", "quest", "--sparse-budget", "80",
+                     "--sparse-window", "32", "--sparse-min-ctx", "0", "--audit", "full"},
+                    prompt() + "\n" + prompt().substr(0, 100) + "\n");
     EXPECT_THAT(stats_line(outcome), HasSubstr("| kept "));
     std::size_t n = 0;
     for (std::size_t at = 0; (at = outcome.err.find("| kept ", at)) != std::string::npos; ++at) ++n;
@@ -95,14 +102,19 @@ TEST_F(SparseProgram, ChatSaysItForEachAnswer) {
 }
 
 TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
-    const Outcome outcome = run_program({"generate", "-m", model(), "-p", "the", "-n", "1", "--sparse", "streaming", "--sparse-mass", "0.9"});
+    const Outcome outcome = run_program(
+        {"generate", "-m", model(), "-p", "the", "-n", "1", "--sparse", "streaming", "--sparse-mass", "0.9"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("warning: --sparse-mass has no effect on --sparse streaming"));
-    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}), 2, "--sparse-window");
-    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2, "--audit 0");
-    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "4000000000"}), 2, "1 to 1000000");
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}),
+                 2, "--sparse-window");
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2,
+                 "--audit 0");
+    expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "4000000000"}), 2,
+                 "1 to 1000000");
     for (const char* preset : {"off", "exact", "streaming"})
-        expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", preset, "--sparse-compensation"}), 2, "--sparse-compensation");
+        expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", preset, "--sparse-compensation"}),
+                     2, "--sparse-compensation");
 }
 
 }  // namespace

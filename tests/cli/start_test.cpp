@@ -49,9 +49,8 @@ TEST_F(Start, PutsTheFetchedModelInFrontWhereNoneWasGiven) {
 
 TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
     const std::vector<std::vector<std::string>> own{
-        {"-m", "x.gguf"},           {"-mx.gguf"},         {"--model=x.gguf"},
-        {"bench", "--shape", "8b"}, {"info", "--shape=8b"}, {"info", "--policies"},
-        {"--completion-bash"},      {"--help"}};
+        {"-m", "x.gguf"},       {"-mx.gguf"},           {"--model=x.gguf"},    {"bench", "--shape", "8b"},
+        {"info", "--shape=8b"}, {"info", "--policies"}, {"--completion-bash"}, {"--help"}};
     for (const std::vector<std::string>& arguments : own) {
         std::string line;
         for (const std::string& argument : arguments) line += (line.empty() ? "" : " ") + argument;
@@ -79,7 +78,8 @@ TEST(Fetch, DownloadsNothingWhereThatIsForbidden) {
     EXPECT_EQ(refused.out, "");
     EXPECT_EQ(refused.err,
               "fetch.sh: SmolLM2-135M-Instruct.Q4_1.gguf is in none of the model directories and WINNOW_NO_DOWNLOAD is "
-              "1: put it into " + folder.path("data/winnow/models") + "\n");
+              "1: put it into " +
+                  folder.path("data/winnow/models") + "\n");
     EXPECT_EQ(folder.count(), 1u);
     // What is there already is found.
     fs::create_directories(folder.path("models"));

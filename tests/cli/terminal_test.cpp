@@ -9,10 +9,10 @@
 namespace winnow::test {
 namespace {
 
+using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using nlohmann::json;
 
 constexpr const char* kEscape = "\x1b";
 
@@ -63,7 +63,11 @@ TEST_F(Terminal, APasteIsOneQuestion) {
 }
 
 TEST_F(Terminal, LinesAreEditedAsShellsDo) {
-    EXPECT_THAT(asked({"hlo\x1b[D\x1b[Del\r", "two words\x17\x17one\r", "b\x01" "a\x05" "c\r", "\xc3\xa4x\x7f\xf0\x9f\x8c\xb2\r"}),
+    EXPECT_THAT(asked({"hlo\x1b[D\x1b[Del\r", "two words\x17\x17one\r",
+                       "b\x01"
+                       "a\x05"
+                       "c\r",
+                       "\xc3\xa4x\x7f\xf0\x9f\x8c\xb2\r"}),
                 ElementsAre("hello", "one", "abc", "\xc3\xa4\xf0\x9f\x8c\xb2"));
     EXPECT_THAT(asked({"one \\\rtwo\r", "\"\"\"a\rb\"\"\"\r"}), ElementsAre("one \ntwo", "a\nb"));
 }
@@ -98,8 +102,8 @@ TEST_F(Terminal, CtrlCAndCtrlDLeave) {
 TEST_F(Terminal, ProgressAndColourOnlyAtATerminal) {
     std::string text;
     while (text.size() < 3000) text += "the other one and another line ";
-    const std::vector<std::string> call = {"generate", "-m", Files::shared().slow(), "-p", text, "-n", "2", "-ub", "8",
-                                           "--show-timings"};
+    const std::vector<std::string> call = {"generate", "-m", Files::shared().slow(), "-p", text, "-n", "2",
+                                           "-ub",      "8",  "--show-timings"};
     const std::string shown = run_program(call, "", at_terminal()).out;
     EXPECT_THAT(shown, HasSubstr("\r\x1b[Kcompiling shaders ..."));
     // A fast device has read the prompt before a bar is due.

@@ -20,7 +20,8 @@ struct BiasedHead {
     }
 };
 
-SparsePolicy policy_of(std::vector<SelectLevel> levels, std::vector<LayerSchedule> layers = {{LayerKind::kSelect, 0, {}}}) {
+SparsePolicy policy_of(std::vector<SelectLevel> levels,
+                       std::vector<LayerSchedule> layers = {{LayerKind::kSelect, 0, {}}}) {
     SparsePolicy p;
     p.levels = std::move(levels);
     p.layers = std::move(layers);
@@ -109,7 +110,8 @@ TEST(AuditController, CoarseLevelsWidenWhenTheLastOneKeepsAllThatTheyOffer) {
 // Layer 0 selects, 1 and 2 use its lists: kv head 0 of layer 1 that of head 1, and layer 2 the same heads.
 TEST(AuditController, HeadsThatReuseASelectionSteerIt) {
     for (const LayerKind lender : {LayerKind::kAnchor, LayerKind::kSelect}) {
-        const SparsePolicy p = policy_of({top_p(0.9f)}, {{lender, 0, {}}, {LayerKind::kReuse, 0, {1, 0}}, {LayerKind::kReuse, 0, {}}});
+        const SparsePolicy p =
+            policy_of({top_p(0.9f)}, {{lender, 0, {}}, {LayerKind::kReuse, 0, {1, 0}}, {LayerKind::kReuse, 0, {}}});
         AuditController controller(p, 2);
         EXPECT_EQ(controller.steers(0), lender == LayerKind::kSelect);
         EXPECT_TRUE(controller.steers(1));

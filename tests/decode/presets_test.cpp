@@ -115,11 +115,13 @@ TEST(PresetsTest, TheTableSaysWhatThePresetsDo) {
             if (p.levels.size() == 1) EXPECT_EQ(info.filter, "-");
             else says(info.filter, scorer_words(p.levels.front()));
             if (last.rule == BudgetRule::kTopP) says(info.budget, fmt::format("attention mass {:.3g}", last.mass));
-            else if (last.budget_share > 0) says(info.budget, fmt::format("top {:.0f} %, at least {}", 100 * last.budget_share, last.budget));
+            else if (last.budget_share > 0)
+                says(info.budget, fmt::format("top {:.0f} %, at least {}", 100 * last.budget_share, last.budget));
             else says(info.budget, fmt::format("top {}", last.budget));
         }
         const SparsePolicy usual = make_preset("exact", kFull);
-        if (!p.levels.empty() && p.window != usual.window && info.name != "rtpurbo") says(info.budget, fmt::format("window {}", p.window));
+        if (!p.levels.empty() && p.window != usual.window && info.name != "rtpurbo")
+            says(info.budget, fmt::format("window {}", p.window));
         if (p.sink != usual.sink && p.value_skip == 0) says(info.budget, fmt::format("sink {}", p.sink));
         if (info.name == "streaming") says(info.budget, fmt::format("sink {}, window {}", p.sink, p.window));
         if (p.cosine <= 1) says(info.schedule, fmt::format("cosine < {:.1f}", p.cosine));
@@ -128,10 +130,12 @@ TEST(PresetsTest, TheTableSaysWhatThePresetsDo) {
         while (n_dense < p.layers.size() && p.layers[n_dense].kind == LayerKind::kDense) ++n_dense;
         if (n_dense == 1) says(info.schedule, "first layer dense");
         else if (n_dense > 1 && n_dense < 100) says(info.schedule, fmt::format("first {} layers dense", n_dense));
-        const std::size_t n_reuse = count(p, LayerKind::kReuse), n_lend = count(p, LayerKind::kSelect) + count(p, LayerKind::kAnchor);
+        const std::size_t n_reuse = count(p, LayerKind::kReuse),
+                          n_lend = count(p, LayerKind::kSelect) + count(p, LayerKind::kAnchor);
         if (n_reuse > 0) says(info.schedule, fmt::format("{} anchors lend", n_lend));
         else EXPECT_EQ(info.schedule.find("lend"), std::string_view::npos);
-        if (count(p, LayerKind::kWindowOnly) == 100 && p.value_skip == 0) says(info.schedule, "every layer window only");
+        if (count(p, LayerKind::kWindowOnly) == 100 && p.value_skip == 0)
+            says(info.schedule, "every layer window only");
     }
 }
 

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public class against attention in double over the tokens that it says it attended to.
-#include "winnow/attention.h"
-
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +12,7 @@
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/random.h"
 #include "tests/support/sparse_data.h"
+#include "winnow/attention.h"
 
 namespace winnow::test {
 namespace {
@@ -74,7 +73,8 @@ void expect_right(SparseAttention& attention, const Data& data, std::span<const 
         double most = -std::numeric_limits<double>::infinity();
         for (std::uint32_t t = 0; t < score.size(); ++t) {
             for (std::uint32_t d = 0; d < kDim; ++d)
-                score[t] += double{data.query[head * kDim + d]} * data.keys[t * kRow + kv_head * kDim + d] / std::sqrt(kDim);
+                score[t] +=
+                    double{data.query[head * kDim + d]} * data.keys[t * kRow + kv_head * kDim + d] / std::sqrt(kDim);
             most = std::max(most, score[t]);
         }
         const std::vector<std::uint32_t> ids = attended_ids(attention, kv_head);
@@ -88,7 +88,8 @@ void expect_right(SparseAttention& attention, const Data& data, std::span<const 
             for (std::uint32_t d = 0; d < kDim; ++d) expected[d] += weight * data.values[t * kRow + kv_head * kDim + d];
         }
         EXPECT_NEAR(masses[head], kept / all, 1e-4) << "head " << head;
-        for (std::uint32_t d = 0; d < kDim; ++d) EXPECT_NEAR(output[head * kDim + d], expected[d] / kept, 1e-4) << "head " << head << " dim " << d;
+        for (std::uint32_t d = 0; d < kDim; ++d)
+            EXPECT_NEAR(output[head * kDim + d], expected[d] / kept, 1e-4) << "head " << head << " dim " << d;
     }
 }
 
@@ -109,13 +110,18 @@ class SparseAttentionTest : public GpuTest {};
 
 TEST_F(SparseAttentionTest, StepsAreAttentionOverWhatIsSaidToBeAttended) {
     const Data data(1500);
-    for (const auto& [preset, overrides] : {std::pair<const char*, SparseOverrides>{"exact", {.mass = 0.8f}}, {"quest", {.budget = 300}},
-                                            {"twilight", {}}, {"tokenselect", {.budget = 700}}, {"streaming", {.window = 200}}}) {
+    for (const auto& [preset, overrides] : {std::pair<const char*, SparseOverrides>{"exact", {.mass = 0.8f}},
+                                            {"quest", {.budget = 300}},
+                                            {"twilight", {}},
+                                            {"tokenselect", {.budget = 700}},
+                                            {"streaming", {.window = 200}}}) {
         SCOPED_TRACE(preset);
         SparseAttention attention({}, config(1500), make_sparse_attention_policy(preset, overrides));
         EXPECT_EQ(attention.policy().name, preset);
-        for (std::uint32_t from = 0; from < 1499; from += 300)  // calls that end inside blocks, the last one short of the query's token
-            attention.append(data.rows(data.keys, from, std::min(300u, 1499 - from)), data.rows(data.values, from, std::min(300u, 1499 - from)));
+        for (std::uint32_t from = 0; from < 1499;
+             from += 300)  // calls that end inside blocks, the last one short of the query's token
+            attention.append(data.rows(data.keys, from, std::min(300u, 1499 - from)),
+                             data.rows(data.values, from, std::min(300u, 1499 - from)));
         attention.append(data.rows(data.keys, 1499, 1), data.rows(data.values, 1499, 1));
         EXPECT_EQ(attention.n_tokens(), 1500u);
         const std::span<const float> output = attention.step(data.query);
@@ -155,7 +161,8 @@ TEST_F(SparseAttentionTest, DenseAndShortOnesAttendToEverything) {
 // What the last step did stays what it did when tokens are appended.
 TEST_F(SparseAttentionTest, ReportsBelongToTheLastStep) {
     const Data data(300, 9);
-    SparseAttention attention({}, config(300), make_sparse_attention_policy("exact", {.mass = 0.7f, .window = 16, .min_ctx = 200}));
+    SparseAttention attention({}, config(300),
+                              make_sparse_attention_policy("exact", {.mass = 0.7f, .window = 16, .min_ctx = 200}));
     EXPECT_EQ(attention.attended(), std::vector<std::uint32_t>(kKvHeads, 0));
     expect_refused([&] { attention.audit(); }, "step");
     attention.append(data.rows(data.keys, 0, 100), data.rows(data.values, 0, 100));
@@ -175,7 +182,8 @@ TEST_F(SparseAttentionTest, ReportsBelongToTheLastStep) {
 
 TEST_F(SparseAttentionTest, ClearForgetsEverything) {
     const Data first(900, 4), second(700, 5);
-    const SparsePolicy policy = make_sparse_attention_policy("recycled", {.budget = 200});  // whose lists outlive a step
+    const SparsePolicy policy =
+        make_sparse_attention_policy("recycled", {.budget = 200});  // whose lists outlive a step
     SparseAttention attention({}, config(1000), policy);
     const std::uint64_t bytes = attention.device_bytes();
     attention.append(first.keys, first.values);
@@ -202,7 +210,8 @@ TEST_F(SparseAttentionTest, StepsBetweenAppendsLeaveIndexKeysAlone) {
     SparsePolicy policy = make_preset("hisa", {false});
     policy.needs_sidecar = false;
     policy.index_dim = kIndexDim;
-    policy.index_maps = std::make_shared<std::vector<float>>(rng.normals(std::size_t{kKvHeads} * 2 * kIndexDim * kDim, 0, 0.25f));
+    policy.index_maps =
+        std::make_shared<std::vector<float>>(rng.normals(std::size_t{kKvHeads} * 2 * kIndexDim * kDim, 0, 0.25f));
     policy.levels[0].budget = 192;  // three of the five blocks of the middle
     policy.levels[1].budget = policy.sink + policy.window + 48;
     for (const std::uint32_t min_ctx : {0u, 250u}) {
@@ -230,10 +239,14 @@ TEST_F(SparseAttentionTest, RefusesWhatDoesNotFit) {
     const Data data(100, 6);
     SparseAttention attention({}, config(100), make_sparse_attention_policy("exact"));
     expect_refused([&] { attention.step(data.query); }, "empty");
-    expect_refused([&] { attention.append(std::span(data.keys).first(kRow), std::span(data.values).first(kRow - 1)); }, "whole tokens");
-    expect_refused([&] { attention.append(std::span(data.keys).first(kRow + 1), std::span(data.values).first(kRow + 1)); }, "whole tokens");
+    expect_refused([&] { attention.append(std::span(data.keys).first(kRow), std::span(data.values).first(kRow - 1)); },
+                   "whole tokens");
+    expect_refused(
+        [&] { attention.append(std::span(data.keys).first(kRow + 1), std::span(data.values).first(kRow + 1)); },
+        "whole tokens");
     attention.append(data.rows(data.keys, 0, 99), data.rows(data.values, 0, 99));
-    expect_refused([&] { attention.append(data.rows(data.keys, 0, 2), data.rows(data.values, 0, 2)); }, "capacity of 100");
+    expect_refused([&] { attention.append(data.rows(data.keys, 0, 2), data.rows(data.values, 0, 2)); },
+                   "capacity of 100");
     EXPECT_EQ(attention.n_tokens(), 99u);
     expect_refused([&] { attention.step(std::span(data.query).first(kDim)); }, "query");
     expect_refused([&] { attention.selected(kKvHeads); }, "kv head");

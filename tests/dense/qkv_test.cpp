@@ -78,8 +78,8 @@ public:
              const GuardedBuffer& values, bool stopped = false) {
         const vk::Buffer state = make_state(device_, 0, position, stopped);
         vk::run_once(device_, [&](vk::Recorder& recorder) {
-            Qkv::Buffers b{{},            act_in_[i],   state,          rope_, tables_, params_buffer_,
-                           query.range(), keys.range(), values.range(), {},    {},      {}};
+            Qkv::Buffers b{{},           act_in_[i],     state, rope_, tables_, params_buffer_, query.range(),
+                           keys.range(), values.range(), {},    {},    {}};
             if (summary_min != nullptr) {
                 b.summary_min = summary_min->range();
                 b.summary_max = summary_max->range();
@@ -318,8 +318,10 @@ TEST_F(QkvTest, RefusesBiasWithQkNorm) {
 // The summaries of blocks and superblocks hold what the pool's keys say, to the bit: minimum, maximum, sum in order.
 TEST_F(QkvTest, KeepsSummaries) {
     using Ranges = std::vector<std::uint32_t>;
-    for (const auto& [kv_type, ranges] : {std::pair{KvType::kF16, Ranges{0}}, {KvType::kF32, Ranges{0}},
-                                          {KvType::kQ8_0, Ranges{0}}, {KvType::kF16, Ranges{0, 1}}}) {
+    for (const auto& [kv_type, ranges] : {std::pair{KvType::kF16, Ranges{0}},
+                                          {KvType::kF32, Ranges{0}},
+                                          {KvType::kQ8_0, Ranges{0}},
+                                          {KvType::kF16, Ranges{0, 1}}}) {
         Qkv::Config c = config(WeightType::kQ8_0, 64, 2, 2, 64, 64, RopePairing::kNorm, kv_type);
         c.summary_unit = 16;
         QkvRig rig(device(), c, 10000, ranges);

@@ -57,7 +57,8 @@ TEST_F(KvCacheTest, TakesWhatWasPlannedToTheByte) {
             }
             EXPECT_EQ(held, KvCache::bytes_needed(planned));
             EXPECT_EQ(cache.bytes(), held);
-            // The driver rounds; besides the seven buffers there is nothing, but where the tables were staged, and that is gone.
+            // The driver rounds; besides the seven buffers there is nothing, but where the tables were staged, and that
+            // is gone.
             EXPECT_EQ(device().n_allocations(), n_before + (device().unified_memory() ? 7 : 8));
             EXPECT_GE(device().allocated_bytes() - bytes_before, held);
             EXPECT_LT(device().allocated_bytes() - bytes_before, held + 7 * 65536);

@@ -75,7 +75,8 @@ TEST(KvLayout, FullHeadsStandInOrder) {
         EXPECT_THAT(view(layout, layer, 0).blocks, ElementsAre(0, 1, 2));  // each layer has pools of its own
         EXPECT_THAT(view(layout, layer, 1).blocks, ElementsAre(3, 4, 5));
     }
-    // A step queued behind the last one looks up the block after a full cache, before it sees that it has nothing to do.
+    // A step queued behind the last one looks up the block after a full cache, before it sees that it has nothing to
+    // do.
     EXPECT_EQ(layout.tables().size(), 4u * layout.table_stride() + 1);
     const reference::HeadView v = view(layout, 1, 1);
     EXPECT_EQ(v.ring_blocks, 0u);

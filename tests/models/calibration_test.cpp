@@ -111,7 +111,8 @@ TEST(CalibrationTest, SpreadMomentsAreThoseOfRotatedVectors) {
             }
             const IndexMoments analytic = spread_moments(before, rope, kPositions);
             const VectorXd mean = after.key_mean / after.n_keys;
-            const MatrixXd key = after.key / after.n_keys - mean * mean.transpose(), query = after.query / after.n_queries;
+            const MatrixXd key = after.key / after.n_keys - mean * mean.transpose(),
+                           query = after.query / after.n_queries;
             EXPECT_LT((analytic.key - key).norm(), 2e-4 * key.norm());
             EXPECT_LT((analytic.query - query).norm(), 2e-4 * query.norm());
             const IndexMoments mixed = spread_moments_up_to(before, rope, 4096);
@@ -221,7 +222,8 @@ TEST(CalibrationTest, AnchorsAreWhereLayersChange) {
 }
 
 TEST(CalibrationTest, LayersRefreshWhereListsStopOverlapping) {
-    // Of 332 candidates 41 make a list. Layers 0-2 and 3-5 agree to nine tenths with the first of them, with heads swapped in layer 2.
+    // Of 332 candidates 41 make a list. Layers 0-2 and 3-5 agree to nine tenths with the first of them, with heads
+    // swapped in layer 2.
     const ModelShape shape = shape_of(6, 16);
     const std::vector<std::uint32_t> rows{399};
     LayerSimilarity similarity(shape, rows, {4, 64}, 8);
@@ -230,7 +232,8 @@ TEST(CalibrationTest, LayersRefreshWhereListsStopOverlapping) {
             const std::uint32_t look = (layer < 3 ? 0 : 2) + (layer == 2 ? 1 - h : h);
             Rows p = Rows::Constant(1, 400, 1e-4f);
             for (std::uint32_t t = 0; t < 41; ++t) p(0, 10 + 80 * look + t) = 0.01f;
-            for (std::uint32_t t = 0; t < 4 && layer % 3 != 0; ++t) std::swap(p(0, 10 + 80 * look + t), p(0, 60 + 80 * look + t));
+            for (std::uint32_t t = 0; t < 4 && layer % 3 != 0; ++t)
+                std::swap(p(0, 10 + 80 * look + t), p(0, 60 + 80 * look + t));
             similarity.add(layer, h, p);
         }
     }
@@ -282,7 +285,7 @@ TEST(CalibrationTest, RolesFollowTheScores) {
     Calibration c = assume_calibration(shape);
     for (auto* scores : {&c.induction, &c.echo, &c.retrieval})
         for (std::size_t h = 0; h < scores->size(); ++h) (*scores)[h] = 0.001f * static_cast<float>(h % 7);
-    c.induction[9] = 0.9f;  // layer 2, head 1: kv head 0
+    c.induction[9] = 0.9f;   // layer 2, head 1: kv head 0
     c.retrieval[31] = 0.8f;  // layer 7, head 3: kv head 1
     const std::vector<float> levels = head_levels(c, shape);
     mark_full_heads(c, shape, levels, level_of_share(shape, levels, 2 / 16.0f));
@@ -313,8 +316,8 @@ TEST(CalibrationTest, PresetsTakeWhatTheyNeed) {
     const SparsePolicy rtpurbo = make_preset("rtpurbo", windowed, {}, &c);
     EXPECT_EQ(rtpurbo.local_heads.size(), 12u);
     EXPECT_EQ(rtpurbo.local_heads[0], c.full_heads[0] == 0 ? 1 : 0);
-    EXPECT_FLOAT_EQ((*rtpurbo.index_maps)[0], 0.5f * c.index_maps[0]);                    // A
-    EXPECT_FLOAT_EQ((*rtpurbo.index_maps)[8 * 16], c.index_maps[8 * 16]);                 // B
+    EXPECT_FLOAT_EQ((*rtpurbo.index_maps)[0], 0.5f * c.index_maps[0]);     // A
+    EXPECT_FLOAT_EQ((*rtpurbo.index_maps)[8 * 16], c.index_maps[8 * 16]);  // B
     const SparsePolicy fasa = make_preset("fasa", windowed, {}, &c);
     EXPECT_FLOAT_EQ((*fasa.index_maps)[3 * 16 + 3], 1);  // assume_calibration: dimensions in order
     EXPECT_TRUE(make_preset("duo", windowed).needs_sidecar);
@@ -325,7 +328,9 @@ TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
     Calibration c = assume_calibration(shape);
     c.preset = "rtpurbo";
     c.mass = 0.9f;
-    c.settings = {{"rtpurbo", 0.95f, 0, 0, 0.91f, 0, 0}, {"hisa", 0, 512, 0.125f, 0.9f, 0, 0}, {"quest", 0, 8, 0.25f, 0.9f, 0, 0}};
+    c.settings = {{"rtpurbo", 0.95f, 0, 0, 0.91f, 0, 0},
+                  {"hisa", 0, 512, 0.125f, 0.9f, 0, 0},
+                  {"quest", 0, 8, 0.25f, 0.9f, 0, 0}};
     const std::vector<bool> full(6);
     EXPECT_FLOAT_EQ(make_preset("rtpurbo", full, {}, &c).levels.back().mass, 0.95f);
     EXPECT_FLOAT_EQ(make_preset("auto", full, {}, &c).levels.back().mass, 0.95f);
@@ -355,9 +360,11 @@ TEST(CalibrationTest, SettingsReachTheTargetByTheAudit) {
     options.device = log.device_options();
     std::unique_ptr<Session> session = Session::open(path, options);
     std::vector<std::int32_t> text;
-    for (std::int32_t i = 0; i < 240; ++i) text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
+    for (std::int32_t i = 0; i < 240; ++i)
+        text.push_back((i * 37 + i / 7) % static_cast<std::int32_t>(session->shape().n_vocab));
     session->prefill(std::span(text).first(236));
-    const auto settings = find_settings(*session, {"quest", "twilight"}, std::make_shared<Calibration>(assume_calibration(session->shape())),
+    const auto settings = find_settings(*session, {"quest", "twilight"},
+                                        std::make_shared<Calibration>(assume_calibration(session->shape())),
                                         std::span(text).subspan(236), 0.9f, [](std::uint64_t, std::uint64_t) {});
     EXPECT_EQ(session->n_cached(), 236u);
     ASSERT_EQ(settings.size(), 2u);
@@ -498,7 +505,8 @@ TEST_F(SidecarTest, FlippedBytesNeverCrash) {
     std::mt19937 random(11);
     for (int i = 0; i < 400; ++i) {
         std::vector<std::byte> bad = bytes;
-        for (int k = 0; k < 3; ++k) bad[random() % std::min<std::size_t>(bad.size(), 4096)] = static_cast<std::byte>(random());
+        for (int k = 0; k < 3; ++k)
+            bad[random() % std::min<std::size_t>(bad.size(), 4096)] = static_cast<std::byte>(random());
         write(path_.filename().string(), bad);
         try {
             check_calibration(read_sidecar(path_, hash_, shape_), shape_);
@@ -527,7 +535,9 @@ TEST_F(SidecarTest, HostileContentsAreRefused) {
         c.captured_mass.assign(std::size_t{shape_.n_layers} * shape_.n_kv_heads, NAN);
     });
     expect_refused_after("setting of quest", [](Calibration& c) { c.settings = {{"quest", 0, 400, 0.1f, NAN, 0, 0}}; });
-    expect_refused_after("setting of quest", [](Calibration& c) { c.settings = {{"quest", 0, 400, 0.1f, 0.9f, 0, NAN}}; });
+    expect_refused_after("setting of quest", [](Calibration& c) {
+        c.settings = {{"quest", 0, 400, 0.1f, 0.9f, 0, NAN}};
+    });
     expect_refused_after("preset", [](Calibration& c) { c.preset = "auto"; });
     expect_refused_after("preset", [](Calibration& c) { c.preset = "qest"; });
     expect_refused_after("share", [](Calibration& c) { c.mass = 2; });

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Both real models end to end against logits that NumPy made from the dequantised weights (tests/golden).
-#include <gtest/gtest.h>
-
 #include <fmt/format.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdio>

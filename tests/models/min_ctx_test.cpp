@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Below min_ctx a preset decodes the bits of `--sparse off`, where its rings hold all tokens so far; from there on it is sparse.
+// Below min_ctx a preset decodes the bits of `--sparse off`, where its rings hold all tokens so far; from there on it
+// is sparse.
 #include <gtest/gtest.h>
 
 #include "models/sidecar.h"
@@ -77,7 +78,8 @@ TEST_F(MinCtxTest, BitsOfDenseBelowSparseFromThere) {
         sparse.preset = info.name;
         sparse.calibration = calibration;
         sparse.overrides.min_ctx = kMinCtx;
-        // Small enough to leave something out of 200 tokens. Windows of local heads hold below min_ctx too: theirs stay large.
+        // Small enough to leave something out of 200 tokens. Windows of local heads hold below min_ctx too: theirs stay
+        // large.
         const bool narrows_heads = info.name == "duo" || info.name == "razor" || info.name == "rtpurbo";
         if (info.name != "blasst" && !narrows_heads) sparse.overrides.window = 16, sparse.overrides.sink = 4;
         const SparsePolicy preset = make_preset(info.name, std::vector<bool>(6), {}, calibration.get());

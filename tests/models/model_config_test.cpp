@@ -253,10 +253,12 @@ TEST(ModelConfig, KeysOfOtherRecipesAreRefused) {
     };
     EXPECT_THAT(refusal({}, causal(false)), HasSubstr("'llama.attention.causal' is false"));
     EXPECT_EQ(refusal({}, causal(true)), "");
-    for (const char* name : {"attention.scale", "embedding_scale", "logit_scale", "residual_scale", "rope.scaling.attn_factor",
-                             "attention.temperature_scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
+    for (const char* name :
+         {"attention.scale", "embedding_scale", "logit_scale", "residual_scale", "rope.scaling.attn_factor",
+          "attention.temperature_scale", "attention.clamp_kqv", "attention.max_alibi_bias"}) {
         const std::string key = std::string("llama.") + name;
-        EXPECT_THAT(refusal({}, replace_float(key, 0.5f)), HasSubstr("'" + key + "' is 0.5, which winnow does not support"));
+        EXPECT_THAT(refusal({}, replace_float(key, 0.5f)),
+                    HasSubstr("'" + key + "' is 0.5, which winnow does not support"));
         EXPECT_THAT(refusal({}, replace_float(key, kNan)), HasSubstr(key));
         EXPECT_EQ(refusal({}, replace_float(key, 0)), "");
     }
@@ -264,7 +266,8 @@ TEST(ModelConfig, KeysOfOtherRecipesAreRefused) {
         EXPECT_EQ(refusal({}, replace_float(key, 1)), "");
     EXPECT_EQ(refusal({}, replace_float("llama.attention.scale", 1 / std::sqrt(32.0f))), "");
     EXPECT_EQ(refusal(gemma(), replace_float("gemma3.embedding_scale", 8)), "");
-    EXPECT_THAT(refusal(gemma(), replace_float("gemma3.embedding_scale", 1)), HasSubstr("'gemma3.embedding_scale' is 1"));
+    EXPECT_THAT(refusal(gemma(), replace_float("gemma3.embedding_scale", 1)),
+                HasSubstr("'gemma3.embedding_scale' is 1"));
 }
 
 TEST(ModelConfig, LinearRopeScaling) {

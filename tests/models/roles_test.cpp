@@ -61,7 +61,9 @@ TEST(RolesTest, ForcedRolesAreJudgedAndLeftAlone) {
     const ModelShape shape = shape_of(8);
     Calibration c = ranked(shape);
     const std::vector<std::uint8_t> before = c.full_heads;
-    const RolesVerdict verdict = widen_until_safe(c, shape, false, [](const Calibration&) { return RepeatCheck{2.0, 2.4, {}}; });
+    const RolesVerdict verdict = widen_until_safe(c, shape, false, [](const Calibration&) {
+        return RepeatCheck{2.0, 2.4, {}};
+    });
     EXPECT_FALSE(verdict.safe);  // 1.2 times
     EXPECT_EQ(verdict.n_widened, 0u);
     EXPECT_EQ(c.full_heads, before);
@@ -70,7 +72,9 @@ TEST(RolesTest, ForcedRolesAreJudgedAndLeftAlone) {
 TEST(RolesTest, WideningEnds) {
     const ModelShape shape = shape_of(8);
     Calibration c = ranked(shape);
-    const RolesVerdict verdict = widen_until_safe(c, shape, true, [](const Calibration&) { return RepeatCheck{2.0, NAN, {}}; });
+    const RolesVerdict verdict = widen_until_safe(c, shape, true, [](const Calibration&) {
+        return RepeatCheck{2.0, NAN, {}};
+    });
     EXPECT_FALSE(verdict.safe);
     EXPECT_LE(verdict.n_widened, 6u);
 }
@@ -84,9 +88,10 @@ TEST(RolesTest, HeadsThatLookNowhereAreNoStructure) {
 }
 
 TEST(RolesTest, AutoIsTheCheapestThatHoldsTheTargetAndCopies) {
-    const PresetSetting far{"quest", 0, 400, 0.1f, 0.95f, 5e6f, 1.0f}, missing{"fasa", 0, 128, 0.03f, 0.85f, 1e6f, 1.0f},
-        failing{"kascade", 0, 128, 0.03f, 0.92f, 2e6f, 30.0f}, roles{"rtpurbo", 0.9f, 0, 0, 0.91f, 3e6f, 1.1f},
-        index{"hisa", 0, 512, 0.1f, 0.9f, 4e6f, 1.02f}, unchecked{"twilight", 0.95f, 0, 0, 0.97f, 1e6f, 0};
+    const PresetSetting far{"quest", 0, 400, 0.1f, 0.95f, 5e6f, 1.0f},
+        missing{"fasa", 0, 128, 0.03f, 0.85f, 1e6f, 1.0f}, failing{"kascade", 0, 128, 0.03f, 0.92f, 2e6f, 30.0f},
+        roles{"rtpurbo", 0.9f, 0, 0, 0.91f, 3e6f, 1.1f}, index{"hisa", 0, 512, 0.1f, 0.9f, 4e6f, 1.02f},
+        unchecked{"twilight", 0.95f, 0, 0, 0.97f, 1e6f, 0};
     const std::vector<PresetSetting> all{far, missing, failing, roles, index, unchecked};
     EXPECT_EQ(best_preset(all, 0.9f, true), "rtpurbo");
     EXPECT_EQ(best_preset(all, 0.9f, false), "hisa");
@@ -149,7 +154,8 @@ TEST_F(RolesOnDevice, RepeatsTellLocalHeadsFromFullOnes) {
     const TokenPool pool(model_.shape().n_vocab);
     const auto check = [&](float share, const std::vector<std::string>& presets) {
         auto c = std::make_shared<Calibration>(assume_calibration(model_.shape(), share));
-        return check_roles(*session, pool, c, presets, 96, [](std::uint64_t done, std::uint64_t total) { EXPECT_LE(done, total); });
+        return check_roles(*session, pool, c, presets, 96,
+                           [](std::uint64_t done, std::uint64_t total) { EXPECT_LE(done, total); });
     };
     const RepeatCheck all = check(1, {"rtpurbo"}), none = check(0, {});
     EXPECT_GT(all.dense, 1);
@@ -176,8 +182,10 @@ TEST_F(RolesOnDevice, AModelWithoutStructureGetsExactScores) {
     EXPECT_EQ(c.pair_recall.size(), c.index_mass.size());
     EXPECT_EQ(c.captured_mass.size(), std::size_t{c.n_layers} * c.n_kv_heads);
     ASSERT_GE(report.indexes.size(), 4u);
-    EXPECT_NEAR(report.indexes[0].mass,
-                std::accumulate(c.index_mass.begin(), c.index_mass.end(), 0.0) / static_cast<double>(c.index_mass.size()), 1e-5);
+    EXPECT_NEAR(
+        report.indexes[0].mass,
+        std::accumulate(c.index_mass.begin(), c.index_mass.end(), 0.0) / static_cast<double>(c.index_mass.size()),
+        1e-5);
     EXPECT_GT(report.indexes[0].retrieval_mass, 0);
     EXPECT_EQ(report.filter.n_heads, c.captured_mass.size());
     EXPECT_GT(report.filter.overlap, 0);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is saved and restored equals what was prefilled, to the bit; what does not fit is refused before anything changes.
+// What is saved and restored equals what was prefilled, to the bit; what does not fit is refused before anything
+// changes.
 #include "models/session_cache.h"
 
 #include <gmock/gmock.h>
@@ -49,7 +50,8 @@ protected:
         make("other.gguf", tiny);
         tiny.architecture = "gemma3";
         make("gemma.gguf", tiny);
-        for (std::uint32_t i = 0; i < kTokens; ++i) tokens_.push_back(static_cast<std::int32_t>(3 + (i * 37 + i * i) % 250));
+        for (std::uint32_t i = 0; i < kTokens; ++i)
+            tokens_.push_back(static_cast<std::int32_t>(3 + (i * 37 + i * i) % 250));
     }
     void TearDown() override {
         log_.expect_silent();
@@ -120,7 +122,8 @@ protected:
     ValidationLog log_;
 };
 
-class SessionCacheRoundTrip : public SessionCacheTest, public ::testing::WithParamInterface<std::pair<KvType, const char*>> {};
+class SessionCacheRoundTrip : public SessionCacheTest,
+                              public ::testing::WithParamInterface<std::pair<KvType, const char*>> {};
 
 TEST_P(SessionCacheRoundTrip, ARestoredCacheGoesOnAsAPrefilledOne) {
     Settings settings{"llama.gguf", GetParam().first, GetParam().second};
@@ -165,7 +168,8 @@ INSTANTIATE_TEST_SUITE_P(All, SessionCacheRoundTrip,
                          ::testing::Values(std::pair{KvType::kF16, "off"}, std::pair{KvType::kQ8_0, "off"},
                                            std::pair{KvType::kF16, "quest"}, std::pair{KvType::kQ8_0, "quest"}),
                          [](const auto& test) {
-                             return std::string(test.param.first == KvType::kF16 ? "f16_" : "q8_0_") + test.param.second;
+                             return std::string(test.param.first == KvType::kF16 ? "f16_" : "q8_0_") +
+                                    test.param.second;
                          });
 
 TEST_F(SessionCacheTest, DecodedTokensServeTheirOwnPolicyOnly) {
@@ -311,7 +315,9 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         session->save_cache(path("cache"));
         wanted = continued(*session);
     }
-    const auto refused = [&](const Settings& settings) { return message(*open(settings), path("cache"), ErrorCode::kBadFile); };
+    const auto refused = [&](const Settings& settings) {
+        return message(*open(settings), path("cache"), ErrorCode::kBadFile);
+    };
     EXPECT_THAT(refused({"other.gguf"}), HasSubstr("another model"));
     EXPECT_THAT(refused({"llama.gguf", KvType::kQ8_0}), HasSubstr("another cache type"));
     EXPECT_THAT(refused({"llama.gguf", KvType::kF16, "streaming"}), HasSubstr("rings"));
@@ -323,7 +329,8 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         write("damaged", bytes);
         return message(*session, path("damaged"), code);
     };
-    for (const std::size_t n : {8u, 40u, 56u, 90u, 400u, 5000u}) EXPECT_THAT(damaged(whole.substr(0, n)), HasSubstr("damaged"));
+    for (const std::size_t n : {8u, 40u, 56u, 90u, 400u, 5000u})
+        EXPECT_THAT(damaged(whole.substr(0, n)), HasSubstr("damaged"));
     EXPECT_THAT(damaged(whole.substr(0, whole.size() - 1)), HasSubstr("length"));
     EXPECT_THAT(damaged(whole + "x"), HasSubstr("length"));
     EXPECT_THAT(damaged("", ErrorCode::kInvalidArgument), HasSubstr("no prompt cache"));
@@ -344,7 +351,8 @@ TEST_F(SessionCacheTest, WhatDoesNotFitIsRefusedAndChangesNothing) {
         std::string bytes = whole;
         bytes.replace(48, sizeof sizes, reinterpret_cast<const char*>(sizes.data()), sizeof sizes);
         const XXH64_hash_t digest = XXH3_64bits(bytes.data(), bytes.size() - sizeof(XXH64_hash_t));
-        bytes.replace(bytes.size() - sizeof digest, sizeof digest, reinterpret_cast<const char*>(&digest), sizeof digest);
+        bytes.replace(bytes.size() - sizeof digest, sizeof digest, reinterpret_cast<const char*>(&digest),
+                      sizeof digest);
         EXPECT_THAT(damaged(bytes), HasSubstr("damaged")) << sizes[0];
     }
     EXPECT_EQ(continued(*session), wanted);  // no attempt left a trace

@@ -77,7 +77,8 @@ TEST_F(SessionPlanTest, AChunkFitsOneBuffer) {
     options.n_chunk = most;
     EXPECT_EQ(plan_session(device(), model, options).n_chunk, most);
     options.n_chunk = most + 1;
-    EXPECT_THAT(refusal(model, options, ErrorCode::kInvalidArgument), HasSubstr("use -ub " + std::to_string(most) + " or less"));
+    EXPECT_THAT(refusal(model, options, ErrorCode::kInvalidArgument),
+                HasSubstr("use -ub " + std::to_string(most) + " or less"));
     options.n_ctx = most;  // a chunk is never longer than the context
     EXPECT_EQ(plan_session(device(), model, options).n_chunk, most);
 }
@@ -89,7 +90,8 @@ TEST_F(SessionPlanTest, MoreQueryHeadsThanSharedMemoryHoldsAreRefused) {
     many.n_kv_heads = 1;
     many.head_dim = 128;
     if (device().limits().max_shared_memory_bytes >= 512 * 128 * 4) GTEST_SKIP() << "this device holds them";
-    EXPECT_THAT(refusal(open_tiny(many), {}, ErrorCode::kUnsupported), HasSubstr("512 query heads of 128 on one kv head"));
+    EXPECT_THAT(refusal(open_tiny(many), {}, ErrorCode::kUnsupported),
+                HasSubstr("512 query heads of 128 on one kv head"));
 }
 
 TEST_F(SessionPlanTest, TooLongContextsNameTheMost) {

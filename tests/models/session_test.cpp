@@ -20,7 +20,9 @@ namespace {
 // The bound for real models too: logits of a 16-bit cache and 15-bit activations, over everything a session does.
 constexpr double kLimit = 5e-4;
 
-void append(std::vector<float>& to, std::span<const float> values) { to.insert(to.end(), values.begin(), values.end()); }
+void append(std::vector<float>& to, std::span<const float> values) {
+    to.insert(to.end(), values.begin(), values.end());
+}
 
 class SessionTest : public GpuTest, public ::testing::WithParamInterface<Flavour> {
 protected:
@@ -95,7 +97,8 @@ TEST_P(SessionTest, MatricesInRowRangesChangeNothing) {
     const auto logits = [&](const char* preset) {
         const auto session = open(100, 64, preset);
         std::vector<float> rows = evaluated(*session, {tokens.begin(), tokens.end() - 20});
-        for (std::size_t i = tokens.size() - 20; i < tokens.size(); ++i) append(rows, session->decode_logits(tokens[i]));
+        for (std::size_t i = tokens.size() - 20; i < tokens.size(); ++i)
+            append(rows, session->decode_logits(tokens[i]));
         return rows;
     };
     const std::vector<float> whole = logits("off"), selected = logits("quest");

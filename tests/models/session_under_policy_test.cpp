@@ -19,13 +19,15 @@ namespace {
 
 class SessionUnderPolicyTest : public GpuTest {
 protected:
-    static std::unique_ptr<Session> open(const TinyModel& model, const SparseOptions& sparse, std::uint32_t n_ctx = 512) {
+    static std::unique_ptr<Session> open(const TinyModel& model, const SparseOptions& sparse,
+                                         std::uint32_t n_ctx = 512) {
         SessionOptions options;
         options.n_ctx = n_ctx;
         options.sparse = sparse;
         return make_session(vk::Device::open({}), model.source(), options);
     }
-    static SparseOptions preset(const char* name, const SparseOverrides& overrides = {}, std::uint32_t audit_every = 0) {
+    static SparseOptions preset(const char* name, const SparseOverrides& overrides = {},
+                                std::uint32_t audit_every = 0) {
         SparseOptions sparse;
         sparse.preset = name;
         sparse.overrides = overrides;
@@ -52,7 +54,8 @@ TEST_F(SessionUnderPolicyTest, LocalHeadsTakeWhatThePlanSays) {
     SessionOptions options;
     options.n_ctx = kCtx;
     const std::uint64_t dense_bytes = plan_session(device(), model.source(), options).memory.kv_bytes;
-    for (const auto& [name, audit] : {std::pair{"duo", 0u}, {"rtpurbo", 0u}, {"streaming", 0u}, {"hisa", 0u}, {"hisa", 4u}, {"quest", 4u}}) {
+    for (const auto& [name, audit] :
+         {std::pair{"duo", 0u}, {"rtpurbo", 0u}, {"streaming", 0u}, {"hisa", 0u}, {"hisa", 4u}, {"quest", 4u}}) {
         SCOPED_TRACE(fmt::format("{} audit {}", name, audit));
         options.sparse = preset(name, {.window = 128}, audit);
         options.sparse.calibration = calibration;
@@ -64,15 +67,17 @@ TEST_F(SessionUnderPolicyTest, LocalHeadsTakeWhatThePlanSays) {
         std::uint32_t n_rings = 0;
         for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
             pools += cache.keys(layer).bytes() + cache.values(layer).bytes();
-            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) n_rings += cache.layout().head(layer, h).ring_blocks != 0 ? 1 : 0;
+            for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
+                n_rings += cache.layout().head(layer, h).ring_blocks != 0 ? 1 : 0;
         }
         EXPECT_EQ(plan.memory.kv_bytes, pools);
         EXPECT_EQ(n_rings != 0, has_rings);
         EXPECT_EQ(pools < dense_bytes, has_rings);
         StepBuffers b(device(), shape, plan.n_splits);
-        const AttentionPipeline pipeline(device(), attention_shape(shape), cache,
-                                         {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, plan.n_splits, policy,
-                                         policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>());
+        const AttentionPipeline pipeline(
+            device(), attention_shape(shape), cache,
+            {b.state, b.query, b.partials, b.counters, b.attended, b.act_attended}, plan.n_splits, policy,
+            policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>());
         EXPECT_EQ(plan.memory.index_bytes, pipeline.bytes());
         if (std::string(name) != "rtpurbo") continue;
         // A whole session: each of its allocations is rounded up to what the device aligns to.
@@ -123,8 +128,11 @@ TEST_F(SessionUnderPolicyTest, RefusedPoliciesChangeAndTakeNothing) {
     const std::vector<float> before = decode(*session, next);
     session->truncate(150);
     const std::uint64_t n = device.n_allocations(), bytes = device.allocated_bytes();
-    for (const auto& [name, overrides] : {std::pair<const char*, SparseOverrides>{"nonsense", {}}, {"quest", {.budget = 60}}, {"exact", {.mass = 1.5f}},
-                                          {"streaming", {.window = 0}}, {"duo", {.window = 0}}}) {
+    for (const auto& [name, overrides] : {std::pair<const char*, SparseOverrides>{"nonsense", {}},
+                                          {"quest", {.budget = 60}},
+                                          {"exact", {.mass = 1.5f}},
+                                          {"streaming", {.window = 0}},
+                                          {"duo", {.window = 0}}}) {
         try {
             session->use_sparse(preset(name, overrides));
             ADD_FAILURE() << name << " was accepted";
@@ -159,9 +167,9 @@ TEST_F(SessionUnderPolicyTest, RingsAreNotAudited) {
     EXPECT_LT(whole->sparse_report().mass_min, 0.9);
 }
 
-// The attention of a random model is flat: with a tiny budget heads miss the target by far, and only widening, up to everything,
-// reaches it, on a text that the controller has not seen. Lists must have room for that. quest has units of 16 tokens and a top-k,
-// twilight a coarse level above, and of tidal all that is sparse reuses another layer's lists.
+// The attention of a random model is flat: with a tiny budget heads miss the target by far, and only widening, up to
+// everything, reaches it, on a text that the controller has not seen. Lists must have room for that. quest has units of
+// 16 tokens and a top-k, twilight a coarse level above, and of tidal all that is sparse reuses another layer's lists.
 TEST_F(SessionUnderPolicyTest, AuditsWidenHeadsUntilTheyHoldTheTarget) {
     TinyOptions tiny;
     tiny.n_layers = 4;

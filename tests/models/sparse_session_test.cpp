@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything at once: local heads in rings, index keys in 8 bits and quantised caches, against the same policy on a cache that keeps
-// every token.
+// Everything at once: local heads in rings, index keys in 8 bits and quantised caches, against the same policy on a
+// cache that keeps every token.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -18,7 +18,8 @@ namespace winnow::test {
 namespace {
 
 constexpr std::uint32_t kTokens = 560, kDecoded = 12;
-// The same values through other chunks: halves round elsewhere, and in a quantised cache a rounded half may become another code.
+// The same values through other chunks: halves round elsewhere, and in a quantised cache a rounded half may become
+// another code.
 constexpr double kLimit = 1e-4;
 
 struct Case {
@@ -70,7 +71,8 @@ TEST_P(SparseSessionTest, RingsHoldWhatTheirHeadsSee) {
         const auto rings = open(policy, n_chunk);
         EXPECT_LT(rings->memory().kv_bytes, full->memory().kv_bytes);
         const std::vector<float> got = decoded(*rings);
-        expect_nmse(got, std::vector<double>(wanted.begin(), wanted.end()), kLimit, fmt::format("chunks of {}", n_chunk).c_str());
+        expect_nmse(got, std::vector<double>(wanted.begin(), wanted.end()), kLimit,
+                    fmt::format("chunks of {}", n_chunk).c_str());
         EXPECT_LT(rings->sparse_report().attended_share, 1);
     }
 }
@@ -94,8 +96,9 @@ std::string case_name(const ::testing::TestParamInfo<Case>& test) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SparseSessionTest,
-                         ::testing::Values(Case{"rtpurbo", KvType::kF16}, Case{"rtpurbo", KvType::kF32}, Case{"rtpurbo", KvType::kQ8_0},
-                                           Case{"rtpurbo", KvType::kQ4_0}, Case{"duo", KvType::kQ8_0}),
+                         ::testing::Values(Case{"rtpurbo", KvType::kF16}, Case{"rtpurbo", KvType::kF32},
+                                           Case{"rtpurbo", KvType::kQ8_0}, Case{"rtpurbo", KvType::kQ4_0},
+                                           Case{"duo", KvType::kQ8_0}),
                          case_name);
 
 }  // namespace

@@ -59,7 +59,8 @@ protected:
         forced_.emplace("WINNOW_FORCE_VARIANT", GetParam());
         try {
             const AttendPrefill stage(device(), config(shape_of(64, 3, KvType::kF16, {0, 1})));
-            if (stage.variant() != GetParam()) GTEST_SKIP() << "no texel loads, or no cooperative matrices of a fitting shape";
+            if (stage.variant() != GetParam())
+                GTEST_SKIP() << "no texel loads, or no cooperative matrices of a fitting shape";
         } catch (const Error& error) {
             GTEST_SKIP() << error.what();
         }
@@ -227,7 +228,8 @@ TEST_P(AttendPrefillTest, GivesTheSameBitsTwice) {
     EXPECT_EQ(run(stage, cache, chunk, queries), run(stage, cache, chunk, queries));
 }
 
-INSTANTIATE_TEST_SUITE_P(Variants, AttendPrefillTest, ::testing::Values("attend_prefill_f16", "attend_prefill_texel_f16", "attend_prefill_coopmat"),
+INSTANTIATE_TEST_SUITE_P(Variants, AttendPrefillTest,
+                         ::testing::Values("attend_prefill_f16", "attend_prefill_texel_f16", "attend_prefill_coopmat"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

@@ -12,8 +12,10 @@ Attended select_attend(const SelectView& view, const std::vector<std::vector<std
     for (std::size_t h = 0; h < view.cache.heads.size(); ++h) {
         std::vector<std::uint32_t> list;
         for (const std::uint32_t u : units[h])
-            for (std::uint32_t t = std::max(u * unit, view.sinks); t < std::min((u + 1) * unit, end); ++t) list.push_back(t);
-        tokens.push_back(attended_tokens(view.cache.heads[h], {view.sinks, view.window, false, list, end}, view.position));
+            for (std::uint32_t t = std::max(u * unit, view.sinks); t < std::min((u + 1) * unit, end); ++t)
+                list.push_back(t);
+        tokens.push_back(
+            attended_tokens(view.cache.heads[h], {view.sinks, view.window, false, list, end}, view.position));
     }
     return attend_sparse(view.query, view.cache, tokens, value_skip);
 }

@@ -146,8 +146,9 @@ TEST_F(SampleTokenTest, Penalties) {
     }
 }
 
-// The largest vocabulary and the longest list: a range of a software driver has more ids than are marked at a time, and what looks for each
-// id in the list exceeds the loop limit of llvmpipe (runtime/vk/quirks.h), so that the ends of ranges are lost.
+// The largest vocabulary and the longest list: a range of a software driver has more ids than are marked at a time, and
+// what looks for each id in the list exceeds the loop limit of llvmpipe (runtime/vk/quirks.h), so that the ends of
+// ranges are lost.
 TEST_F(SampleTokenTest, PenaltiesOfALargeVocabulary) {
     const SamplerRig rig(device());
     constexpr std::uint32_t kVocab = 262144, kRange = kVocab / 8;
@@ -161,7 +162,8 @@ TEST_F(SampleTokenTest, PenaltiesOfALargeVocabulary) {
         for (int i = 0; i < 1016; ++i) in.recent.push_back(static_cast<std::int32_t>(rng.integer(0, kVocab - 1)));
         for (std::uint32_t r = 0; r < 8; ++r) {
             in.recent.push_back(static_cast<std::int32_t>(r * kRange + kRange / 2 + 1));
-            in.logits[r * kRange + kRange / 2 + 1] = 4 + 0.125f * static_cast<float>(r);  // the largest, until the penalty
+            in.logits[r * kRange + kRange / 2 + 1] =
+                4 + 0.125f * static_cast<float>(r);  // the largest, until the penalty
             in.logits[(r + 1) * kRange - 1 - r] = 3 + 0.0625f * static_cast<float>(r);
         }
         expect_tokens(rig, in, 12, 1e-5);
@@ -254,7 +256,8 @@ TEST_F(SampleTokenTest, SaysWhenLogitsAreNotFinite) {
         float temperature, repeat_penalty, top_p;
         std::uint32_t top_k;
     };
-    for (const Options& o : {Options{0, 1, 1, 0}, {0, 1.3f, 1, 0}, {1, 1, 1, 0}, {0.8f, 1.1f, 0.95f, 40}, {1, 1, 0.5f, 1}}) {
+    for (const Options& o :
+         {Options{0, 1, 1, 0}, {0, 1.3f, 1, 0}, {1, 1, 1, 0}, {0.8f, 1.1f, 0.95f, 40}, {1, 1, 0.5f, 1}}) {
         SampleInput in = random_input(5000);
         in.options.temperature = o.temperature;
         in.options.repeat_penalty = o.repeat_penalty;

@@ -5,8 +5,8 @@
 namespace winnow::test {
 
 /// Expects |got[i] - ref[i]| <= allowance[i] for all i; the allowance comes from the stage's error
-/// model: roundings times the sum of the terms' magnitudes. A failure names the element that uses most of its allowance, and how many
-/// fail. Values that are not finite must be equal.
+/// model: roundings times the sum of the terms' magnitudes. A failure names the element that uses most of its
+/// allowance, and how many fail. Values that are not finite must be equal.
 void expect_close(std::span<const float> got, std::span<const double> ref, std::span<const double> allowance,
                   const char* what);
 

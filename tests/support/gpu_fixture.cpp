@@ -38,8 +38,8 @@ void open_shared() {
                vk::to_string(s.device->features()));
 }
 
-/// Closes the device while Vulkan's own statics still live. What it says then, of objects that were never destroyed, fails the
-/// program.
+/// Closes the device while Vulkan's own statics still live. What it says then, of objects that were never destroyed,
+/// fails the program.
 class CloseDevice : public ::testing::Environment {
 public:
     void TearDown() override {
@@ -99,7 +99,8 @@ void ValidationLog::expect_silent() const {
 
 std::string validation_problem(const vk::Device& device) {
     if (!wants_validation() || device.validation_enabled()) return {};
-    return "the Vulkan validation layer is not installed: install vulkan-validationlayers, or set WINNOW_TEST_VALIDATION=0 to "
+    return "the Vulkan validation layer is not installed: install vulkan-validationlayers, or set "
+           "WINNOW_TEST_VALIDATION=0 to "
            "test without it";
 }
 

@@ -64,8 +64,8 @@ vk::Buffer make_buffer(vk::Device& device, std::span<const T> values, const std:
 }
 
 /// Base of the tests that need a device: all of a program share one, opened with validation. Skips
-/// where there is none; fails a test during which the validation layer said something, and all when it is not installed.
-/// With parameters: class X : public GpuTest, public ::testing::WithParamInterface<P>.
+/// where there is none; fails a test during which the validation layer said something, and all when it is not
+/// installed. With parameters: class X : public GpuTest, public ::testing::WithParamInterface<P>.
 class GpuTest : public ::testing::Test {
 protected:
     void SetUp() override;

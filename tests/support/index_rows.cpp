@@ -33,7 +33,8 @@ std::vector<std::byte> pack_index_rows(IndexType type, std::uint32_t index_dim, 
         const double scale = double{half_value(bits)};
         for (std::size_t i = 0; i < index_dim; ++i) {
             const double steps = scale == 0 || std::isnan(scale) ? 0 : double{values[i]} / scale;
-            plane[codes + i] = static_cast<std::byte>(static_cast<int>(std::clamp(std::nearbyint(steps), -127.0, 127.0)) & 255);
+            plane[codes + i] =
+                static_cast<std::byte>(static_cast<int>(std::clamp(std::nearbyint(steps), -127.0, 127.0)) & 255);
         }
     }
     return plane;
@@ -47,13 +48,15 @@ std::vector<float> unpack_index_rows(IndexType type, std::uint32_t index_dim, st
         std::uint16_t bits = 0;
         std::memcpy(&bits, plane.data() + scale_at, 2);
         for (std::size_t i = 0; i < index_dim; ++i)
-            rows[row * index_dim + i] = half_value(bits) * static_cast<float>(std::to_integer<std::int8_t>(plane[codes + i]));
+            rows[row * index_dim + i] =
+                half_value(bits) * static_cast<float>(std::to_integer<std::int8_t>(plane[codes + i]));
     }
     return rows;
 }
 
 double index_storing_error(IndexType type, double value, double largest) {
-    return type == IndexType::kF16 ? storing_error(KvType::kF16, value, largest) : storing_error(KvType::kQ8_0, value, largest);
+    return type == IndexType::kF16 ? storing_error(KvType::kF16, value, largest)
+                                   : storing_error(KvType::kQ8_0, value, largest);
 }
 
 }  // namespace winnow::test

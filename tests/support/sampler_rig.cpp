@@ -46,10 +46,10 @@ SamplerRig::Result SamplerRig::run(const SampleInput& in, std::uint32_t n_steps,
     const SamplePush push{n_vocab, static_cast<std::uint32_t>(maxima.size()), group};
     vk::run_once(*device_, [&](vk::Recorder& recorder) {
         for (std::uint32_t step = 0; step < n_steps; ++step) {
-            sample_token_.record(recorder,
-                                 {state.range(), logits, maxima_buffer, candidates.range(), counts.range(), counter,
-                                  ring.range()},
-                                 push);
+            sample_token_.record(
+                recorder,
+                {state.range(), logits, maxima_buffer, candidates.range(), counts.range(), counter, ring.range()},
+                push);
             recorder.barrier();
         }
     });
@@ -61,15 +61,15 @@ SamplerRig::Result SamplerRig::run(const SampleInput& in, std::uint32_t n_steps,
     return result;
 }
 
-void expect_tokens(const SamplerRig& rig, const SampleInput& in, std::uint32_t n_steps, double slack, std::uint32_t group) {
+void expect_tokens(const SamplerRig& rig, const SampleInput& in, std::uint32_t n_steps, double slack,
+                   std::uint32_t group) {
     const SamplerRig::Result result = rig.run(in, n_steps, group);
     SampleInput at = in;
     std::uint32_t token = 0;
     for (std::uint32_t step = 0; step < n_steps && !at.at.stopped; ++step) {
         token = result.ring[1 + at.at.n_generated % WINNOW_TOKEN_RING];
         ASSERT_LT(token, in.logits.size()) << "step " << step;
-        const std::uint32_t expected =
-            reference::sample_token(at.logits, at.options, at.recent, at.at.rng_counter);
+        const std::uint32_t expected = reference::sample_token(at.logits, at.options, at.recent, at.at.rng_counter);
         if (token != expected) {
             ASSERT_TRUE(reference::may_sample(at.logits, at.options, at.recent, at.at.rng_counter, token, slack))
                 << "step " << step << ": token " << token << ", expected " << expected;

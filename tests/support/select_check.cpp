@@ -16,7 +16,7 @@ namespace winnow::test {
 namespace {
 
 constexpr double kScoreRounding = 5e-5;
-constexpr double kMassTolerance = 1e-5;     // rounding of the weights, and of 2^-31 for each row
+constexpr double kMassTolerance = 1e-5;  // rounding of the weights, and of 2^-31 for each row
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 double clamped(double pooled) { return std::clamp(pooled, -65535.0 / 2048, 0.0); }  // the bins end there
@@ -52,7 +52,8 @@ void expect_rule(const std::vector<reference::Level>& rankings, const SelectLeve
             if (!kept[i]) {
                 EXPECT_LE(weight, highest[r] + bin) << "dropped unit " << row.unit << " ranking " << r;
             }
-            for (const double w : rankings[r].rows[i].log_weight) mass[head++] += kept[i] ? row.n_tokens * std::exp(w) : 0;
+            for (const double w : rankings[r].rows[i].log_weight)
+                mass[head++] += kept[i] ? row.n_tokens * std::exp(w) : 0;
         }
         if (!kept[i]) continue;
         EXPECT_TRUE(any) << "kept unit " << row.unit << " is below every cut";
@@ -78,14 +79,15 @@ void SelectRig::expect_index_key() const {
     const std::size_t map = std::size_t{dim} * case_.shape.head_dim;
     const std::vector<float> keys = index_keys();
     for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h) {
-        const auto expected = reference::index_key(cache_.view(), h, position_,
-                                                   std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
+        const auto expected = reference::index_key(
+            cache_.view(), h, position_, std::span<const float>(maps_values_).subspan((2 * h + 1) * map, map));
         const std::size_t row = cache_.heads[h].row(position_);
         double largest = 0;
         for (const double x : expected.value) largest = std::max(largest, std::abs(x));
         for (std::size_t r = 0; r < dim; ++r)  // how it is stored, and head_dim roundings
             EXPECT_NEAR(keys[row * dim + r], expected.value[r],
-                        index_storing_error(case_.index_type, expected.value[r], largest) + 0x1p-24 * case_.shape.head_dim * expected.terms[r]);
+                        index_storing_error(case_.index_type, expected.value[r], largest) +
+                            0x1p-24 * case_.shape.head_dim * expected.terms[r]);
     }
 }
 
@@ -102,7 +104,8 @@ void SelectRig::expect_right() const {
     const std::vector<float> dropped_share = dropped_->contents<float>();
     for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h) {
         if (cache_.heads[h].window != 0) {
-            for (std::size_t i = 0; i < case_.levels.size(); ++i) EXPECT_TRUE(list(i, h).empty()) << "windowed head " << h;
+            for (std::size_t i = 0; i < case_.levels.size(); ++i)
+                EXPECT_TRUE(list(i, h).empty()) << "windowed head " << h;
             continue;
         }
         std::vector<std::uint32_t> parents;
@@ -114,7 +117,8 @@ void SelectRig::expect_right() const {
             EXPECT_EQ(c.middle_end, middle_end);
             EXPECT_EQ(c.n_selected_at, position_ + 1);
             const std::vector<std::uint32_t> got = list(i, h);
-            EXPECT_TRUE(std::adjacent_find(got.begin(), got.end(), std::greater_equal<>()) == got.end()) << "not ascending";
+            EXPECT_TRUE(std::adjacent_find(got.begin(), got.end(), std::greater_equal<>()) == got.end())
+                << "not ascending";
             const reference::Level scored =
                 indexer_score(v, level, h, i == 0 ? nullptr : &parents, i == 0 ? 0 : case_.levels[i - 1].unit, dropped);
             std::vector<bool> kept(scored.rows.size());

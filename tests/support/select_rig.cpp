@@ -28,7 +28,8 @@ std::unique_ptr<GuardedBuffer> guarded(vk::Device& device, const std::string& na
 
 std::uint32_t unit_of(const SelectCase& c, std::initializer_list<Scorer> scorers, std::uint32_t otherwise) {
     for (const SelectLevel& level : c.levels)
-        if (std::find(scorers.begin(), scorers.end(), level.scorer) != scorers.end() && level.unit < kSuper) return level.unit;
+        if (std::find(scorers.begin(), scorers.end(), level.scorer) != scorers.end() && level.unit < kSuper)
+            return level.unit;
     return otherwise;
 }
 std::uint32_t summary_unit(const SelectCase& c) { return unit_of(c, {Scorer::kBox, Scorer::kMean}, kBlock); }
@@ -38,17 +39,29 @@ std::uint32_t index_unit(const SelectCase& c) { return unit_of(c, {Scorer::kLowd
 
 const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, std::size_t i) {
     const SelectLevel& level = c.levels[i];
-    IndexerScore::Config config{.n_heads = c.shape.n_heads(), .n_kv_heads = c.shape.n_kv_heads, .head_dim = c.shape.head_dim,
-                                .kv_type = c.shape.kv_type, .block_size = kBlock, .level = level, .pool = c.pool,
-                                .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit, .is_final = i + 1 == c.levels.size(),
-                                .index_dim = std::max(c.index_dim, 8u), .index_unit = index_unit(c), .index_type = c.index_type, .max_rows = kMaxRows,
-                                .n_splits = kSplits, .append_index = i == 0 && c.index_dim != 0, .append_only = false,
-                                .ending = i + 1 == c.levels.size() ? static_cast<ScoreEnding>(c.chooser) : ScoreEnding::kList};
-    const std::string key =
-        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
-                    static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
-                    static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-                    config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending));
+    IndexerScore::Config config{
+        .n_heads = c.shape.n_heads(),
+        .n_kv_heads = c.shape.n_kv_heads,
+        .head_dim = c.shape.head_dim,
+        .kv_type = c.shape.kv_type,
+        .block_size = kBlock,
+        .level = level,
+        .pool = c.pool,
+        .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit,
+        .is_final = i + 1 == c.levels.size(),
+        .index_dim = std::max(c.index_dim, 8u),
+        .index_unit = index_unit(c),
+        .index_type = c.index_type,
+        .max_rows = kMaxRows,
+        .n_splits = kSplits,
+        .append_index = i == 0 && c.index_dim != 0,
+        .append_only = false,
+        .ending = i + 1 == c.levels.size() ? static_cast<ScoreEnding>(c.chooser) : ScoreEnding::kList};
+    const std::string key = fmt::format(
+        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
+        static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
+        config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending));
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
     return *stage;
@@ -56,27 +69,44 @@ const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, s
 
 const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c) {
     const SelectLevel& level = c.levels.back();
-    const SelectRows::Config config{.n_heads = c.shape.n_heads(), .n_kv_heads = c.shape.n_kv_heads, .block_size = kBlock, .level = level,
-                                    .pool = c.pool, .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
-                                    .score_stride = IndexerScore::score_stride(kMaxRows), .n_splits = kRowSplits, .n_score_splits = kSplits};
-    std::unique_ptr<SelectRows>& stage = row_stages_[fmt::format("{} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
-                                                                 static_cast<int>(c.pool), config.parent_unit)];
+    const SelectRows::Config config{.n_heads = c.shape.n_heads(),
+                                    .n_kv_heads = c.shape.n_kv_heads,
+                                    .block_size = kBlock,
+                                    .level = level,
+                                    .pool = c.pool,
+                                    .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
+                                    .score_stride = IndexerScore::score_stride(kMaxRows),
+                                    .n_splits = kRowSplits,
+                                    .n_score_splits = kSplits};
+    std::unique_ptr<SelectRows>& stage =
+        row_stages_[fmt::format("{} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
+                                static_cast<int>(c.pool), config.parent_unit)];
     if (!stage) stage = std::make_unique<SelectRows>(device, config);
     return *stage;
 }
 
 const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCase& c) {
     const CacheShape& s = c.shape;
-    const SelectAttend::Config config{.n_heads = s.n_heads(), .n_kv_heads = s.n_kv_heads, .head_dim = s.head_dim, .kv_type = s.kv_type,
-                                      .block_size = kBlock, .n_splits = kAttendSplits, .quantize = s.n_group * s.head_dim % 32 == 0,
-                                      .skip_values = c.skip > 0, .level = c.levels.back(), .pool = c.pool,
+    const SelectAttend::Config config{.n_heads = s.n_heads(),
+                                      .n_kv_heads = s.n_kv_heads,
+                                      .head_dim = s.head_dim,
+                                      .kv_type = s.kv_type,
+                                      .block_size = kBlock,
+                                      .n_splits = kAttendSplits,
+                                      .quantize = s.n_group * s.head_dim % 32 == 0,
+                                      .skip_values = c.skip > 0,
+                                      .level = c.levels.back(),
+                                      .pool = c.pool,
                                       .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
-                                      .most_rows = 8192 / c.levels.back().unit, .most_always = 2048, .score_stride = IndexerScore::score_stride(kMaxRows), .n_score_splits = kSplits,
+                                      .most_rows = 8192 / c.levels.back().unit,
+                                      .most_always = 2048,
+                                      .score_stride = IndexerScore::score_stride(kMaxRows),
+                                      .n_score_splits = kSplits,
                                       .tuning = c.tuning};
     std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim, static_cast<int>(config.kv_type), config.skip_values,
-        config.level.unit, static_cast<int>(config.level.rule), static_cast<int>(c.pool), config.parent_unit,
-        c.tuning.group_size, c.tuning.tokens_in_flight)];
+        "{} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        static_cast<int>(config.kv_type), config.skip_values, config.level.unit, static_cast<int>(config.level.rule),
+        static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight)];
     if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }
@@ -110,7 +140,8 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     });
     for (std::uint32_t h = 0; summarized && h < s.n_kv_heads; ++h) {
         for (std::uint32_t t = 0; t <= position; t += unit) fill(cache_.heads[h].row(t) / unit, h, t, unit);
-        for (std::uint32_t t = 0; t <= position; t += kSuper) fill(super_first_ + h * super_stride_ + t / kSuper, h, t, kSuper);
+        for (std::uint32_t t = 0; t <= position; t += kSuper)
+            fill(super_first_ + h * super_stride_ + t / kSuper, h, t, kSuper);
     }
     min_ = cache_.upload_summary(device, low);
     max_ = cache_.upload_summary(device, high);
@@ -142,8 +173,10 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     index_sums_ = guarded(device, "index_sums", index_sums);
 
     list_stride_ = s.n_tokens + kBlock + 3;
-    lists_ = std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
-    scores_ = std::make_unique<GuardedBuffer>(device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(SelectStages::kMaxRows) * 4);
+    lists_ =
+        std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
+    scores_ = std::make_unique<GuardedBuffer>(
+        device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(SelectStages::kMaxRows) * 4);
     partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * (SelectStages::kSplits + 1) * 8);
     counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
@@ -152,8 +185,11 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     if (case_.chooser == Chooser::kAttend) {
         select_attend_ = &stages.get_attend(device, case_);
         values_ = cache_.upload(device, cache_.values);
-        const auto output = [&](const char* name, std::size_t bytes) { return std::make_unique<GuardedBuffer>(device, name, bytes); };
-        attend_partials_ = output("attend_partials", attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim, SelectStages::kAttendSplits));
+        const auto output = [&](const char* name, std::size_t bytes) {
+            return std::make_unique<GuardedBuffer>(device, name, bytes);
+        };
+        attend_partials_ = output("attend_partials", attend_partial_bytes(s.n_heads(), s.n_kv_heads, s.head_dim,
+                                                                          SelectStages::kAttendSplits));
         attend_counters_ = guarded(device, "attend_counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads));
         attended_ = output("attended", cache_.query.size() * 4);
         act_ = output("act", (cache_.query.size() / 32 + 1) * 80);
@@ -162,15 +198,21 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     }
     if (case_.chooser == Chooser::kRows) {
         select_rows_ = &stages.get_rows(device, case_);
-        ranks_ = std::make_unique<GuardedBuffer>(device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(SelectStages::kMaxRows)));
-        bins_ = guarded(device, "bins", std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
-        through_ = std::make_unique<GuardedBuffer>(device, "through", SelectRows::through_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group, SelectStages::kRowSplits));
+        ranks_ = std::make_unique<GuardedBuffer>(
+            device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(SelectStages::kMaxRows)));
+        bins_ = guarded(
+            device, "bins",
+            std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
+        through_ = std::make_unique<GuardedBuffer>(
+            device, "through",
+            SelectRows::through_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group, SelectStages::kRowSplits));
         cuts_ = std::make_unique<GuardedBuffer>(device, "cuts", s.n_kv_heads * sizeof(SelectCut));
     }
     std::vector<HeadPolicy> policies(kFirstPolicy);
     for (const SelectLevel& level : case_.levels)
-        policies.insert(policies.end(), s.n_kv_heads, HeadPolicy{level.mass, level.budget_min, level.budget == 0 ? kNoLimit : level.budget,
-                                                                 level.budget_share, level.threshold});
+        policies.insert(policies.end(), s.n_kv_heads,
+                        HeadPolicy{level.mass, level.budget_min, level.budget == 0 ? kNoLimit : level.budget,
+                                   level.budget_share, level.threshold});
     policies_ = make_buffer(device, std::span<const HeadPolicy>(policies));
     set_query(cache_.query);
 }
@@ -187,13 +229,25 @@ std::uint32_t SelectRig::list_offset(std::size_t level) const {
 SelectPush SelectRig::push(std::size_t level) const {
     const std::uint32_t n = case_.shape.n_kv_heads, own = static_cast<std::uint32_t>(level);
     const std::uint32_t parent = own == 0 ? 0 : own - 1, last = static_cast<std::uint32_t>(case_.levels.size()) - 1;
-    return {.table_offset = TestCache::table_offset, .table_stride = cache_.table_stride,
-            .list_offset = list_offset(level), .list_stride = list_stride_,
-            .parent_offset = list_offset(parent), .parent_stride = list_stride_,
-            .control = kFirstControl + own * n, .parent_control = kFirstControl + parent * n,
-            .final_control = kFirstControl + last * n, .policy = kFirstPolicy + own * n, .maps = 0, .counter = kFirstCounter,
-            .sink_tokens = case_.sinks, .window = case_.window, .refresh = case_.refresh, .cosine = case_.cosine,
-            .last_query = kFirstQuery, .super_first = super_first_, .super_stride = super_stride_};
+    return {.table_offset = TestCache::table_offset,
+            .table_stride = cache_.table_stride,
+            .list_offset = list_offset(level),
+            .list_stride = list_stride_,
+            .parent_offset = list_offset(parent),
+            .parent_stride = list_stride_,
+            .control = kFirstControl + own * n,
+            .parent_control = kFirstControl + parent * n,
+            .final_control = kFirstControl + last * n,
+            .policy = kFirstPolicy + own * n,
+            .maps = 0,
+            .counter = kFirstCounter,
+            .sink_tokens = case_.sinks,
+            .window = case_.window,
+            .refresh = case_.refresh,
+            .cosine = case_.cosine,
+            .last_query = kFirstQuery,
+            .super_first = super_first_,
+            .super_stride = super_stride_};
 }
 
 void SelectRig::run(std::uint32_t position, bool stopped) {
@@ -206,25 +260,39 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
             if (scorer == Scorer::kBox) rows = min_, rows_max = max_;
             if (scorer == Scorer::kMean) rows = sum_;
             if (scorer == Scorer::kLowdimMean) rows = index_sums_->range();
-            stages_[i]->record(recorder,
-                               {state, tables_, rows, rows_max, query_, maps_, keys_, index_keys_->range(), index_sums_->range(),
-                                lists_->range(), lists_->range(), scores_->range(), partials_->range(), counters_->range(),
-                                controls_->range(), policies_, last_queries_->range(), dropped_->range()},
-                               push(i));
+            stages_[i]->record(
+                recorder,
+                {state, tables_, rows, rows_max, query_, maps_, keys_, index_keys_->range(), index_sums_->range(),
+                 lists_->range(), lists_->range(), scores_->range(), partials_->range(), counters_->range(),
+                 controls_->range(), policies_, last_queries_->range(), dropped_->range()},
+                push(i));
             recorder.barrier();
         }
         if (select_attend_ != nullptr) {
             const SelectPush p = push(stages_.size() - 1);
-            select_attend_->record(recorder,
-                                   {state, tables_, keys_, values_, query_, attend_partials_->range(), attend_counters_->range(),
-                                    attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
-                                    counts_->range(), scores_->range(), partials_->range(), policies_},
-                                   {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride, p.control,
-                                    p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
+            select_attend_->record(
+                recorder,
+                {state, tables_, keys_, values_, query_, attend_partials_->range(), attend_counters_->range(),
+                 attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
+                 counts_->range(), scores_->range(), partials_->range(), policies_},
+                {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride,
+                 p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip,
+                 WINNOW_NO_SUMS});
         }
         if (select_rows_ == nullptr) return;
-        const SelectRows::Buffers buffers{state, tables_, lists_->range(), lists_->range(), scores_->range(), partials_->range(), ranks_->range(),
-                                          bins_->range(), through_->range(), counters_->range(), controls_->range(), policies_, cuts_->range()};
+        const SelectRows::Buffers buffers{state,
+                                          tables_,
+                                          lists_->range(),
+                                          lists_->range(),
+                                          scores_->range(),
+                                          partials_->range(),
+                                          ranks_->range(),
+                                          bins_->range(),
+                                          through_->range(),
+                                          counters_->range(),
+                                          controls_->range(),
+                                          policies_,
+                                          cuts_->range()};
         select_rows_->record_count(recorder, buffers, push(stages_.size() - 1));
         recorder.barrier();
         select_rows_->record_write(recorder, buffers, push(stages_.size() - 1));
@@ -247,20 +315,24 @@ std::vector<std::uint32_t> SelectRig::list(std::size_t level, std::uint32_t kv_h
         ADD_FAILURE() << n << " entries in a list of " << list_stride_;
         return {};
     }
-    EXPECT_TRUE(std::all_of(begin + n, begin + list_stride_, [](std::uint32_t w) { return w == ~0u; })) << "after the list";
+    EXPECT_TRUE(std::all_of(begin + n, begin + list_stride_, [](std::uint32_t w) { return w == ~0u; }))
+        << "after the list";
     return {begin, begin + n};
 }
 
 SelectRig::Attention SelectRig::attention() const {
     attend_partials_->bytes();  // looks at its canaries
     for (const std::uint32_t counter : attend_counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
-    return {attended_->contents<float>(), lse_->contents<float>(), counts_->contents<std::uint32_t>(), act_->contents<std::uint32_t>()};
+    return {attended_->contents<float>(), lse_->contents<float>(), counts_->contents<std::uint32_t>(),
+            act_->contents<std::uint32_t>()};
 }
 
 double SelectRig::bin_width(std::size_t level) const {
     const BudgetRule rule = case_.levels[level].rule;
-    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kRows) return SelectRows::bin_width(rule, case_.shape.n_group);
-    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kAttend) return SelectAttend::bin_width(rule, case_.shape.n_group);
+    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kRows)
+        return SelectRows::bin_width(rule, case_.shape.n_group);
+    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kAttend)
+        return SelectAttend::bin_width(rule, case_.shape.n_group);
     return 1.0 / 2048;  // the finest bin of shaders/common/select.glsl
 }
 
@@ -273,12 +345,14 @@ void SelectRig::expect_untouched() const {
     for (const auto* b : {&lists_, &scores_, &partials_, &last_queries_, &dropped_}) (*b)->expect_untouched();
     for (const auto* b : {&attend_partials_, &attended_, &act_, &lse_, &counts_})
         if (*b) (*b)->expect_untouched();
-    for (const SelectControl& c : controls_->contents<SelectControl>()) EXPECT_EQ(c.n_list + c.middle_end + c.n_selected_at, 0u);
+    for (const SelectControl& c : controls_->contents<SelectControl>())
+        EXPECT_EQ(c.n_list + c.middle_end + c.n_selected_at, 0u);
     for (const std::uint32_t counter : counters_->contents<std::uint32_t>()) EXPECT_EQ(counter, 0u);
 }
 
 reference::SelectView SelectRig::view() const {
-    return {cache_.view(), cache_.query, position_, case_.sinks, case_.window, case_.pool, case_.index_dim, maps_values_, index_values_};
+    return {cache_.view(), cache_.query,    position_,    case_.sinks,  case_.window,
+            case_.pool,    case_.index_dim, maps_values_, index_values_};
 }
 
 }  // namespace winnow::test

@@ -27,7 +27,7 @@ struct SelectCase {
     std::uint32_t refresh = 1;
     float cosine = 2;
     Chooser chooser = Chooser::kScore;
-    float skip = 0;  ///< of kAttend: SelectAttendPush::skip
+    float skip = 0;         ///< of kAttend: SelectAttendPush::skip
     AttendTuning tuning{};  ///< of kAttend
 };
 
@@ -94,7 +94,8 @@ private:
     std::uint32_t position_ = 0, list_stride_ = 0, super_first_ = 0, super_stride_ = 0;
     std::vector<float> maps_values_, index_values_;
     vk::Buffer tables_, keys_, query_, maps_, min_, max_, sum_, policies_, none_;
-    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_, last_queries_, dropped_, ranks_, bins_, through_, cuts_;
+    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_,
+        last_queries_, dropped_, ranks_, bins_, through_, cuts_;
     vk::Buffer values_;
     std::unique_ptr<GuardedBuffer> attend_partials_, attend_counters_, attended_, act_, lse_, counts_;
 };

@@ -126,12 +126,14 @@ void grade(TestCache& cache) {
     const CacheShape& shape = cache.shape;
     ReplicableRng rng(9);
     std::fill(cache.query.begin(), cache.query.end(), 0.0f);
-    for (std::uint32_t head = 0; head < shape.n_heads(); ++head) cache.query[head * shape.head_dim + head % shape.n_group] = 8;
+    for (std::uint32_t head = 0; head < shape.n_heads(); ++head)
+        cache.query[head * shape.head_dim + head % shape.n_group] = 8;
     for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
         for (std::uint32_t t = 0; t < shape.n_tokens; ++t)
             for (std::uint32_t g = 0; g < shape.n_group; ++g) {
                 const bool weak = t % 9 == 4 || (t % 9 == 8 && g != 1);
-                cache.keys[cache.key_at(h, t) + g] = rounded_to_half(weak ? 0.2f : rng.uniform(0.9f, 1.1f));  // exp(1.6), exp(7.2)
+                cache.keys[cache.key_at(h, t) + g] =
+                    rounded_to_half(weak ? 0.2f : rng.uniform(0.9f, 1.1f));  // exp(1.6), exp(7.2)
             }
 }
 

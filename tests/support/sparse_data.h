@@ -57,7 +57,8 @@ struct TestCache {
     std::vector<float> query;         ///< [n_heads, head_dim]
 };
 
-/// Scores by hand: query head g sees 8 * channel g of a key. Every ninth token is weak in all heads, another ninth in all but the second.
+/// Scores by hand: query head g sees 8 * channel g of a key. Every ninth token is weak in all heads, another ninth in
+/// all but the second.
 void grade(TestCache& cache);
 
 vk::Buffer make_sparse_state(vk::Device& device, std::uint32_t position, bool stopped = false);

@@ -64,7 +64,8 @@ TEST(SubgroupSizeTest, IsTheDevicesOwnOrTheNearestThatWorks) {
     EXPECT_EQ(usable_subgroup_size(128, 128, 128, true), 0u);
 }
 
-// lavapipe in vectors of 128 bits is a device with subgroups of 4 that it cannot change. It reads the variable once, so in a new process.
+// lavapipe in vectors of 128 bits is a device with subgroups of 4 that it cannot change. It reads the variable once, so
+// in a new process.
 TEST(DeviceDeathTest, RefusesSmallSubgroups) {
     DeviceInfo software;
     for (const DeviceInfo& d : list_devices())
@@ -83,7 +84,8 @@ TEST(DeviceDeathTest, RefusesSmallSubgroups) {
         }
         std::_Exit(0);
     };
-    EXPECT_EXIT(open(), ::testing::ExitedWithCode(static_cast<int>(ErrorCode::kUnsupported)), "has subgroups of 4, needs 8 to 64");
+    EXPECT_EXIT(open(), ::testing::ExitedWithCode(static_cast<int>(ErrorCode::kUnsupported)),
+                "has subgroups of 4, needs 8 to 64");
 }
 
 TEST_F(DeviceTest, TwoMayBeOpen) {

@@ -61,8 +61,9 @@ TEST_F(DispatchTest, SpecialisesAndPushes) {
 
 TEST_F(DispatchTest, RefusesMoreSharedMemoryThanThereIs) {
     const std::array<std::uint32_t, 3> spec{64, device().limits().max_shared_memory_bytes / 4, 64};
-    EXPECT_THAT(failure(ErrorCode::kUnsupported, [&] { ComputePipeline(device(), find_shader("sample_token"), 7, 12, spec); }),
-                HasSubstr("shader sample_token needs"));
+    EXPECT_THAT(
+        failure(ErrorCode::kUnsupported, [&] { ComputePipeline(device(), find_shader("sample_token"), 7, 12, spec); }),
+        HasSubstr("shader sample_token needs"));
 }
 
 TEST_F(DispatchTest, BindsRangesOfABuffer) {
