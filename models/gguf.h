@@ -86,7 +86,7 @@ private:
 /// Text from a file, fit for a message: at most 80 characters, '?' for what is not printable ASCII.
 std::string safe_excerpt(std::string_view text);
 
-/// Weights per block and bytes per block of a storage type (ECOSYSTEM: ggml's block formats).
+/// Weights per block and bytes per block of a storage type (ggml's block formats).
 struct BlockFormat {
     std::uint32_t weights;
     std::uint32_t bytes;

@@ -49,9 +49,9 @@ public:
     /// Bytes that dispatches in a row take turns in, so that no cache flatters them.
     std::uint64_t rotation_bytes() const { return device_->is_cpu() ? 0 : 600ull << 20; }
 
-    /// Times `record` (a dispatch) with the barrier after it by timestamps, many in a row; dispatch i may use other
-    /// buffers than i
-    /// - 1. An iteration of the bench is one such row. Reports bytes per second and the share of the copy bandwidth.
+    /// Times `record` (a dispatch) with the barrier after it by timestamps, many in a row; a dispatch may use other
+    /// buffers than the one before it. An iteration of the bench is one such row. Reports bytes per second and the
+    /// share of the copy bandwidth.
     /// With `check`, dispatch 0 runs once before, and what the check then says is wrong, if anything, fails the bench.
     void run(benchmark::State& state, std::uint64_t bytes,
              const std::function<void(vk::Recorder&, std::uint32_t)>& record,

@@ -38,7 +38,7 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
     const std::uint32_t n_subgroups = 512 / device.limits().subgroup_size;
     // Bins, units, sums of subgroups, and single words.
     return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
-           4ull * (n_rows + 2 + group) * n_subgroups + 256;
+           4ull * std::max(n_rows, 2u) * n_subgroups + 256;
 }
 
 AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) {

@@ -25,7 +25,8 @@ public:
         HeadPool pool = HeadPool::kMax;  ///< not kEach
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
         std::uint32_t most_rows = 0;     ///< that are chosen from
-        std::uint32_t most_always = 0;   ///< tokens that are attended besides: sinks, window and open block
+        std::uint32_t most_always =
+            0;  ///< tokens attended besides, or by heads with a window: sinks, window, open block
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
         bool evicted = false;   ///< what left a window counts as one more token

@@ -98,7 +98,11 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.pool = policy_.pool;
     c.parent_unit = policy_.levels.size() > 1 ? policy_.levels[policy_.levels.size() - 2].unit : 0;
     c.most_rows = last_rows(policy_, kv.capacity, false);
-    c.most_always = std::min(policy_.sink + std::min(policy_.window, kv.capacity) + kv.block_size, kv.capacity);
+    // Beside the list, and of heads that have none: what a window sees.
+    std::uint64_t most_always = std::uint64_t{policy_.sink} + policy_.window;
+    for (const HeadRole& role : kv.roles)
+        if (role.local) most_always = std::max(most_always, std::uint64_t{role.window} + role.sink_tokens);
+    c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
     c.evicted = policy_.compensate;

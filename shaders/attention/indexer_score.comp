@@ -303,13 +303,13 @@ void merge_range(uint place) {
             const uvec2 owner = owner_of(t * kGroup + g);
             merge_state(md, subgroupShuffle(own_md[owner.y], gl_SubgroupInvocationID - share_lane() + owner.x));
         }
-        for (uint d = kLanes; d < kScanLanes; d <<= 1) merge_state(md, subgroupShuffleXor(md, d));
+        for (uint d = kLanes; d < kSubgroupLanes; d <<= 1) merge_state(md, subgroupShuffleXor(md, d));
         if (gl_SubgroupInvocationID == 0) shared_states[gl_SubgroupID * kGroup + g] = md;
     }
     barrier();
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
         vec2 total = vec2(kEmpty, 0.0);
-        for (uint s = 0; s < kSubgroups; s += kScanLanes)
+        for (uint s = 0; s < kSubgroups; s += kSubgroupLanes)
             if (s + gl_SubgroupInvocationID < kSubgroups)
                 merge_state(total, shared_states[(s + gl_SubgroupInvocationID) * kGroup + g]);
         const float largest = subgroupMax(total.x);

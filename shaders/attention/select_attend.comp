@@ -122,8 +122,8 @@ void merge_ranges() {
         const vec2 sure = ranges[at + kScoreSplits * kGroup];
         const uint lane = gl_SubgroupInvocationID;
         vec2 total = lane < kScoreSplits ? ranges[at + lane * kGroup] : vec2(kEmpty, 0.0);
-        if (kScoreSplits > kWidth)
-            for (uint s = lane + kWidth; s < kScoreSplits; s += kWidth) merge_state(total, ranges[at + s * kGroup]);
+        if (kScoreSplits > kSubgroupLanes)
+            for (uint s = lane + kSubgroupLanes; s < kScoreSplits; s += kSubgroupLanes) merge_state(total, ranges[at + s * kGroup]);
         const float largest = max(subgroupMax(total.x), sure.x);
         total = vec2(largest, subgroupAdd(total.y * exp(total.x - largest)) + sure.y * exp(sure.x - largest));
         if (subgroupElect()) {

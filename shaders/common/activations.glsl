@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantised activation vectors. Each block of 32 values is scale * (128 * high + low) with two int8 planes: 15 bits, so
-// that packed integer dot products lose nothing that f16 would keep (LIMITS.md). nb = n / 32 blocks; planes of 16-byte
+// that packed integer dot products lose nothing that f16 would keep. nb = n / 32 blocks; planes of 16-byte
 // words:
 //   [0][nb] high 0-15  [1][nb] high 16-31  [2][nb] low 0-15  [3][nb] low 16-31
 //   [4][nb] vec4: scale, sum of the values 0-15, sum of the values 16-31, sum of squares before the norm weight

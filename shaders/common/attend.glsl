@@ -10,6 +10,7 @@
 #define WINNOW_ATTEND_GLSL
 #include "shaders/common/words.glsl"
 #include "shaders/common/evicted.glsl"
+#include "shaders/common/subgroup_lanes.glsl"
 
 READ_WORDS(key_pool, KEY_BINDING, restrict readonly)
 READ_WORDS(value_pool, VALUE_BINDING, restrict readonly)
@@ -28,7 +29,6 @@ const uint kSplitSize = kGroup * kHeadDim + (2 * kGroup + 3) / 4 * 4;  // floats
 const uint kHeadQuads = kHeadDim / 4;
 const uint kMergeQuads = kGroup * kHeadQuads;
 const uint kParts = kGroupSize >= 4 * kMergeQuads ? 4 : (kGroupSize >= 2 * kMergeQuads ? 2 : 1);
-const uint kWidth = kGroupSize / kSubgroups;  // lanes of a subgroup, where a loop shall end when the stage is compiled
 const uint kMostWeights = kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups;
 const float kEmpty = -3.0e38;
 
@@ -46,7 +46,6 @@ shared uint merge_arrived;
 vec4 attend_q[kGroup * kQuadsPerLane];
 vec4 attend_o[kGroup * kQuadsPerLane];
 
-uint attend_lane() { return gl_SubgroupInvocationID % kLanes; }
 uint attend_slot() { return gl_LocalInvocationIndex / kLanes; }
 const uint kSlots = kGroupSize / kLanes;
 
@@ -64,7 +63,7 @@ void attend_init(uint kv_head) {
     }
     for (uint g = 0; g < kGroup; ++g) {
         for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = attend_lane() + u * kLanes;
+            const uint unit = share_lane() + u * kLanes;
             const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
             const bool inside = unit < kUnits;
             attend_q[g * kQuadsPerLane + 2 * u] = inside ? query[at] : vec4(0.0);
@@ -73,6 +72,17 @@ void attend_init(uint kv_head) {
             attend_o[g * kQuadsPerLane + 2 * u + 1] = vec4(0.0);
         }
     }
+}
+
+float own_by_head(float own[kOwned], uint g) {
+    const uvec2 owner = owner_of(g);
+#ifdef WINNOW_TEXELS
+    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for
+    // that. NVIDIA's compiler makes the whole stage take twice as long if it only sees this line, though never taken
+    // there.
+    if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
+#endif
+    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - share_lane() + owner.x);
 }
 
 vec4 evicted_mean(uint at, float inverse) {
@@ -91,7 +101,7 @@ void attend_evicted(uint split, uint sum_row, uint n) {
     float score[kGroup];
     [[unroll]] for (uint g = 0; g < kGroup; ++g) score[g] = 0.0;
     for (uint u = 0; u < kUnitsPerLane; ++u) {
-        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;  // of a unit beyond the row the query is zero
+        const uint dim = min(share_lane() + u * kLanes, kUnits - 1) * 8;  // of a unit beyond the row the query is zero
         const vec4 a = evicted_mean(key_at + dim, inverse);
         const vec4 b = evicted_mean(key_at + dim + 4, inverse);
         [[unroll]] for (uint g = 0; g < kGroup; ++g)
@@ -106,7 +116,7 @@ void attend_evicted(uint split, uint sum_row, uint n) {
         own_d[j] = own_value(j) < kGroup ? 1.0 : 0.0;
     }
     for (uint u = 0; u < kUnitsPerLane; ++u) {
-        const uint dim = min(attend_lane() + u * kLanes, kUnits - 1) * 8;
+        const uint dim = min(share_lane() + u * kLanes, kUnits - 1) * 8;
         const vec4 a = evicted_mean(value_at + dim, inverse);
         const vec4 b = evicted_mean(value_at + dim + 4, inverse);
         [[unroll]] for (uint g = 0; g < kGroup; ++g) {
@@ -130,7 +140,7 @@ float attend_p[kTokensInFlight * kGroup];
 void attend_fetch_keys(uint rows[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
+            const uint unit = min(share_lane() + u * kLanes, kUnits - 1);  // of a unit beyond the row the query is zero
             KV_FETCH(key_pool, rows[t], unit, attend_k[t * kUnitsPerLane + u])
         }
     }
@@ -139,7 +149,7 @@ void attend_fetch_keys(uint rows[kTokensInFlight]) {
 void attend_fetch_values(uint rows[kTokensInFlight], bool visible[kTokensInFlight]) {
     [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
         [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-            const uint unit = min(attend_lane() + u * kLanes, kUnits - 1);
+            const uint unit = min(share_lane() + u * kLanes, kUnits - 1);
             if (!kSkipValues || visible[t]) KV_FETCH(value_pool, rows[t], unit, attend_v[t * kUnitsPerLane + u])
         }
     }
@@ -230,15 +240,15 @@ void weigh_parts(const bool of_splits, uint n, const uint most, uint states_at) 
         const uint lane = gl_SubgroupInvocationID;
         const vec2 first = lane < n ? part_md(of_splits, lane, g, states_at) : vec2(kEmpty, 0.0);
         float largest = first.x;
-        if (most > kWidth)
-            for (uint p = lane + kWidth; p < n; p += kWidth)
+        if (most > kSubgroupLanes)
+            for (uint p = lane + kSubgroupLanes; p < n; p += kSubgroupLanes)
                 largest = max(largest, part_md(of_splits, p, g, states_at).x);
         largest = subgroupMax(largest);
         const float weight = exp(first.x - largest);
         if (lane < n) merge_weights[g * kMostWeights + lane] = weight;
         float total = weight * first.y;
-        if (most > kWidth) {
-            for (uint p = lane + kWidth; p < n; p += kWidth) {
+        if (most > kSubgroupLanes) {
+            for (uint p = lane + kSubgroupLanes; p < n; p += kSubgroupLanes) {
                 const vec2 md = part_md(of_splits, p, g, states_at);
                 const float more = exp(md.x - largest);
                 merge_weights[g * kMostWeights + p] = more;
@@ -258,7 +268,7 @@ void attend_merge_workgroup() {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         float m = own_by_head(own_m, g);
         float sum = own_by_head(own_d, g);
-        for (uint d = kLanes; d < kWidth; d <<= 1) {
+        for (uint d = kLanes; d < kSubgroupLanes; d <<= 1) {
             const float other_m = subgroupShuffleXor(m, d);
             const float largest = max(m, other_m);
             const float own = exp(m - largest);
@@ -273,7 +283,7 @@ void attend_merge_workgroup() {
         if (gl_SubgroupInvocationID < kLanes) {
             const uint at = gl_SubgroupID * kMergeQuads + g * kHeadQuads;
             [[unroll]] for (uint u = 0; u < kUnitsPerLane; ++u) {
-                const uint unit = attend_lane() + u * kLanes;
+                const uint unit = share_lane() + u * kLanes;
                 if (unit >= kUnits) continue;
                 merge_quads[at + 2 * unit] = attend_o[g * kQuadsPerLane + 2 * u];
                 merge_quads[at + 2 * unit + 1] = attend_o[g * kQuadsPerLane + 2 * u + 1];
@@ -335,7 +345,7 @@ bool attend_finish(uint kv_head, uint split, uint n_active, uint counter) {
             const uint item = gl_LocalInvocationIndex + round * kGroupSize;
             const uint g = item % kMergeQuads / kHeadQuads;
             vec4 sum = vec4(0.0);
-            for (uint first = 0; first < kPartsEach; first += kHeldParts) {
+            for (uint first = 0; first < kPartsEach && first * kParts < n_active; first += kHeldParts) {
                 if (round + first != 0) fetch_parts(states_at, item, first, n_active);
                 [[unroll]] for (uint k = 0; k < kHeldParts; ++k) {
                     const uint s = item / kMergeQuads + (first + k) * kParts;

@@ -8,6 +8,7 @@
 // load_rows().
 #ifndef WINNOW_SELECT_GLSL
 #define WINNOW_SELECT_GLSL
+#include "shaders/common/subgroup_lanes.glsl"
 
 const float kRanksPerNat = 2048.0;
 const uint kRanksPerBin = 65536 / kBins;  // in the first round
@@ -80,10 +81,9 @@ const uint kBinsEach = (kBins + kGroupSize - 1) / kGroupSize;  // bins of an inv
 shared uint select_scan[(kScans > 2 ? kScans : 2) * kSubgroups];
 
 // Of the sums of the subgroups at `first`: those before this subgroup, and all.
-const uint kScanLanes = kGroupSize / kSubgroups;
 uvec2 sums_of_subgroups(uint first) {
     uvec2 sums = uvec2(0);
-    for (uint s = 0; s < kSubgroups; s += kScanLanes) {  // one turn in common cases
+    for (uint s = 0; s < kSubgroups; s += kSubgroupLanes) {  // one turn in common cases
         const uint at = s + gl_SubgroupInvocationID;
         const uint here = at < kSubgroups ? select_scan[first + at] : 0;
         sums += uvec2(subgroupAdd(at < gl_SubgroupID ? here : 0), subgroupAdd(here));

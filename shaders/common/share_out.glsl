@@ -36,17 +36,6 @@ uint own_value(uint j) {
     if (kOwned < kOwned4 && (share_lane() & 16) != 0) x += kOwned;
     return x;
 }
-float own_by_head(float own[kOwned], uint g) {
-    const uvec2 owner = owner_of(g);
-#ifdef WINNOW_TEXELS
-    // Where a token takes a whole subgroup the lane is the same for all: a software driver has no loop over lanes for
-    // that. NVIDIA's compiler makes the whole stage take twice as long if it only sees this line, though never taken
-    // there.
-    if (kGroupSize / kSubgroups == kLanes) return subgroupBroadcast(own[owner.y], owner.x);
-#endif
-    return subgroupShuffle(own[owner.y], gl_SubgroupInvocationID - share_lane() + owner.x);
-}
-
 // One such step for the scores v: lanes that differ in `bit` hold `before` of them and keep `after`.
 #define SHARE_OUT(bit, before, after)                                                                          \
     if (kLanes > bit) {                                                                                        \

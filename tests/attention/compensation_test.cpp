@@ -137,7 +137,7 @@ protected:
         config.level.rule = BudgetRule::kTopK;
         config.level.budget = 64;
         config.most_rows = 64;
-        config.most_always = 256;
+        config.most_always = 1024;
         config.score_stride = IndexerScore::score_stride(64);
         return attend<SelectAttend>(cache, evicted, config);
     }

@@ -129,6 +129,15 @@ TEST_F(IndexerScoreTest, ThresholdsOfEveryKind) {
 }
 
 // The budget and one more or less: of the tokens in the cache, and of those that can be chosen at all.
+// So few rows that the last workgroup holds all of them at once: the shader then has no loop over tiles.
+TEST_F(IndexerScoreTest, RowsOfOneTile) {
+    for (const std::uint32_t n : {100u, 1500u, 2000u}) {
+        for (const std::uint32_t budget : {1u, 33u, 700u, 100000u})
+            check({.shape = {.n_tokens = n}, .levels = {top_k(Scorer::kMean, 32, budget)}, .max_rows = 64});
+        check({.shape = {.n_tokens = n}, .levels = {top_p(Scorer::kMean, 32, 0.7f)}, .sinks = 40, .max_rows = 64});
+    }
+}
+
 TEST_F(IndexerScoreTest, AroundTheBudget) {
     for (const std::uint32_t n : {1023u, 1024u, 1025u}) {
         check({.shape = {.n_tokens = n}, .levels = {top_k(Scorer::kExact, 1, 1024)}, .window = 1});

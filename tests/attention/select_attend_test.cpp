@@ -139,6 +139,19 @@ TEST_F(SelectAttendTest, LimitsOfTheBudget) {
     check({.shape = shape, .levels = {share}});
 }
 
+// So few rows that a workgroup holds all of them at once: the shader then has no loop over tiles and knows the list's
+// length first.
+TEST_F(SelectAttendTest, RowsOfOneTile) {
+    for (const std::uint32_t n : {100u, 1500u, 1792u})
+        for (const std::uint32_t sinks : {0u, 4u, 20u, 100u})
+            for (const std::uint32_t budget : {1u, 16u, 17u, 300u, 100000u})
+                check({.shape = {.n_tokens = n}, .levels = {boxes(16, budget)}, .sinks = sinks, .max_rows = 112});
+    check({.shape = {.n_tokens = 1500}, .levels = {top_p(Scorer::kMean, 16, 0.6f)}, .max_rows = 112});
+    for (const std::uint32_t sinks : {4u, 100u})
+        check(
+            {.shape = {.n_tokens = 1500}, .levels = {boxes(64, 700), boxes(16, 200)}, .sinks = sinks, .max_rows = 112});
+}
+
 TEST_F(SelectAttendTest, SinksAndWindowOfEverySize) {
     for (const std::uint32_t sinks : {0u, 1u, 20u, 100u, 2000u})
         for (const std::uint32_t window : {0u, 65u, 5000u, 0xffffffffu})

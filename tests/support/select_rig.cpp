@@ -52,16 +52,16 @@ const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, s
         .index_dim = std::max(c.index_dim, 8u),
         .index_unit = index_unit(c),
         .index_type = c.index_type,
-        .max_rows = kMaxRows,
+        .max_rows = c.max_rows,
         .n_splits = kSplits,
         .append_index = i == 0 && c.index_dim != 0,
         .append_only = false,
         .ending = i + 1 == c.levels.size() ? static_cast<ScoreEnding>(c.chooser) : ScoreEnding::kList};
     const std::string key = fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
         static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
         static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-        config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending));
+        config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending), c.max_rows);
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
     return *stage;
@@ -75,12 +75,12 @@ const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c
                                     .level = level,
                                     .pool = c.pool,
                                     .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
-                                    .score_stride = IndexerScore::score_stride(kMaxRows),
+                                    .score_stride = IndexerScore::score_stride(c.max_rows),
                                     .n_splits = kRowSplits,
                                     .n_score_splits = kSplits};
     std::unique_ptr<SelectRows>& stage =
-        row_stages_[fmt::format("{} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
-                                static_cast<int>(c.pool), config.parent_unit)];
+        row_stages_[fmt::format("{} {} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
+                                static_cast<int>(c.pool), config.parent_unit, c.max_rows)];
     if (!stage) stage = std::make_unique<SelectRows>(device, config);
     return *stage;
 }
@@ -98,15 +98,15 @@ const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCas
                                       .level = c.levels.back(),
                                       .pool = c.pool,
                                       .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
-                                      .most_rows = 8192 / c.levels.back().unit,
+                                      .most_rows = std::min(8192 / c.levels.back().unit, c.max_rows),
                                       .most_always = 2048,
-                                      .score_stride = IndexerScore::score_stride(kMaxRows),
+                                      .score_stride = IndexerScore::score_stride(c.max_rows),
                                       .n_score_splits = kSplits,
                                       .tuning = c.tuning};
     std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        "{} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
         static_cast<int>(config.kv_type), config.skip_values, config.level.unit, static_cast<int>(config.level.rule),
-        static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight)];
+        static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight, c.max_rows)];
     if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }
@@ -176,7 +176,7 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     lists_ =
         std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
     scores_ = std::make_unique<GuardedBuffer>(
-        device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(SelectStages::kMaxRows) * 4);
+        device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(case_.max_rows) * 4);
     partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * (SelectStages::kSplits + 1) * 8);
     counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
@@ -199,7 +199,7 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     if (case_.chooser == Chooser::kRows) {
         select_rows_ = &stages.get_rows(device, case_);
         ranks_ = std::make_unique<GuardedBuffer>(
-            device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(SelectStages::kMaxRows)));
+            device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(case_.max_rows)));
         bins_ = guarded(
             device, "bins",
             std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
