@@ -148,8 +148,10 @@ TEST_F(SelectAttendTest, RowsOfOneTile) {
                 check({.shape = {.n_tokens = n}, .levels = {boxes(16, budget)}, .sinks = sinks, .max_rows = 112});
     check({.shape = {.n_tokens = 1500}, .levels = {top_p(Scorer::kMean, 16, 0.6f)}, .max_rows = 112});
     for (const std::uint32_t sinks : {4u, 100u})
-        check(
-            {.shape = {.n_tokens = 1500}, .levels = {boxes(64, 700), boxes(16, 200)}, .sinks = sinks, .max_rows = 112});
+        check({.shape = {.n_tokens = 1500},
+               .levels = {boxes(1024, 2048), boxes(16, 200)},
+               .sinks = sinks,
+               .max_rows = 128});
 }
 
 TEST_F(SelectAttendTest, SinksAndWindowOfEverySize) {
