@@ -188,11 +188,22 @@ std::string one_line(std::string text) {
     return text;
 }
 
+// Whether the message names this flag, and not only one that it is a part of, as --sparse is of --sparse-mass.
+bool names_flag(std::string_view message, std::string_view flag) {
+    const auto is_part = [&](std::size_t i) {
+        return i < message.size() && (message[i] == '-' || std::isalnum(static_cast<unsigned char>(message[i])) != 0);
+    };
+    if (flag.empty()) return false;  // hidden from the help
+    for (std::size_t at = message.find(flag); at != std::string_view::npos; at = message.find(flag, at + 1))
+        if ((at == 0 || !is_part(at - 1)) && !is_part(at + flag.size())) return true;
+    return false;
+}
+
 // " (of WINNOW_SEED)" where what is wrong with a flag's value came from its twin in the environment.
 std::string origin(const std::string& message, const std::vector<std::string>& arguments, const CLI::App& parser) {
     for (const CLI::Option* option : parser.get_options()) {
         const char* value = option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
-        if (value == nullptr || *value == '\0' || message.find(option->get_name()) == std::string::npos) continue;
+        if (value == nullptr || *value == '\0' || !names_flag(message, option->get_name())) continue;
         const bool was_typed = std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
             const std::string name = normal_name(argument, parser);
             return parser.get_option_no_throw(name.substr(0, name.find('='))) == option;
