@@ -24,15 +24,24 @@ bool keeps_window_only(const SparsePolicy& policy, std::uint32_t layer) {
     return policy.layers[layer].kind == LayerKind::kWindowOnly && policy.value_skip == 0;
 }
 
+// "2-7" as --sparse-layers has it, the last layer included.
+std::string range_text(const LayerRange& range) {
+    if (range.end == LayerRange::kOpenEnd) return fmt::format("{}-", range.begin);
+    return range.end <= range.begin + 1 ? fmt::format("{}", range.begin)
+                                        : fmt::format("{}-{}", range.begin, range.end - 1);
+}
+
 // Marks the layers that no range names.
 void exclude_layers(std::vector<bool>& excluded, const std::vector<LayerRange>& ranges) {
     const auto n_layers = static_cast<std::uint32_t>(excluded.size());
     std::vector<bool> named(n_layers, false);
     for (const LayerRange& range : ranges) {
-        if (range.begin >= n_layers)
-            throw Error(ErrorCode::kInvalidArgument,
-                        fmt::format("--sparse-layers {}: the model has layers 0 to {}", range.begin, n_layers - 1));
-        for (std::uint32_t i = range.begin; i < std::min(range.end, n_layers); ++i) named[i] = true;
+        const std::uint32_t end = range.end == LayerRange::kOpenEnd ? n_layers : range.end;
+        // Taking what there is of it would leave the user believing in layers that are not there.
+        if (range.begin >= n_layers || end > n_layers)
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("--sparse-layers {}: the model has {} layers, 0 to {}",
+                                                                 range_text(range), n_layers, n_layers - 1));
+        for (std::uint32_t i = range.begin; i < end; ++i) named[i] = true;
     }
     for (std::uint32_t i = 0; i < n_layers; ++i) excluded[i] = excluded[i] || !named[i];
 }

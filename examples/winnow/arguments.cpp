@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "examples/winnow/completion.h"
+#include "examples/winnow/model_search.h"
 #include "examples/winnow/option_table.h"
 #include "examples/winnow/unknown_flag.h"
 #include "models/chat_template.h"
@@ -188,11 +189,22 @@ std::string one_line(std::string text) {
     return text;
 }
 
+// Whether the message names this flag, and not only one that it is a part of, as --sparse is of --sparse-mass.
+bool names_flag(std::string_view message, std::string_view flag) {
+    const auto is_part = [&](std::size_t i) {
+        return i < message.size() && (message[i] == '-' || std::isalnum(static_cast<unsigned char>(message[i])) != 0);
+    };
+    if (flag.empty()) return false;  // hidden from the help
+    for (std::size_t at = message.find(flag); at != std::string_view::npos; at = message.find(flag, at + 1))
+        if ((at == 0 || !is_part(at - 1)) && !is_part(at + flag.size())) return true;
+    return false;
+}
+
 // " (of WINNOW_SEED)" where what is wrong with a flag's value came from its twin in the environment.
 std::string origin(const std::string& message, const std::vector<std::string>& arguments, const CLI::App& parser) {
     for (const CLI::Option* option : parser.get_options()) {
         const char* value = option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
-        if (value == nullptr || *value == '\0' || message.find(option->get_name()) == std::string::npos) continue;
+        if (value == nullptr || *value == '\0' || !names_flag(message, option->get_name())) continue;
         const bool was_typed = std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
             const std::string name = normal_name(argument, parser);
             return parser.get_option_no_throw(name.substr(0, name.find('='))) == option;
@@ -202,23 +214,52 @@ std::string origin(const std::string& message, const std::vector<std::string>& a
     return "";
 }
 
-// What is written must not be what is read: a slip such as `calibrate -m M -o M` would cost a download.
+// Where the model lies that is given by its name; one that is not found is refused when it is opened.
+std::string model_path(const std::string& name) {
+    if (name.empty()) return name;
+    try {
+        return find_model(name).string();
+    } catch (const Error&) {
+        return name;
+    }
+}
+
+// Whether what is written to one is lost when the other is written; devices and pipes keep nothing.
+bool is_one_file(const std::string& a, const std::string& b) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    if (fs::exists(a, error) && !fs::is_regular_file(a, error)) return false;
+    const fs::path full_a = fs::weakly_canonical(fs::absolute(a, error), error);
+    return !error && full_a == fs::weakly_canonical(fs::absolute(b, error), error);
+}
+
+// What is written must not be what is read: a slip such as `calibrate -m M -o M` would cost a download. Nor may two
+// outputs be one file.
 void check_files(const Options& options) {
-    const std::pair<const char*, std::string> written[] = {
+    std::vector<std::pair<const char*, std::string>> written = {
         {"--log-file", options.log_file},
         {"--output", options.calibrate.output_file},
         {"--logits-out", options.logits_out},
         {"--plot", options.calibrate.plot_file},
         {"--json", options.eval.json_file},
         {"--plot", options.eval.plot_file},
+        {"--prompt-cache", options.prompt_cache},
         {"--kl-divergence-base", options.kl_divergence ? std::string() : options.kl_base}};
-    for (const auto& [flag, path] : written)
-        for (const std::string& read : {options.model, options.prompt_file, options.system_file}) {
+    std::erase_if(written, [](const auto& output) { return output.second.empty(); });
+    if (written.empty()) return;  // nor is the model looked for
+    const std::string base = options.kl_divergence ? options.kl_base : std::string();
+    const std::string inputs[] = {model_path(options.model), options.prompt_file, options.system_file, base};
+    for (auto output = written.begin(); output != written.end(); ++output) {
+        const auto& [flag, path] = *output;
+        for (const std::string& read : inputs) {
             std::error_code ignored;
-            const bool is_same = !path.empty() && std::filesystem::is_regular_file(read, ignored) &&
-                                 std::filesystem::equivalent(path, read, ignored);
-            if (is_same) fail(fmt::format("{} {}: that file is read, and would be lost; give another", flag, path));
+            if (std::filesystem::is_regular_file(read, ignored) && std::filesystem::equivalent(path, read, ignored))
+                fail(fmt::format("{} {}: that file is read, and would be lost; give another", flag, path));
         }
+        for (auto other = written.begin(); other != output; ++other)
+            if (is_one_file(other->second, path))
+                fail(fmt::format("{} {}: {} writes that file too; give another", flag, path, other->first));
+    }
 }
 
 void check_together(const Options& options) {

@@ -26,7 +26,6 @@ namespace winnow::program {
 namespace {
 
 constexpr std::uint32_t kMostAuditEvery = 1000000;
-constexpr std::uint32_t kOpenEnd = std::numeric_limits<std::uint32_t>::max();  // of "8-"
 
 // winnow runs a model on one device as a whole; a smaller number would silently do something else
 // than what was asked.
@@ -54,28 +53,22 @@ std::vector<LayerRange> parse_layers(const std::string& text) {
         std::uint32_t first = 0, last = 0;
         auto [at, error] = std::from_chars(part.data(), end, first);
         last = first;
+        bool is_open = false;
         if (error == std::errc{} && at != end && *at == '-') {
-            last = kOpenEnd - 1;
-            if (++at != end) {
+            is_open = ++at == end;
+            if (!is_open) {
                 const auto [stop, second] = std::from_chars(at, end, last);
                 at = stop;
                 error = second;
             }
         }
-        if (error != std::errc{} || at != end || last < first || last == kOpenEnd)
+        // One past the last layer must not be what stands for an open end.
+        if (error != std::errc{} || at != end || last < first || last >= LayerRange::kOpenEnd - 1)
             throw Error(ErrorCode::kInvalidArgument,
                         fmt::format("--sparse-layers {}: give layers such as 2-29 or 0,4,8-", text));
-        ranges.push_back({first, last + 1});
+        ranges.push_back({first, is_open ? LayerRange::kOpenEnd : last + 1});
     }
     return ranges;
-}
-
-// A library that takes what there is of a range would leave the user believing in layers that are not there.
-void check_layers(const SparseOptions& sparse, const Options& options, std::uint32_t n_layers) {
-    for (const LayerRange& range : sparse.layers)
-        if (range.begin >= n_layers || (range.end > n_layers && range.end != kOpenEnd))
-            throw Error(ErrorCode::kInvalidArgument, fmt::format("--sparse-layers {}: the model has {} layers, 0 to {}",
-                                                                 options.sparse_layers, n_layers, n_layers - 1));
 }
 
 // Presets that select nothing have neither.
@@ -106,7 +99,6 @@ SparseOptions sparse_options(const Options& options) {
 }
 
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
-    check_layers(sparse, options, model.shape.n_layers);
     SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
     warn_unused(policy, sparse.overrides);
     return policy;
@@ -173,7 +165,6 @@ SessionOptions session_options(const Options& options, const ModelShape& shape, 
     session.n_chunk = options.n_chunk;
     session.kv_type = kv_type(options);
     session.sparse = sparse_options(options);
-    check_layers(session.sparse, options, shape.n_layers);
     if (!options.shape.empty() && options.assumed_share >= 0)
         session.sparse.calibration = std::make_shared<Calibration>(assume_calibration(shape, options.assumed_share));
     return session;

@@ -46,7 +46,7 @@ ModelSource open_shape(const Options& options, bool with_values);
 
 /// What the flags say about a session of a model of this shape, without a progress bar; with --retrieval-share the
 /// calibration that a --shape is assumed to have.
-/// @throws Error(kInvalidArgument), also for --sparse-layers that the model does not have.
+/// @throws Error(kInvalidArgument).
 SessionOptions session_options(const Options& options, const ModelShape& shape, std::uint32_t n_ctx);
 
 /// --sparse, its settings and --audit. @throws Error(kInvalidArgument).

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <new>
 #include <string_view>
 
 #include "examples/winnow/interrupt.h"
@@ -70,6 +71,12 @@ unsigned char insert_paste(EditLine* editor, int) {
     return CC_REFRESH;
 }
 
+History* new_history() {
+    History* history = history_init();
+    if (history == nullptr) throw std::bad_alloc();
+    return history;
+}
+
 void bind(EditLine* editor, const char* keys, const char* function) {
     el_set(editor, EL_BIND, keys, function, nullptr);
 }
@@ -86,7 +93,7 @@ std::string history_path() {
 LineEditor::LineEditor(std::string history_file) : history_file_(std::move(history_file)) {
     // For characters alone: numbers stay as they are.
     if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX < 3) std::setlocale(LC_CTYPE, "C.UTF-8");
-    history_.reset(history_init());
+    history_.reset(new_history());
     HistEvent event;
     history(history_.get(), &event, H_SETSIZE, kHistoryEntries);
     history(history_.get(), &event, H_SETUNIQUE, 1);
@@ -98,6 +105,7 @@ LineEditor::LineEditor(std::string history_file) : history_file_(std::move(histo
 
     editor_.reset(el_init("winnow", stdin, stdout, stderr));
     EditLine* editor = editor_.get();
+    if (editor == nullptr) throw std::bad_alloc();
     el_set(editor, EL_SIGNAL, 0);
     el_set(editor, EL_CLIENTDATA, this);
     el_set(editor, EL_GETCFN, &read_character);
@@ -145,6 +153,8 @@ void LineEditor::remember(const std::string& text) {
     const bool repeated = history(history_.get(), &event, H_FIRST) != -1 && text == event.str;
     history(history_.get(), &event, H_ENTER, text.c_str());
     if (history_file_.empty() || repeated) return;
+    // A history of one entry: H_NSAVE_FP counts one more than it is told, and so writes the entry before once again.
+    const std::unique_ptr<History, EndHistory> one(new_history());
     std::error_code ignored;
     std::filesystem::create_directories(std::filesystem::path(history_file_).parent_path(), ignored);
     const mode_t before = umask(077);  // what was asked is nobody else's business
@@ -152,8 +162,6 @@ void LineEditor::remember(const std::string& text) {
     umask(before);
     if (file == nullptr) return;
     std::fseek(file, 0, SEEK_END);  // the mark of the format stands at the beginning only
-    // A history of one entry: H_NSAVE_FP counts one more than it is told, and so writes the entry before once again.
-    const std::unique_ptr<History, decltype(&history_end)> one(history_init(), history_end);
     history(one.get(), &event, H_SETSIZE, 1);
     history(one.get(), &event, H_ENTER, text.c_str());
     history(one.get(), &event, H_SAVE_FP, file);

@@ -25,8 +25,11 @@ struct MemoryPlan {
     std::uint64_t total_bytes() const { return weight_bytes + kv_bytes + index_bytes + scratch_bytes; }
 };
 
-/// Layers [begin, end); an end beyond the model's layers means the last of them.
+/// Layers [begin, end), counted from 0; kOpenEnd as the end means up to the model's last layer. A range that begins or
+/// ends beyond the model's layers is refused with Error(kInvalidArgument), which names their number, where a session is
+/// opened and by use_sparse().
 struct LayerRange {
+    static constexpr std::uint32_t kOpenEnd = 0xffffffff;
     std::uint32_t begin = 0, end = 0;
 };
 

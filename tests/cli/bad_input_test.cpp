@@ -170,8 +170,37 @@ TEST(BadFiles, WhatIsReadIsNotWritten) {
     expect_error(run_program({"generate", "-m", model, "-f", text, "--logits-out", text}), 2, "--logits-out");
     expect_error(run_program({"eval", "-m", model, "-f", text, "--json", text}), 2, "--json");
     expect_error(run_program({"perplexity", "-m", model, "-f", text, "--kl-divergence-base", text}), 2, "--kl-div");
+    expect_error(run_program({"perplexity", "-m", model, "-f", files.path("other.txt"), "--kl-divergence",
+                              "--kl-divergence-base", text, "--log-file", text}),
+                 2, "--log-file");
+    Program::Options options;
+    options.environment["WINNOW_MODELS"] = files.path("");
+    for (const char* name : {"precious", "precious.gguf"})
+        expect_error(run_program({"calibrate", "-m", name, "-o", model}, "", options), 2, "that file is read");
     EXPECT_EQ(files.read("precious.gguf"), files.tiny_bytes());
     EXPECT_EQ(files.read("precious.txt"), "a");
+}
+
+TEST(BadFiles, TwoResultsInOneFileAreRefused) {
+    const Files& files = Files::shared();
+    const std::string model = files.tiny(), file = files.path("result"), same = files.path("./result");
+    const std::vector<std::string> eval{"eval", "-m", model, "-f", files.path("missing.txt")};
+    const auto with = [&eval](const std::vector<std::string>& outputs) {
+        std::vector<std::string> arguments = eval;
+        arguments.insert(arguments.end(), outputs.begin(), outputs.end());
+        return run_program(arguments);
+    };
+    expect_error(with({"--json", file, "--plot", same}), 2, "--json writes that file too");
+    expect_error(run_program({"calibrate", "-m", model, "-o", file, "--plot", same}), 2, "--output writes that file");
+    expect_error(run_program({"generate", "-m", model, "-p", "a", "--prompt-cache", file, "--log-file", same}), 2,
+                 "--log-file writes that file too");
+    EXPECT_FALSE(files.has("result"));
+    files.write("result", "kept");
+    expect_error(with({"--json", file, "--plot", same}), 2, "--json writes that file too");
+    EXPECT_EQ(files.read("result"), "kept");
+    // Two files, and one that keeps nothing: what is wrong is the text.
+    expect_error(with({"--json", file, "--plot", files.path("other")}), 1, "missing.txt");
+    expect_error(with({"--json", "/dev/null", "--plot", "/dev/null"}), 1, "missing.txt");
 }
 
 TEST_F(BadRequest, ResultsThatCannotBeWrittenAreRefusedBeforeTheWork) {
@@ -197,6 +226,9 @@ TEST_F(BadRequest, SparsePoliciesThatCannotBe) {
     for (const char* layers : {"1", "0-1", "1-", "0-"})
         EXPECT_EQ(generate({"--sparse", "exact", "--sparse-layers", layers}).status, 0) << layers;
     expect_error(run_program({"info", "-m", model, "--sparse", "exact", "--sparse-layers", "2"}), 2, "2 layers");
+    for (const char* layers : {"1-7", "0,7", "2-"})
+        expect_error(run_program({"info", "-m", model, "--sparse", "exact", "--sparse-layers", layers}), 2,
+                     "the model has 2 layers, 0 to 1");
 }
 
 TEST_F(BadRequest, TextsThatCannotBeUsed) {

@@ -112,6 +112,16 @@ TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
     EXPECT_EQ(typed.err.find("WINNOW_TEMP"), std::string::npos) << typed.err;
 }
 
+TEST(Usage, AWrongValueIsNotPutDownToAFlagWhoseNameItsOwnContains) {
+    Program::Options options;
+    options.environment["WINNOW_SPARSE"] = "quest";
+    const Outcome typed = run_program({"-m", "x", "--sparse-mass", "7"}, "", options);
+    expect_error(typed, 2, "--sparse-mass");
+    EXPECT_EQ(typed.err.find("(of "), std::string::npos) << typed.err;
+    options.environment["WINNOW_SPARSE_MASS"] = "7";
+    expect_error(run_program({"-m", "x"}, "", options), 2, "(of WINNOW_SPARSE_MASS)");
+}
+
 TEST(Usage, ModelNamesAreLookedUpInTheModelDirectories) {
     const Files& files = Files::shared();
     Program::Options options;

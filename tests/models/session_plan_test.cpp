@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 #include "models/model.h"
@@ -98,6 +99,28 @@ TEST_F(SessionPlanTest, TooLongContextsNameTheMost) {
     SessionOptions options;
     options.n_ctx = 257;
     EXPECT_THAT(refusal(open_tiny({}), options, ErrorCode::kInvalidArgument), HasSubstr("at most 256 (-c; for bench"));
+}
+
+TEST_F(SessionPlanTest, LayersThatTheModelLacksAreRefused) {
+    const ModelSource model = open_tiny({});  // of two layers
+    SessionOptions options;
+    options.sparse.preset = "exact";
+    constexpr std::uint32_t kOpen = LayerRange::kOpenEnd;
+    const std::pair<LayerRange, const char*> refused[] = {{{2, 3}, "--sparse-layers 2:"},
+                                                          {{1, 3}, "--sparse-layers 1-2:"},
+                                                          {{0, kOpen - 1}, "--sparse-layers 0-4294967293:"},
+                                                          {{2, kOpen}, "--sparse-layers 2-:"}};
+    for (const auto& [range, text] : refused) {
+        options.sparse.layers = {{0, 1}, range};
+        EXPECT_THAT(refusal(model, options, ErrorCode::kInvalidArgument),
+                    ::testing::AllOf(HasSubstr(text), HasSubstr("the model has 2 layers, 0 to 1")));
+    }
+    for (const std::uint32_t end : {2u, kOpen}) {
+        options.sparse.layers = {{1, end}};
+        const SparsePolicy policy = resolve_policy(model.shape, options.sparse, KvType::kF16);
+        EXPECT_EQ(policy.layers[0].kind, LayerKind::kDense);
+        EXPECT_EQ(policy.layers[1].kind, LayerKind::kSelect);
+    }
 }
 
 }  // namespace

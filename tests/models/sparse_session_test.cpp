@@ -9,6 +9,7 @@
 #include "models/model.h"
 #include "models/sidecar.h"
 #include "runtime/vk/device.h"
+#include "shaders/common/interface.h"
 #include "tests/support/close.h"
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/tiny_model.h"
@@ -100,6 +101,46 @@ INSTANTIATE_TEST_SUITE_P(All, SparseSessionTest,
                                            Case{"rtpurbo", KvType::kQ8_0}, Case{"rtpurbo", KvType::kQ4_0},
                                            Case{"duo", KvType::kQ8_0}),
                          case_name);
+
+class SparseReportTest : public GpuTest {};
+
+// What a step attended to is read when later ones may have run. The answer passes the end of the ring of counts.
+TEST_F(SparseReportTest, StepsQueuedAheadChangeNoReport) {
+    constexpr std::uint32_t kPrompt = WINNOW_TOKEN_RING - 20, kSteps = 48;
+    const TinyModel model(Flavour::kLlama);
+    const std::vector<std::int32_t> prompt = random_tokens(kPrompt);
+    for (const char* preset : {"quest", "exact"}) {
+        SCOPED_TRACE(preset);
+        std::vector<std::int32_t> answers[2];
+        SparseReport reports[2];
+        for (const int ahead : {0, 1}) {
+            SessionOptions options;
+            options.n_ctx = kPrompt + kSteps;
+            options.steps_in_flight = ahead != 0 ? 8 : 1;
+            options.sparse.preset = preset;
+            options.sparse.overrides.every_layer = true;
+            options.sparse.overrides.window = 16;
+            options.sparse.overrides.min_ctx = 0;
+            if (std::string(preset) == "quest") options.sparse.overrides.budget = 64;
+            else options.sparse.overrides.mass = 0.5f;
+            const auto session = make_session(vk::Device::open({}), model.source(), options);
+            SamplingOptions greedy;
+            greedy.temperature = 0;
+            session->start(prompt, greedy, {}, kSteps);
+            while (const auto token = session->next()) answers[ahead].push_back(*token);
+            session->finish();
+            reports[ahead] = session->sparse_report();
+        }
+        ASSERT_EQ(answers[0].size(), kSteps);
+        ASSERT_EQ(answers[1], answers[0]);
+        EXPECT_EQ(reports[0].n_steps, kSteps);
+        EXPECT_EQ(reports[1].n_steps, kSteps);
+        EXPECT_LT(reports[0].attended_share, 0.9);
+        EXPECT_EQ(reports[1].attended_share, reports[0].attended_share);
+        EXPECT_EQ(reports[1].kv_bytes_per_token, reports[0].kv_bytes_per_token);
+        EXPECT_EQ(reports[1].layer_head_share, reports[0].layer_head_share);
+    }
+}
 
 }  // namespace
 }  // namespace winnow::test
