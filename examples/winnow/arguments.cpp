@@ -360,8 +360,9 @@ std::uint64_t parse_size(const std::string& text, const char* flag) {
     for (const auto& [name, factor] : kUnits)
         if (error == std::errc{} && unit == name && value * factor >= kLeast && value * factor < kMost)
             return static_cast<std::uint64_t>(value * factor);
-    fail(
-        fmt::format("{} {}: give a size with its unit, such as 8G or 8GiB (of 2^30 bytes), 8GB or 6000MB", flag, text));
+    fail(fmt::format(
+        "{} {}: give a size with its unit, such as 8G or 8GiB (of 2^30 bytes), 8GB or 6000MB, 1 MiB at least", flag,
+        text));
 }
 
 std::string resolve_escapes(const std::string& text) {

@@ -14,6 +14,7 @@
 #include "examples/winnow/file_io.h"
 #include "examples/winnow/interrupt.h"
 #include "examples/winnow/kl_divergence.h"
+#include "examples/winnow/progress.h"
 #include "examples/winnow/scoring.h"
 #include "examples/winnow/terminal.h"
 #include "models/model_config.h"
@@ -139,7 +140,7 @@ void go_to(Session& session, std::span<const TokenId> window, std::size_t n) {
 }
 
 void compare_window(Session& session, const SparseOptions& sparse, std::span<const TokenId> window,
-                    std::uint64_t first_of_text, Comparison& sums, BaseComparison* base) {
+                    std::uint64_t first_of_text, Comparison& sums, BaseComparison* base, const std::string& label) {
     const std::size_t n_vocab = session.shape().n_vocab;
     const std::size_t first_scored = window.size() / 2;
     session.truncate(0);
@@ -147,8 +148,11 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
     go_to(session, window, first_scored - 1);
     std::vector<float> dense;
     std::vector<double> dense_lse;
+    Progress progress(label, Progress::Unit::kTokens);
+    const std::size_t n_scored = window.size() - first_scored;
     for (std::size_t i = first_scored; i < window.size(); ++i) {
         throw_if_interrupted();
+        progress.update(i - first_scored, 2 * n_scored);
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
         dense.insert(dense.end(), logits.begin(), logits.end());
         dense_lse.push_back(log_sum_exp(logits));
@@ -159,6 +163,7 @@ void compare_window(Session& session, const SparseOptions& sparse, std::span<con
     session.use_sparse(sparse);
     for (std::size_t i = first_scored; i < window.size(); ++i) {
         throw_if_interrupted();
+        progress.update(n_scored + i - first_scored, 2 * n_scored);
         const std::span<const float> logits = session.decode_logits(window[i - 1]);
         const double lse = log_sum_exp(logits);
         sums.sparse.add(negative_log_likelihood(logits, lse, window[i]));
@@ -256,11 +261,18 @@ int run_perplexity(const Options& options) {
     Comparison comparison;
     const Score& score = compares ? comparison.sparse : dense;
     nlohmann::json running = nlohmann::json::array();
+    if (compares)
+        write_err(
+            fmt::format("{} windows of {} tokens; the second half of each is decoded token by token, dense and "
+                        "then with {}\n",
+                        windows.count, windows.size, sparse.preset));
     for (std::uint32_t i = 0; i < windows.count; ++i) {
         const std::size_t first = std::size_t{i} * windows.size;
         const std::span<TokenId> window = std::span(windows.tokens).subspan(first, windows.size);
         if (vocabulary.tokenizer->adds_bos()) window[0] = vocabulary.tokenizer->bos();
-        if (compares) compare_window(*session, sparse, window, first, comparison, base.get());
+        if (compares)
+            compare_window(*session, sparse, window, first, comparison, base.get(),
+                           fmt::format("window {} of {}", i + 1, windows.count));
         else score_window(*session, window, first, dense, logits.get(), base.get());
         if (i == 0) {
             write_err(fmt::format("{:.2f} seconds per pass - ETA {:.2f} minutes\n", elapsed(),
