@@ -1,12 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: causal attention of a chunk's queries over the cache, as attend_prefill.comp, by cooperative matrices (the
-// tiles of FlashAttention-2, Dao 2023): f16 inputs and probabilities, f32 scores, sums and softmax state. One group
-// handles: kRowTiles x kM (query, head) pairs of one kv head, over all keys they see; a tile of keys and values is read
-// once for all of them while the next one is on its way into registers. kParts subgroups share kM rows: each has a part
-// of a tile's keys for the scores and a part of the dimensions for the sums. How a matrix lies in its invocations is
-// unknown, so scores pass through shared memory, where lanes own rows. The sums are rescaled only when a row's maximum
-// outgrew its reference by kSlack.
+// tiles of FlashAttention-2, Dao 2023): f16 inputs and probabilities, f32 scores, sums and softmax state.
+// One group handles: kRowTiles x kM (query, head) pairs of one kv head, over all keys they see; a tile of keys and
+// values is read once for all of them while the next one is on its way into registers. kParts subgroups share kM rows:
+// each has a part of a tile's keys for the scores and a part of the dimensions for the sums.
+// How a matrix lies in its invocations is unknown, so scores pass through shared memory, where lanes own rows. The sums
+// are rescaled only when a row's maximum outgrew its reference by kSlack.
 // Bindings: 0 block table; 1 K pool; 2 V pool; 3 q f16 [n_tokens, n_heads, head_dim], scaled;
 //   4 output f16 [n_tokens, n_heads, head_dim]
 // Needs: storage16, f16 arithmetic, cooperative matrix, subgroup arithmetic and shuffle.

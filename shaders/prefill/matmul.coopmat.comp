@@ -1,7 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: out[t, row] (+)= W[row] . a[t], as matmul.comp, by cooperative matrices: f16 inputs, f32 accumulation. One
-// group handles: a tile of tokens x rows; each subgroup a part of it. A step is one block of 32 columns: its weights
+// Computes: out[t, row] (+)= W[row] . a[t], as matmul.comp, by cooperative matrices: f16 inputs, f32 accumulation.
+// One group handles: a tile of tokens x rows; each subgroup a part of it. A step is one block of 32 columns: its weights
 // are unpacked to f16 into shared memory beside the activations, while the next block is on its way into registers.
 // Weights: f16 is exact; other types round once to f16 (relative 2^-11; f32 and bf16 clamped to its range).
 // Activations: the f16 rows that all prefill stages pass on; a value beyond 65504 is infinite there already.
