@@ -18,7 +18,7 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
       cache_(cache),
       buffers_(buffers),
       policy_((policy.check(shape.n_layers, shape.n_kv_heads), policy)),
-      attend_dense_(device, dense_config(n_splits, quantize)) {
+      attend_dense_(device, attend_config<AttendDense::Config>(n_splits, quantize)) {
     const KvConfig& kv = cache.layout().config();
     if (policy_.compensate && !cache.evicted())
         throw Error(ErrorCode::kInvalidArgument,
@@ -41,9 +41,11 @@ AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& s
     make_levels(sizes, appends_index);
 }
 
-AttendDense::Config AttentionPipeline::dense_config(std::uint32_t n_splits, bool quantize) const {
+// What the three stages that attend have in common.
+template <class Config>
+Config AttentionPipeline::attend_config(std::uint32_t n_splits, bool quantize) const {
     const KvConfig& kv = cache_.layout().config();
-    AttendDense::Config c;
+    Config c;
     c.n_heads = shape_.n_heads;
     c.n_kv_heads = shape_.n_kv_heads;
     c.head_dim = shape_.head_dim;
@@ -58,17 +60,9 @@ AttendDense::Config AttentionPipeline::dense_config(std::uint32_t n_splits, bool
 // What follows a choice: attention to it and its audit; and what lets a prompt be chosen from.
 void AttentionPipeline::make_sparse_attention(std::uint32_t n_splits, bool quantize) {
     const KvConfig& kv = cache_.layout().config();
-    AttendSparse::Config c;
-    c.n_heads = shape_.n_heads;
-    c.n_kv_heads = shape_.n_kv_heads;
-    c.head_dim = shape_.head_dim;
-    c.kv_type = kv.type;
-    c.block_size = kv.block_size;
-    c.n_splits = n_splits;
-    c.quantize = quantize;
+    auto c = attend_config<AttendSparse::Config>(n_splits, quantize);
     c.skip_values = policy_.value_skip > 0;
     c.unit = policy_.levels.empty() ? 1 : policy_.levels.back().unit;
-    c.evicted = policy_.compensate;
     attend_sparse_ = std::make_unique<AttendSparse>(device_, c);
     audit_ = std::make_unique<AuditMass>(device_, AuditMass::Config{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim,
                                                                     kv.type, kv.block_size, kAuditSplits});
@@ -85,14 +79,7 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
                                          [](const LayerSchedule& l) { return l.kind == LayerKind::kAnchor; });
     if (policy_.levels.empty() || memory_.cuts || policy_.refresh > 1 || has_anchors) return;
     const KvConfig& kv = cache_.layout().config();
-    SelectAttend::Config c;
-    c.n_heads = shape_.n_heads;
-    c.n_kv_heads = shape_.n_kv_heads;
-    c.head_dim = shape_.head_dim;
-    c.kv_type = kv.type;
-    c.block_size = kv.block_size;
-    c.n_splits = n_splits;
-    c.quantize = quantize;
+    auto c = attend_config<SelectAttend::Config>(n_splits, quantize);
     c.skip_values = policy_.value_skip > 0;
     c.level = policy_.levels.back();
     c.pool = policy_.pool;
@@ -105,7 +92,6 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
-    c.evicted = policy_.compensate;
     if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
 }
 

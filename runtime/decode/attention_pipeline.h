@@ -106,7 +106,8 @@ public:
                                       std::uint32_t n_select_splits);
 
 private:
-    AttendDense::Config dense_config(std::uint32_t n_splits, bool quantize) const;
+    template <class Config>
+    Config attend_config(std::uint32_t n_splits, bool quantize) const;
     void make_sparse_attention(std::uint32_t n_splits, bool quantize);
     void make_select_attend(const AttentionSizes& sizes, std::uint32_t n_splits, bool quantize);
     void make_levels(const AttentionSizes& sizes, bool appends_index);

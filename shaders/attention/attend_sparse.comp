@@ -4,8 +4,8 @@
 // middle_end on (the window and the open block); the log-sum-exp over them goes out for the audit. Optionally value
 // rows with little weight are not read (BLASST). A windowed head attends to what it sees, as in the dense stage.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output
-// f32;
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters;
+//   7 output f32;
 //   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head;
 //   14 sums of what left the windows, evicted.glsl

@@ -6,8 +6,8 @@
 // dispatch. The list is written too, for layers that borrow it. Sinks and everything from middle_end on are attended
 // besides; a windowed head attends to what it sees.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
-// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters; 7 output
-// f32;
+// Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters;
+//   7 output f32;
 //   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
 //   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
