@@ -56,7 +56,7 @@ void register_one(const Shape& s, std::uint32_t n, std::uint32_t depth, const st
 void register_attend_prefill() {
     const bool cpu = Bench::get().device().is_cpu();
     for (const Shape& s : shapes())
-        for (const std::string& variant : available_variants({"attend_prefill_f16", "attend_prefill_coopmat"}))
+        for (const std::string& variant : available_variants({"attend_prefill_f16", "attend_prefill_coopmat_f16"}))
             for (const std::uint32_t n :
                  cpu ? std::vector<std::uint32_t>{16} : std::vector<std::uint32_t>{128, 512, 1024})
                 for (const std::uint32_t depth :

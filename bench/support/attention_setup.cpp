@@ -68,7 +68,8 @@ void register_attention(const std::string& stage, const AttentionCases& cases,
 }
 
 AttentionSetup::AttentionSetup(const AttentionCase& at)
-    : cache(at.shape, at.n_tokens, at.kv_type, rotated_layers(at)),
+    : kv_type(at.kv_type),
+      cache(at.shape, at.n_tokens, at.kv_type, rotated_layers(at)),
       n_splits(AttendDense::default_splits(Bench::get().device(), at.shape.n_kv_heads, at.n_tokens, 64)),
       query_values(random_query(at.shape)),
       state(Bench::get().state(at.n_tokens - 1)),
@@ -86,7 +87,9 @@ std::string AttentionSetup::check_attended(const Expected& expected) const {
         const reference::HeadView view = cache.head(kv_head);
         const auto got = std::span<const float>(all).subspan(std::size_t{head} * cache.head_dim(), cache.head_dim());
         const std::vector<double> right = expected(query_of(head), cache.view({&view, 1}), kv_head);
-        const std::string wrong = difference({got.begin(), got.end()}, right, 3e-4);
+        // Matrix units take quantised values as halves.
+        const double share = kv_type == KvType::kQ8_0 || kv_type == KvType::kQ4_0 ? 1e-3 : 3e-4;
+        const std::string wrong = difference({got.begin(), got.end()}, right, share);
         return wrong.empty() ? wrong : fmt::format("query head {}: {}", head, wrong);
     };
     std::vector<std::future<std::string>> checks;  // beside each other: the reference goes through the whole cache

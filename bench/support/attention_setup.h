@@ -33,6 +33,7 @@ void register_attention(const std::string& stage, const AttentionCases& cases,
 /// token reads and writes besides its lists.
 struct AttentionSetup {
     explicit AttentionSetup(const AttentionCase& at);
+    KvType kv_type;
     RandomCache cache;
     std::uint32_t n_splits;
     std::vector<float> query_values;  ///< [n_heads, head_dim], scores of which spread by one or two

@@ -68,12 +68,12 @@ std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_t
     attention.head_dim = head_dim;
     attention.kv_type = kv_type;
     std::string unfit;
-    if (kv_type != KvType::kF16) unfit = "it reads a cache of f16 only";
+    if (kv_type == KvType::kF32) unfit = "it reads no cache of f32";
     else if (device.features().has(Feature::kCooperativeMatrix))
         unfit = fmt::format("it has no shape for heads of {}", head_dim);
-    return {
-        choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
-        choose(device, "attend_prefill", AttendPrefill::variants(device, attention), "attend_prefill_coopmat", unfit)};
+    return {choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
+            choose(device, "attend_prefill", AttendPrefill::variants(device, attention),
+                   kv_shader("attend_prefill_coopmat", kv_type), unfit)};
 }
 
 std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }

@@ -11,27 +11,38 @@
 #include "runtime/weights/attend_tuning.h"
 
 namespace winnow {
+namespace {
+
+constexpr std::uint32_t kWave = 128;  // workgroups that run at once, about the cores of an H100
+
+}  // namespace
+
 AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     if (c.quantize && group * c.head_dim % 32 != 0)
         throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const AttendTuning tuning = attend_tuning(device, group, c.head_dim, c.n_splits, c.tuning);
+    const AttendVariant variant = attend_variant(
+        device, {kv_shader("attend_dense", c.kv_type), c.kv_type, group, c.head_dim, c.n_splits}, c.tuning);
+    const AttendTuning& tuning = variant.tuning;
+    // By matrix units the sums of 128 dimensions and more leave a core registers for one workgroup, and one wave of
+    // them is best (127 us, two waves 133; 131,072 tokens, 8B, H200).
+    if (tuning.matrices && c.head_dim >= 128)
+        config_.n_splits = std::min(c.n_splits, (kWave + c.n_kv_heads - 1) / c.n_kv_heads);
     const std::array<std::uint32_t, 12> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
                                              tuning.lanes,
                                              tuning.group_size / subgroup,
-                                             c.n_splits,
+                                             config_.n_splits,
                                              tuning.tokens_in_flight,
                                              c.block_size,
                                              c.quantize ? 1u : 0u,
                                              device.is_cpu() ? 1u : 2u,  // a merge costs a GPU more than another block
                                              c.evicted ? 1u : 0u};
-    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("attend_dense", c.kv_type), device.features());
-    pipeline_ = vk::ComputePipeline(device, shader, 10, sizeof(AttendPush), spec, subgroup);
+    pipeline_ = vk::ComputePipeline(device, *variant.shader, 10, sizeof(AttendPush), spec, subgroup);
 }
 
 void AttendDense::record(vk::Recorder& recorder, const Buffers& b, const AttendPush& push) const {
@@ -49,9 +60,8 @@ std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_
 std::uint32_t AttendDense::default_splits(bool is_cpu, std::uint32_t n_kv_heads, std::uint32_t capacity,
                                           std::uint32_t block_size) {
     const std::uint32_t n_blocks = (capacity + block_size - 1) / block_size;
-    // Workgroups in all: about twice the cores of an H100; on a software driver few, since those without work cost as
-    // much as the others.
-    const std::uint32_t wanted = is_cpu ? 4 : 256;
+    // Workgroups in all: two waves; on a software driver few, since those without work cost as much as the others.
+    const std::uint32_t wanted = is_cpu ? 4 : 2 * kWave;
     std::uint32_t splits = (wanted + n_kv_heads - 1) / n_kv_heads;
     if (is_cpu) splits = std::max(splits, capacity / vk::kSoftwareTokensPerSplit);
     return std::clamp(splits, 1u, std::min(n_blocks, 128u));

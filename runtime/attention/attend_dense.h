@@ -39,7 +39,7 @@ public:
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens);
 
 private:
-    Config config_;
+    Config config_;  ///< n_splits: of this stage
     vk::ComputePipeline pipeline_;
 };
 

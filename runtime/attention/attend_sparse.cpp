@@ -13,7 +13,10 @@ namespace winnow {
 AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(config) {
     const Config& c = config;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendTuning tuning = sparse_attend_tuning(device, group, c.head_dim, c.n_splits, c.tuning);
+    const AttendVariant variant = attend_variant(
+        device, {kv_shader("attend_sparse", c.kv_type), c.kv_type, group, c.head_dim, c.n_splits, true, c.skip_values},
+        c.tuning);
+    const AttendTuning& tuning = variant.tuning;
     const std::array<std::uint32_t, 14> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
@@ -28,8 +31,8 @@ AttendSparse::AttendSparse(vk::Device& device, const Config& config) : config_(c
                                              c.unit,
                                              c.skip_values ? 1u : 0u,
                                              c.evicted ? 1u : 0u};
-    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("attend_sparse", c.kv_type), device.features());
-    pipeline_ = vk::ComputePipeline(device, shader, 15, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
+    pipeline_ =
+        vk::ComputePipeline(device, *variant.shader, 15, sizeof(AttendSparsePush), spec, device.limits().subgroup_size);
 }
 
 void AttendSparse::record(vk::Recorder& recorder, const Buffers& b, const AttendSparsePush& push) const {

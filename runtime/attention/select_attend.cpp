@@ -41,23 +41,18 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
            4ull * std::max(n_rows, 2u) * n_subgroups + 256;
 }
 
-AttendTuning tuning_of(const vk::Device& device, const SelectAttend::Config& c) {
-    return sparse_attend_tuning(device, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, c.tuning,
-                                own_shared_bytes(device, c));
-}
-
-std::uint64_t shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
-    const std::uint32_t group_size = tuning_of(device, c).group_size;
-    return attend_shared_bytes(group_size, group_size / device.limits().subgroup_size, c.n_heads / c.n_kv_heads,
-                               c.head_dim, c.n_splits) +
-           own_shared_bytes(device, c);
+AttendVariant variant_of(const vk::Device& device, const SelectAttend::Config& c) {
+    return attend_variant(device,
+                          {kv_shader("select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
+                           c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
+                          c.tuning);
 }
 
 }  // namespace
 
 bool SelectAttend::takes(const vk::Device& device, const Config& c) {
     return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
-           shared_bytes(device, c) <= device.limits().max_shared_memory_bytes;
+           variant_of(device, c).shared_bytes <= device.limits().max_shared_memory_bytes;
 }
 
 double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
@@ -67,7 +62,8 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
     if (!takes(device, c))
         throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendTuning tuning = tuning_of(device, c);
+    const AttendVariant variant = variant_of(device, c);
+    const AttendTuning& tuning = variant.tuning;
     const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
     const std::array<std::uint32_t, 22> spec{tuning.group_size,
@@ -92,8 +88,8 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              held,
                                              most_chosen(c),
                                              c.evicted ? 1u : 0u};
-    const vk::ShaderVariant& shader = vk::find_shader(kv_shader("select_attend", c.kv_type));
-    pipeline_ = vk::ComputePipeline(device, shader, 18, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
+    pipeline_ =
+        vk::ComputePipeline(device, *variant.shader, 18, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
 }
 
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {

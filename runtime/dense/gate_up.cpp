@@ -11,7 +11,7 @@
 namespace winnow {
 
 GateUp::GateUp(vk::Device& device, const Config& c) {
-    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kGateUp, c.n_embd, c.tuning);
+    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kGateUp, c.n_embd, c.type_gate, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
     const std::array<std::uint32_t, 9> spec{tuning.group_size,
                                             rows_per_group_,

@@ -11,7 +11,7 @@
 namespace winnow {
 
 Logits::Logits(vk::Device& device, const Config& c) {
-    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kLogits, c.n_embd, c.tuning);
+    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kLogits, c.n_embd, c.type, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
     n_maxima_ = (c.n_vocab + rows_per_group_ - 1) / rows_per_group_;
     const std::array<std::uint32_t, 6> spec{tuning.group_size,

@@ -11,7 +11,7 @@
 namespace winnow {
 
 MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) {
-    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kMatvecAdd, c.n_in, c.tuning);
+    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kMatvecAdd, c.n_in, c.type, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
     const std::array<std::uint32_t, 8> spec{tuning.group_size,     rows_per_group_,
                                             tuning.rows_per_pass,  c.n_in / 32,

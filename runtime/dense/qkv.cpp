@@ -15,7 +15,7 @@ namespace winnow {
 Qkv::Qkv(vk::Device& device, const Config& c) {
     if (c.bias && c.qk_norm)
         throw Error(ErrorCode::kUnsupported, "a model with both Q/K/V biases and QK norm is not supported");
-    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kQkv, c.n_embd, c.tuning);
+    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kQkv, c.n_embd, c.type_q, c.tuning);
     // A group stays inside one head, and holds all of it when the head is normed.
     std::uint32_t rows = c.qk_norm ? c.head_dim : std::min(tuning.rows_per_group, c.head_dim);
     while (c.head_dim % rows != 0) rows -= 2;

@@ -28,7 +28,7 @@ CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendP
     // The sums of more than 128 dimensions fill a subgroup's registers, so two share the rows.
     const std::uint32_t parts = c.head_dim > 128 ? 2 : 1;
     const std::uint32_t row_tiles = n_subgroups / parts;
-    if (c.kv_type != KvType::kF16 || m.m == 0 || c.head_dim > 256 || c.head_dim % (m.n * parts) != 0 ||
+    if (c.kv_type == KvType::kF32 || m.m == 0 || c.head_dim > 256 || c.head_dim % (m.n * parts) != 0 ||
         c.head_dim % m.k != 0 || limits.subgroup_size < m.m ||
         limits.subgroup_size * n_subgroups > limits.max_workgroup_invocations) {
         return {};
@@ -48,7 +48,7 @@ CooperativeShape cooperative_shape(const vk::DeviceLimits& limits, const AttendP
 AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint32_t n_busy)
     : config_(config), n_busy_(n_busy) {
     const vk::ShaderVariant& shader = vk::best_shader(variants(device, config), device.features());
-    if (shader.name == kCooperative) make_cooperative(device, shader);
+    if (shader.name == kv_shader(kCooperative, config.kv_type)) make_cooperative(device, shader);
     else if (shader.name == kv_shader(kTexel, config.kv_type)) make_texel(device, shader);
     else make_plain(device, shader);
 }
@@ -56,7 +56,7 @@ AttendPrefill::AttendPrefill(vk::Device& device, const Config& config, std::uint
 std::vector<std::string> AttendPrefill::variants(const vk::Device& device, const Config& config) {
     std::vector<std::string> names{kv_shader(kTexel, config.kv_type), kv_shader("attend_prefill", config.kv_type)};
     if (cooperative_shape(device.limits(), config, 8).keys != 0)
-        names.emplace(device.prefers_matrices() ? names.begin() : names.end(), kCooperative);
+        names.insert(device.prefers_matrices() ? names.begin() : names.end(), kv_shader(kCooperative, config.kv_type));
     return names;
 }
 

@@ -8,7 +8,9 @@
 
 #include "runtime/vk/device_query.h"
 #include "runtime/vk/instance.h"
+#include "runtime/vk/matrix_layout.h"
 #include "runtime/vk/pipeline_cache.h"
+#include "runtime/vk/pipeline_statistics.h"
 
 namespace winnow {
 
@@ -98,6 +100,7 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     device->create_logical_device();
     device->pipeline_cache_ = std::make_unique<PipelineCache>(*device);
     device->info_.cache_problem = device->pipeline_cache_->problem();
+    device->limits_.known_matrix_layout = has_known_matrix_layout(*device);
     return device;
 }
 
@@ -107,6 +110,17 @@ void Device::create_logical_device() {
     choose_features(physical_, features_, validation_enabled_, wanted);
     std::vector<const char*> extensions{VK_KHR_PUSH_DESCRIPTOR_EXTENSION_NAME};
     if (matrix) extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+
+    auto statistics = make_struct<VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR>(
+        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR);
+    statistics.pipelineExecutableInfo = VK_TRUE;
+    tells_pipeline_statistics_ =
+        wants_pipeline_statistics() && has_extension(physical_, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+    if (tells_pipeline_statistics_) {
+        extensions.push_back(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+        statistics.pNext = wanted.core.pNext;
+        wanted.core.pNext = &statistics;
+    }
 
     const float priority = 1.0f;
     auto queue = make_struct<VkDeviceQueueCreateInfo>(VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO);

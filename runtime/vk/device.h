@@ -42,7 +42,8 @@ struct DeviceLimits {
     std::uint32_t min_subgroup_size = 0;
     std::uint32_t max_subgroup_size = 0;
     std::uint32_t max_workgroup_subgroups = 0;
-    MatrixShape matrix;  ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
+    MatrixShape matrix;                ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
+    bool known_matrix_layout = false;  ///< see matrix_layout.h
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
 
@@ -83,6 +84,9 @@ public:
                limits_.subgroup_size == 32;
     }
 
+    /// Whether pipelines print what the driver tells of their machine code, see pipeline_statistics.h.
+    bool tells_pipeline_statistics() const { return tells_pipeline_statistics_; }
+
     /// What other programs, where the driver says that, and the buffers of this device leave of the largest
     /// device-local heap.
     std::uint64_t free_memory_bytes() const;
@@ -116,6 +120,7 @@ private:
     VkPhysicalDeviceMemoryProperties memory_{};
     bool unified_memory_ = false;
     bool validation_enabled_ = false;
+    bool tells_pipeline_statistics_ = false;
     std::unique_ptr<PipelineCache> pipeline_cache_;
     std::atomic<std::uint64_t> allocated_bytes_{0};
     std::atomic<std::uint64_t> n_allocations_{0};

@@ -57,6 +57,8 @@ std::string uuid_text(const std::uint8_t (&bytes)[VK_UUID_SIZE]) {
     return text;
 }
 
+}  // namespace
+
 bool has_extension(VkPhysicalDevice physical, const char* name) {
     std::uint32_t n_extensions = 0;
     WINNOW_VK_CHECK(vkEnumerateDeviceExtensionProperties(physical, nullptr, &n_extensions, nullptr));
@@ -66,6 +68,8 @@ bool has_extension(VkPhysicalDevice physical, const char* name) {
         return std::strcmp(extension.extensionName, name) == 0;
     });
 }
+
+namespace {
 
 /// The first family that computes and has timestamps, else the first that computes.
 bool find_queue_family(VkPhysicalDevice physical, std::uint32_t& family, std::uint32_t& timestamp_bits) {

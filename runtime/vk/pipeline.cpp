@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <cstdio>
 #include <utility>
 #include <vector>
 
 #include "runtime/vk/device.h"
 #include "runtime/vk/pipeline_cache.h"
+#include "runtime/vk/pipeline_statistics.h"
 #include "runtime/vk/spirv.h"
 
 namespace winnow::vk {
@@ -134,10 +136,13 @@ void ComputePipeline::create_pipeline(const ShaderVariant& shader, std::span<con
     module.pCode = shader.words.data();
     WINNOW_VK_CHECK(vkCreateShaderModule(device_->handle(), &module, nullptr, &create.stage.module));
     device_->set_name(VK_OBJECT_TYPE_SHADER_MODULE, reinterpret_cast<std::uint64_t>(create.stage.module), name_);
-    const VkResult result = vkCreateComputePipelines(device_->handle(), device_->pipeline_cache().handle(), 1, &create,
-                                                     nullptr, &pipeline_);
+    const bool told = device_->tells_pipeline_statistics();
+    if (told) create.flags |= VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR;
+    const VkResult result = vkCreateComputePipelines(
+        device_->handle(), told ? VK_NULL_HANDLE : device_->pipeline_cache().handle(), 1, &create, nullptr, &pipeline_);
     vkDestroyShaderModule(device_->handle(), create.stage.module, nullptr);
     WINNOW_VK_CHECK(result);
+    if (told) std::fprintf(stderr, "%s\n", pipeline_statistics(device_->handle(), pipeline_, name_).c_str());
     device_->set_name(VK_OBJECT_TYPE_PIPELINE, reinterpret_cast<std::uint64_t>(pipeline_), name_);
 }
 

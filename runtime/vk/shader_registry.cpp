@@ -43,6 +43,8 @@ std::string refusal(std::string_view name, FeatureSet features) {
 
 }  // namespace
 
+bool has_shader(std::string_view name) { return lookup(name) != nullptr; }
+
 const ShaderVariant& find_shader(std::string_view name) {
     const ShaderVariant* variant = lookup(name);
     if (variant == nullptr) {

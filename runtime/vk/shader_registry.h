@@ -19,6 +19,9 @@ struct ShaderVariant {
 /// All variants of this build, sorted by name.
 std::span<const ShaderVariant> all_shaders();
 
+/// Whether this build has it: some need tools that compile newer extensions.
+bool has_shader(std::string_view name);
+
 /// @throws Error(kInternal) when there is none of that name.
 const ShaderVariant& find_shader(std::string_view name);
 

@@ -7,7 +7,8 @@
 
 namespace winnow {
 
-MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, const MatvecTuning& asked) {
+MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, WeightType type,
+                           const MatvecTuning& asked) {
     if (asked.group_size != 0) return asked;
     MatvecTuning t;
     if (device.is_cpu()) {
@@ -27,6 +28,9 @@ MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint3
             // The output is quantised in whole blocks of 32 rows, so that small matrices have few groups: wide ones.
             case MatvecKind::kMatvecAdd:
                 t = n_in < 2048 ? MatvecTuning{512, 32, 2, 1} : MatvecTuning{512, 32, 2, 2};
+                // A block of floats fills as many registers as four to eight of codes.
+                if (type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16)
+                    t = {256, 32, 2, 1};
                 break;
             case MatvecKind::kGateUp:
                 t = n_in < 1024 ? MatvecTuning{1024, 32, 1, 1}

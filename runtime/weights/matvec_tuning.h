@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "winnow/types.h"
+
 namespace winnow {
 
 namespace vk {
@@ -20,8 +22,9 @@ struct MatvecTuning {
 
 enum class MatvecKind { kQkv, kMatvecAdd, kGateUp, kLogits };
 
-/// The table of group shapes by device class and matrix shape, with its reasons in the source; `asked` where that is
-/// not empty (bench/tune.cpp).
-MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, const MatvecTuning& asked);
+/// The table of group shapes by device class, matrix shape and weight type, with its reasons in the source; `asked`
+/// where that is not empty (bench/tune.cpp).
+MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, WeightType type,
+                           const MatvecTuning& asked);
 
 }  // namespace winnow

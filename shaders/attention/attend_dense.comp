@@ -13,6 +13,12 @@
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_KHR_shader_subgroup_shuffle : require
+#ifdef WINNOW_MATRICES
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_shader_subgroup_vote : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
@@ -59,14 +65,12 @@ uint position;
 HeadTable table;
 VisibleBlocks blocks;
 
-void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
-    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-        const uint item = min(i + t * kSlots + attend_slot(), end - 1);
-        const uint block = visible_block(blocks, item / kBlockSize);
-        const uint token = block * kBlockSize + item % kBlockSize;
-        visible[t] = i + t * kSlots + attend_slot() < end && is_visible(table, position, token);
-        rows[t] = physical_block(table, block) * kBlockSize + item % kBlockSize;
-    }
+void attend_place(uint place, uint end, out uint row, out bool visible) {
+    const uint item = min(place, end - 1);
+    const uint block = visible_block(blocks, item / kBlockSize);
+    const uint token = block * kBlockSize + item % kBlockSize;
+    visible = place < end && is_visible(table, position, token);
+    row = physical_block(table, block) * kBlockSize + item % kBlockSize;
 }
 
 void main() {

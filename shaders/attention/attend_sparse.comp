@@ -16,6 +16,12 @@
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_KHR_shader_subgroup_shuffle : require
+#ifdef WINNOW_MATRICES
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_shader_subgroup_vote : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
@@ -67,23 +73,20 @@ float act_square(uint e) { return 0.0; }
 uint position, list_at, n_first, n_list, recent;
 HeadTable table;
 
-void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
-    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-        const uint place = i + t * kSlots + attend_slot();
-        const uint item = min(place, end - 1);
-        visible[t] = place < end;
-        uint token;
-        if (item < n_first) {
-            token = item;
-        } else if (item < n_first + n_list) {
-            token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
-            visible[t] = visible[t] && token >= n_first && token < recent;
-            token = min(token, position);
-        } else {
-            token = recent + item - n_first - n_list;
-        }
-        rows[t] = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
+void attend_place(uint place, uint end, out uint row, out bool visible) {
+    const uint item = min(place, end - 1);
+    visible = place < end;
+    uint token;
+    if (item < n_first) {
+        token = item;
+    } else if (item < n_first + n_list) {
+        token = lists[list_at + (item - n_first) / kUnit] * kUnit + (item - n_first) % kUnit;
+        visible = visible && token >= n_first && token < recent;
+        token = min(token, position);
+    } else {
+        token = recent + item - n_first - n_list;
     }
+    row = physical_block(table, token / kBlockSize) * kBlockSize + token % kBlockSize;
 }
 
 void main() {

@@ -19,6 +19,12 @@
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_ballot : require
 #extension GL_KHR_shader_subgroup_shuffle : require
+#ifdef WINNOW_MATRICES
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_shader_subgroup_vote : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require
 
@@ -243,14 +249,11 @@ uint choose(uint split, uint n_rows) {
 float act_value(uint e) { return merge_output[e / 4][e % 4]; }
 float act_square(uint e) { return 0.0; }
 
-void attend_places(uint i, uint end, out uint rows[kTokensInFlight], out bool visible[kTokensInFlight]) {
-    [[unroll]] for (uint t = 0; t < kTokensInFlight; ++t) {
-        const uint place = i + t * kSlots + attend_slot();
-        const uint item = min(place, end - 1);
-        const uvec2 unit = chosen[item / kUnit - first_unit];
-        rows[t] = unit.x + item % kUnit;
-        visible[t] = place < end && item % kUnit >= (unit.y & 0xffff) && item % kUnit < unit.y >> 16;
-    }
+void attend_place(uint place, uint end, out uint row, out bool visible) {
+    const uint item = min(place, end - 1);
+    const uvec2 unit = chosen[item / kUnit - first_unit];
+    row = unit.x + item % kUnit;
+    visible = place < end && item % kUnit >= (unit.y & 0xffff) && item % kUnit < unit.y >> 16;
 }
 
 void main() {

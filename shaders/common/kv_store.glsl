@@ -42,6 +42,8 @@ float round_half(float x) {
     return (h & 0x8000u) != 0 ? -y : y;
 }
 
+vec4 round_halves(vec4 x) { return vec4(round_half(x.x), round_half(x.y), round_half(x.z), round_half(x.w)); }
+
 // Several views of one pool; only those that the type writes are touched.
 #define KV_POOL(name, place, access)                                                              \
     layout(set = 0, binding = place, scalar) access buffer name##Pairs { uvec2 name##_pairs[]; };  \

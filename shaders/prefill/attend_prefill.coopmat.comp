@@ -1,7 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: causal attention of a chunk's queries over the cache, as attend_prefill.comp, by cooperative matrices (the
-// tiles of FlashAttention-2, Dao 2023): f16 inputs and probabilities, f32 scores, sums and softmax state.
+// tiles of FlashAttention-2, Dao 2023): f16 inputs (quantised values as halves) and probabilities, f32 scores, sums and softmax state.
 // One group handles: kRowTiles x kM (query, head) pairs of one kv head, over all keys they see; a tile of keys and
 // values is read once for all of them while the next one is on its way into registers. kParts subgroups share kM rows:
 // each has a part of a tile's keys for the scores and a part of the dimensions for the sums.
@@ -37,10 +37,13 @@ layout(constant_id = 11) const uint kBlockSize = 64;
 #define TABLE_BINDING 0
 #include "shaders/common/interface.h"
 #include "shaders/common/kv.glsl"
+#include "shaders/common/kv_store.glsl"
+#include "shaders/common/words.glsl"
+#include "shaders/common/kv_tile.glsl"
 
 layout(push_constant, scalar) uniform Push { AttendPrefillPush push; };
-layout(set = 0, binding = 1, scalar) restrict readonly buffer KeyPool { uvec4 key_pool[]; };
-layout(set = 0, binding = 2, scalar) restrict readonly buffer ValuePool { uvec4 value_pool[]; };
+READ_WORDS(key_pool, 1, restrict readonly)
+READ_WORDS(value_pool, 2, restrict readonly)
 layout(set = 0, binding = 3, scalar) restrict readonly buffer Query { uvec4 query[]; };
 layout(set = 0, binding = 4, scalar) restrict writeonly buffer Output { uvec4 attended[]; };
 
@@ -48,7 +51,8 @@ const uint kThreads = kRowTiles * kParts * kSubgroupSize;
 const uint kRowQuads = kHeadDim / 8;         // of 8 halves
 const uint kStride = kRowQuads | 1;          // odd: neighbouring rows start in different banks
 const uint kScoreStride = kKeys / 4 + 1;     // quads: a row of f32 scores, and in its place of f16 probabilities
-const uint kLoads = (kKeys * kRowQuads + kThreads - 1) / kThreads;
+const uint kUnits = kHeadDim / kUnitDims;    // of a row in the cache
+const uint kLoads = (kKeys * kUnits + kThreads - 1) / kThreads;
 const uint kTilesPerBlock = kBlockSize / kKeys;
 const uint kKeyParts = kKeys / kParts / kN;  // matrices of scores of a subgroup
 const uint kDims = kHeadDim / kParts;        // of a subgroup's sums
@@ -68,14 +72,15 @@ shared uvec4 scores[kRowTiles * kM * kScoreStride];
 shared float factors[kRowTiles * kM];
 shared float row_of[kM * kN];  // the row of each element
 
-uvec4 key_raw[kLoads];
-uvec4 value_raw[kLoads];
+TileUnit key_raw[kLoads];
+TileUnit value_raw[kLoads];
 
 void fetch(uint first_row) {
     [[unroll]] for (uint i = 0; i < kLoads; ++i) {
-        const uint at = first_row * kRowQuads + min(i * kThreads + gl_LocalInvocationIndex, kKeys * kRowQuads - 1);
-        key_raw[i] = key_pool[at];
-        value_raw[i] = value_pool[at];
+        const uint unit = min(i * kThreads + gl_LocalInvocationIndex, kKeys * kUnits - 1);
+        const uint row = first_row + unit / kUnits;
+        TILE_FETCH(key_pool, row, unit % kUnits, key_raw[i])
+        TILE_FETCH(value_pool, row, unit % kUnits, value_raw[i])
     }
 }
 
@@ -83,11 +88,13 @@ void fetch(uint first_row) {
 void store(uint n_valid) {
     [[unroll]] for (uint i = 0; i < kLoads; ++i) {
         const uint unit = i * kThreads + gl_LocalInvocationIndex;
-        if (unit < kKeys * kRowQuads) {
-            const uint key = unit / kRowQuads;
-            const uint at = key * kStride + unit % kRowQuads;
-            key_tile[at] = key_raw[i];
-            value_tile[at] = key < n_valid ? value_raw[i] : uvec4(0);
+        if (unit < kKeys * kUnits) {
+            const uint key = unit / kUnits;
+            [[unroll]] for (uint part = 0; part < kUnitDims / 8; ++part) {
+                const uint at = key * kStride + unit % kUnits * (kUnitDims / 8) + part;
+                key_tile[at] = tile_quad(key_raw[i], part);
+                value_tile[at] = key < n_valid ? tile_quad(value_raw[i], part) : uvec4(0);
+            }
         }
     }
 }

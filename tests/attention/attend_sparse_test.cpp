@@ -31,6 +31,7 @@ struct SparseCase {
     bool window_only = false;
     float skip = 0;
     std::uint32_t unit = 1;  ///< tokens of a list entry
+    AttendTuning tuning{};   ///< empty = the table's
 
     std::string text() const {
         return fmt::format("{} splits {} sinks {} window {}{} share {} skip {} unit {}", shape.text(), n_splits, sinks,
@@ -42,7 +43,8 @@ struct SparseCase {
     }
     AttendSparse::Config config() const {
         return {shape.n_heads(), shape.n_kv_heads, shape.head_dim, shape.kv_type, kBlock,
-                n_splits,        quantize(),       unit,           skip > 0};
+                n_splits,        quantize(),       unit,           skip > 0,      false,
+                tuning};
     }
     bool quantize() const { return shape.n_group * shape.head_dim % 32 == 0; }
 };
@@ -279,9 +281,11 @@ TEST_F(AttendSparseTest, SkipsTokensThatNoHeadNeeds) {
 
 TEST_F(AttendSparseTest, NoShareSkipsNothing) {
     SparseCase c{.shape = {.n_tokens = 1500}};
-    const Outputs none = rig(c).run(stage(c));
+    // Both by lanes: matrix units skip nothing.
+    c.tuning = attend_tuning(device(), c.shape.n_group, c.shape.head_dim, c.n_splits);
+    const Outputs none = rig(c).run(AttendSparse(device(), c.config()));
     c.skip = 1e-30f;  // no weight is that small
-    EXPECT_TRUE(rig(c).run(stage(c)) == none);
+    EXPECT_TRUE(rig(c).run(AttendSparse(device(), c.config())) == none);
 }
 
 // A lane group compares with the largest score that it has met so far, so it may keep what the reference skips, never

@@ -36,7 +36,7 @@ TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
     EXPECT_LE(select_tuning(*small, 64, {}).group_size, most);
     EXPECT_LE(attend_tuning(*small, 4, 64, 8, {}).group_size, most);
     for (const MatvecKind kind : {MatvecKind::kQkv, MatvecKind::kMatvecAdd, MatvecKind::kGateUp, MatvecKind::kLogits})
-        EXPECT_LE(matvec_tuning(*small, kind, 4096, {}).group_size, most);
+        EXPECT_LE(matvec_tuning(*small, kind, 4096, WeightType::kQ4_0, {}).group_size, most);
     EXPECT_NO_THROW(SampleToken{*small});
 }
 
@@ -50,10 +50,17 @@ TEST_F(TuningTest, SharedMemoryOfAttentionIsWhatItsShaderDeclares) {
                         // group_size, head_dim, n_group, n_kv_heads, lanes, n_subgroups, n_splits, tokens_in_flight
                         const std::array<std::uint32_t, 8> spec{group_size, head_dim,    n_group,  2,
                                                                 8,          n_subgroups, n_splits, 2};
-                        EXPECT_EQ(attend_shared_bytes(group_size, n_subgroups, n_group, head_dim, n_splits),
-                                  vk::inspect_spirv(vk::find_shader("attend_dense_f16").words, spec).shared_bytes)
-                            << group_size << " invocations, " << n_subgroups << " subgroups, " << n_group
-                            << " heads of " << head_dim << ", " << n_splits << " splits";
+                        const auto expect_same = [&](const char* shader, bool matrices) {
+                            if (!vk::has_shader(shader)) return;
+                            EXPECT_EQ(
+                                attend_shared_bytes(group_size, n_subgroups, n_group, head_dim, n_splits, matrices),
+                                vk::inspect_spirv(vk::find_shader(shader).words, spec).shared_bytes)
+                                << shader << ", " << group_size << " invocations, " << n_subgroups << " subgroups, "
+                                << n_group << " heads of " << head_dim << ", " << n_splits << " splits";
+                        };
+                        expect_same("attend_dense_f16", false);
+                        if (head_dim % 64 == 0) expect_same("attend_dense_f16_matrix", true);
+                        if (head_dim % 128 == 0) expect_same("attend_dense_q4_0_matrix", true);
                     }
 }
 
