@@ -120,8 +120,8 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                    });
                                }));
     for (const std::uint32_t n_in : {s.q_dim(), s.n_ff}) {
-        const MatvecAdd::Config config{n_in, s.n_embd, kType, false};
-        add(all, matvec_candidates(n_in == s.n_ff ? "down" : "output", s, MatvecAdd::bytes_moved(config), {32},
+        const MatvecAdd::Config config = MatvecAdd::config_for(device, n_in, s.n_embd, kType, false);
+        add(all, matvec_candidates(n_in == s.n_ff ? "down" : "output", s, MatvecAdd::bytes_moved(config, n_in), {32},
                                    [=, &device, w = matrices(s.n_embd, n_in)](const MatvecTuning& t) {
                                        MatvecAdd::Config c = config;
                                        c.tuning = t;
@@ -131,7 +131,7 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                            stage->record(r,
                                                          {(*w)[i % w->size()], m->act, m->state, m->x, m->norm,
                                                           m->act_out, m->norm, m->raw, m->counters},
-                                                         {ref, 0, 1e-5f, 0});
+                                                         {ref, 0, 1e-5f, 0, n_in / 32});
                                        });
                                    }));
     }
@@ -153,18 +153,17 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                      });
                  }));
     const Logits::Config logits{s.n_embd, s.n_vocab, kType, {}};
-    add(all,
-        matvec_candidates(
-            "logits", s, Logits::bytes_moved(logits), {32, 64},
-            [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
-                Logits::Config c = logits;
-                c.tuning = t;
-                const auto stage = std::make_shared<Logits>(device, c);
-                const MatrixRef ref = matrix_ref(kType, s.n_vocab);
-                return Record([=](vk::Recorder& r, std::uint32_t i) {
-                    stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima}, {ref, 0, 1e-5f, 0});
-                });
-            }));
+    add(all, matvec_candidates("logits", s, Logits::bytes_moved(logits), {32, 64},
+                               [=, &device, w = matrices(s.n_vocab, s.n_embd)](const MatvecTuning& t) {
+                                   Logits::Config c = logits;
+                                   c.tuning = t;
+                                   const auto stage = std::make_shared<Logits>(device, c);
+                                   const MatrixRef ref = matrix_ref(kType, s.n_vocab);
+                                   return Record([=](vk::Recorder& r, std::uint32_t i) {
+                                       stage->record(r, {(*w)[i % w->size()], m->act, m->state, m->logits, m->maxima},
+                                                     {ref, 0, 1e-5f, 0, 0});
+                                   });
+                               }));
     return all;
 }
 

@@ -26,7 +26,7 @@ void register_logits() {
             b.run(
                 state, Logits::bytes_moved(config),
                 [&](vk::Recorder& r, std::uint32_t i) {
-                    stage.record(r, {w.copy(i), act, st, logits, maxima}, {w.ref(), 0, 1e-5f, 0});
+                    stage.record(r, {w.copy(i), act, st, logits, maxima}, {w.ref(), 0, 1e-5f, 0, 0});
                 },
                 [&] {
                     const std::vector<std::uint32_t> rows = checked_rows(s.n_vocab);

@@ -14,18 +14,19 @@ namespace {
 void register_projection(const std::string& name, const std::function<std::uint32_t(const Shape&)>& n_in) {
     register_matvecs(name, n_in, [n_in](benchmark::State& state, const Shape& s, WeightType type) {
         Bench& b = Bench::get();
-        const MatvecAdd::Config config{n_in(s), s.n_embd, type, false};
+        const MatvecAdd::Config config = MatvecAdd::config_for(b.device(), n_in(s), s.n_embd, type, false);
         const MatvecAdd stage(b.device(), config);
-        const Weights w(type, {s.n_embd}, config.n_in, b.rotation_bytes());
+        const Weights w(type, {s.n_embd}, n_in(s), b.rotation_bytes());
         const std::vector<float> before = random_halves(s.n_embd, 2);
-        const std::vector<std::uint32_t> act_words = random_activations(config.n_in);
+        const std::vector<std::uint32_t> act_words = random_activations(n_in(s));
         const vk::Buffer st = b.state(0), act = b.words(act_words), x = f32_buffer(before),
                          norm = b.buffer(s.n_embd * 4);
         const vk::Buffer out = b.buffer(activation_bytes(s.n_embd)), counters = b.zeros(64);
         b.run(
-            state, MatvecAdd::bytes_moved(config),
+            state, MatvecAdd::bytes_moved(config, n_in(s)),
             [&](vk::Recorder& r, std::uint32_t i) {
-                stage.record(r, {w.copy(i), act, st, x, norm, out, norm, x, counters}, {w.ref(), 0, 1e-5f, 0});
+                stage.record(r, {w.copy(i), act, st, x, norm, out, norm, x, counters},
+                             {w.ref(), 0, 1e-5f, 0, n_in(s) / 32});
             },
             [&] {
                 const std::vector<std::uint32_t> rows = checked_rows(s.n_embd);

@@ -46,12 +46,14 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
             qkv.n_range_kv_heads = range.n_kv_heads;
             stages.qkv.push_back(&qkv_stages_.get(device, qkv));
         }
-        stages.output =
-            &matvec_stages_.get(device, {shape.q_dim(), shape.n_embd, type_of(w.output.front().ref), shape.post_norms});
+        const auto projection = [&](std::uint32_t n_in, const MatrixRange& range) {
+            return &matvec_stages_.get(
+                device, MatvecAdd::config_for(device, n_in, shape.n_embd, type_of(range.ref), shape.post_norms));
+        };
+        stages.output = projection(shape.q_dim(), w.output.front());
         stages.gate_up = &gate_up_stages_.get(device, {shape.n_embd, shape.n_ff, type_of(w.gate_up.front().gate),
                                                        type_of(w.gate_up.front().up), shape.activation});
-        stages.down =
-            &matvec_stages_.get(device, {shape.n_ff, shape.n_embd, type_of(w.down.front().ref), shape.post_norms});
+        stages.down = projection(shape.n_ff, w.down.front());
         layers_.push_back(stages);
     }
 }
@@ -107,7 +109,7 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
         stages.output->record(recorder,
                               {range.where, b.act_attended, b.state, b.x, w.ffn_norm, b.act_embd, w.post_attn_norm,
                                b.raw_product, b.counters},
-                              {range.ref, range.first_row, shape_.rms_eps, counter});
+                              {range.ref, range.first_row, shape_.rms_eps, counter, shape_.q_dim() / 32});
     }
     recorder.barrier();
     recorder.timestamp(timer, "output");
@@ -123,7 +125,7 @@ void DecodePlan::record_layer(vk::Recorder& recorder, const Variant& variant, vk
         stages.down->record(
             recorder,
             {range.where, b.act_ff, b.state, b.x, next_norm, b.act_embd, w.post_ffn_norm, b.raw_product, b.counters},
-            {range.ref, range.first_row, shape_.rms_eps, counter});
+            {range.ref, range.first_row, shape_.rms_eps, counter, shape_.n_ff / 32});
     }
     recorder.barrier();
     recorder.timestamp(timer, "down");
@@ -133,7 +135,7 @@ void DecodePlan::record_sampling(vk::Recorder& recorder, vk::GpuTimer* timer) co
     const StepBuffers& b = buffers_;
     for (const MatrixRange& range : weights_.output) {
         logits_.record(recorder, {range.where, b.act_embd, b.state, b.logits, b.maxima},
-                       {range.ref, range.first_row, shape_.rms_eps, 0});
+                       {range.ref, range.first_row, shape_.rms_eps, 0, 0});
     }
     recorder.barrier();
     recorder.timestamp(timer, "logits");

@@ -10,13 +10,19 @@
 
 namespace winnow {
 
-MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) {
-    const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kMatvecAdd, c.n_in, c.type, c.tuning);
-    rows_per_group_ = tuning.rows_per_group;
-    const std::array<std::uint32_t, 8> spec{tuning.group_size,     rows_per_group_,
-                                            tuning.rows_per_pass,  c.n_in / 32,
-                                            c.n_out / 32,          static_cast<std::uint32_t>(c.type),
-                                            c.post_norm ? 1u : 0u, tuning.blocks_in_flight};
+MatvecAdd::Config MatvecAdd::config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t n_out,
+                                        WeightType type, bool post_norm, const MatvecTuning& asked) {
+    return {n_out, type, post_norm, matvec_tuning(device, MatvecKind::kMatvecAdd, n_in, type, asked)};
+}
+
+MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) : rows_per_group_(c.tuning.rows_per_group) {
+    const std::array<std::uint32_t, 7> spec{c.tuning.group_size,
+                                            rows_per_group_,
+                                            c.tuning.rows_per_pass,
+                                            c.n_out / 32,
+                                            static_cast<std::uint32_t>(c.type),
+                                            c.post_norm ? 1u : 0u,
+                                            c.tuning.blocks_in_flight};
     pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add", device.features()), 9, sizeof(MatvecPush),
                                     spec, device.limits().subgroup_size);
 }
@@ -27,8 +33,8 @@ void MatvecAdd::record(vk::Recorder& recorder, const Buffers& b, const MatvecPus
                       (push.w.n_rows + rows_per_group_ - 1) / rows_per_group_);
 }
 
-std::uint64_t MatvecAdd::bytes_moved(const Config& c) {
-    return c.n_out * repacked_row_bytes(c.type, c.n_in) + activation_bytes(c.n_in) + activation_bytes(c.n_out) +
+std::uint64_t MatvecAdd::bytes_moved(const Config& c, std::uint32_t n_in) {
+    return c.n_out * repacked_row_bytes(c.type, n_in) + activation_bytes(n_in) + activation_bytes(c.n_out) +
            c.n_out * 12ull;
 }
 

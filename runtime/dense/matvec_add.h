@@ -12,10 +12,10 @@ namespace winnow {
 class MatvecAdd {
 public:
     struct Config {
-        std::uint32_t n_in = 0, n_out = 0;
+        std::uint32_t n_out = 0;
         WeightType type = WeightType::kF32;
         bool post_norm = false;  ///< RMS norm of the product before the sum
-        MatvecTuning tuning{};   ///< empty = the table's
+        MatvecTuning tuning{};   ///< of the table, see config_for
         bool operator==(const Config&) const = default;
     };
     struct Buffers {
@@ -27,9 +27,12 @@ public:
         vk::BufferRange raw;        ///< f32 [n_out]; any buffer without post_norm
         vk::BufferRange counters;
     };
+    /// For rows of n_in values. Matrices whose rows differ in length only may share a stage.
+    static Config config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t n_out, WeightType type,
+                             bool post_norm, const MatvecTuning& asked = {});
     MatvecAdd(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const MatvecPush& push) const;
-    static std::uint64_t bytes_moved(const Config& config);
+    static std::uint64_t bytes_moved(const Config& config, std::uint32_t n_in);
 
 private:
     std::uint32_t rows_per_group_ = 0;

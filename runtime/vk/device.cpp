@@ -113,9 +113,12 @@ void Device::create_logical_device() {
 
     auto statistics = make_struct<VkPhysicalDevicePipelineExecutablePropertiesFeaturesKHR>(
         VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_EXECUTABLE_PROPERTIES_FEATURES_KHR);
-    statistics.pipelineExecutableInfo = VK_TRUE;
-    tells_pipeline_statistics_ =
-        wants_pipeline_statistics() && has_extension(physical_, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
+    if (wants_pipeline_statistics() && has_extension(physical_, VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME)) {
+        auto has = make_struct<VkPhysicalDeviceFeatures2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2);
+        has.pNext = &statistics;
+        vkGetPhysicalDeviceFeatures2(physical_, &has);
+    }
+    tells_pipeline_statistics_ = statistics.pipelineExecutableInfo == VK_TRUE;
     if (tells_pipeline_statistics_) {
         extensions.push_back(VK_KHR_PIPELINE_EXECUTABLE_PROPERTIES_EXTENSION_NAME);
         statistics.pNext = wanted.core.pNext;

@@ -45,6 +45,7 @@ std::uint32_t usable_subgroup_size(std::uint32_t own, std::uint32_t least, std::
 
 DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical, std::uint32_t index);
 
+/// Of the device.
 bool has_extension(VkPhysicalDevice physical, const char* name);
 
 /// Bytes of the largest device-local heap that are free for this process (VK_EXT_memory_budget); all

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "runtime/vk/device.h"
@@ -38,7 +39,7 @@ std::vector<std::uint32_t> read_matrix_layout(Device& device) {
     const Buffer half_values(device, "matrix_halves", 4 * halves.size(), BufferUse::kDevice);
     const Buffer float_values(device, "matrix_floats", 4 * floats.size(), BufferUse::kDevice);
     const Buffer places(device, "matrix_places", 4ull * kMatrices * kLanes * kElements, BufferUse::kDevice);
-    Uploader uploader(device);
+    Uploader uploader(device, 4 * floats.size());
     uploader.upload(half_values, std::as_bytes(std::span(halves)));
     uploader.upload(float_values, std::as_bytes(std::span(floats)));
     uploader.finish();

@@ -142,8 +142,10 @@ void ComputePipeline::create_pipeline(const ShaderVariant& shader, std::span<con
         device_->handle(), told ? VK_NULL_HANDLE : device_->pipeline_cache().handle(), 1, &create, nullptr, &pipeline_);
     vkDestroyShaderModule(device_->handle(), create.stage.module, nullptr);
     WINNOW_VK_CHECK(result);
-    if (told) std::fprintf(stderr, "%s\n", pipeline_statistics(device_->handle(), pipeline_, name_).c_str());
     device_->set_name(VK_OBJECT_TYPE_PIPELINE, reinterpret_cast<std::uint64_t>(pipeline_), name_);
+    if (!told) return;
+    const std::string text = pipeline_statistics(device_->handle(), pipeline_, name_);
+    if (!text.empty()) std::fprintf(stderr, "%s\n", text.c_str());
 }
 
 void ComputePipeline::release() noexcept {

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
 #include <vector>
 
 #include "runtime/vk/device.h"
@@ -76,8 +75,8 @@ AttendTuning stage_tuning(const vk::Device& device, const AttendStage& stage, co
 /// Empty where the stage is not for matrix units.
 AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     const vk::DeviceLimits& limits = device.limits();
-    if (stage.by_lanes || !limits.known_matrix_layout || stage.n_group > 8 || stage.head_dim % 64 != 0 ||
-        stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices))
+    if (stage.by_lanes || !limits.known_matrix_layout || stage.kv_type == KvType::kF32 || stage.n_group > 8 ||
+        stage.head_dim % 64 != 0 || stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices))
         return {};
     AttendTuning t = asked;
     if (asked.group_size == 0) {
@@ -88,6 +87,7 @@ AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, c
         t.tokens_in_flight = 16;
     }
     t.matrices = true;
+    if (t.tokens_in_flight != 16 && t.tokens_in_flight != 32) return {};
     const auto bytes = [&] {
         return attend_shared_bytes(t.group_size, t.group_size / limits.subgroup_size, stage.n_group, stage.head_dim,
                                    stage.n_splits, true) +
@@ -109,6 +109,7 @@ AttendVariant attend_variant(const vk::Device& device, const AttendStage& stage,
     v.shader = &vk::best_shader(names, device.features());
     const bool uses_matrices = v.shader->name == by_matrices;
     v.tuning = uses_matrices ? matrices : stage_tuning(device, stage, asked);
+    v.tuning.matrices = uses_matrices;
     v.shared_bytes = stage.own_shared_bytes +
                      attend_shared_bytes(v.tuning.group_size, v.tuning.group_size / device.limits().subgroup_size,
                                          stage.n_group, stage.head_dim, stage.n_splits, uses_matrices);

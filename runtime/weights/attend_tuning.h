@@ -16,7 +16,7 @@ struct ShaderVariant;
 struct AttendTuning {
     std::uint32_t group_size = 0;        ///< invocations
     std::uint32_t lanes = 8;             ///< per token
-    std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once
+    std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once; by matrix units a subgroup, 16 or 32
     bool matrices = false;               ///< matrix units in place of lanes
 };
 

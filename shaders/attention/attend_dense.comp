@@ -6,7 +6,7 @@
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32 [n_heads, head_dim], scaled; 5 partial states;
 //   6 arrival counters; 7 output f32 [n_heads, head_dim]; 8 output as quantised activations;
 //   9 sums of what left the windows, evicted.glsl
-// Needs: storage16, subgroup arithmetic and shuffle.
+// Needs: storage16, subgroup arithmetic, ballot and shuffle; the variants *_matrix f16 arithmetic and cooperative matrix.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -17,7 +17,6 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_shader_subgroup_vote : require
 #endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require

@@ -9,7 +9,7 @@
 //   8 output as quantised activations; 9 lists u32; 10 controls; 11 head map u32; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head;
 //   14 sums of what left the windows, evicted.glsl
-// Needs: storage16, subgroup arithmetic and shuffle.
+// Needs: storage16, subgroup arithmetic, ballot and shuffle; the variants *_matrix f16 arithmetic and cooperative matrix.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -20,7 +20,6 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_shader_subgroup_vote : require
 #endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require

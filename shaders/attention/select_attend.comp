@@ -12,7 +12,7 @@
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
 //   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
 //   17 sums of what left the windows, evicted.glsl
-// Needs: storage16, subgroup arithmetic and shuffle.
+// Needs: storage16, subgroup arithmetic, ballot and shuffle; the variants *_matrix f16 arithmetic and cooperative matrix.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -23,7 +23,6 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_shader_subgroup_vote : require
 #endif
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_GOOGLE_include_directive : require

@@ -98,7 +98,7 @@ vec4 evicted_mean(uint at, float inverse) {
 // Of the last workgroup's sum over the splits: invocations that would idle take every kParts-th split; each holds
 // kHeldParts loads under way.
 const uint kPartsEach = (kMaxSplits + kParts - 1) / kParts;
-const uint kHeldParts = kPartsEach < 16 ? kPartsEach : 16;
+const uint kHeldParts = kPartsEach < 8 ? kPartsEach : 8;
 const uint kItems = kMergeQuads * kParts;
 vec4 held_parts[kHeldParts];
 void fetch_parts(uint states_at, uint item, uint first, uint n_active) {

@@ -8,29 +8,26 @@
 // over may come in any order, as long as both factors have the same: so a lane's dimensions of a key are eight
 // neighbours, a load, and its dimensions of a value too, for the four tokens whose probabilities it has.
 // Matrices take halves, so a query is two rows, g its value as a half and g + 8 what that lacks, and so are
-// probabilities: about 22 bits, and a lane has both. Sums are rescaled only when a head's maximum outgrew its reference
+// probabilities: 22 bits, of small ones as many as stand above 2^-24, and a lane has both. Sums are rescaled only when a head's maximum outgrew its reference
 // by kSlack.
 #ifndef WINNOW_ATTEND_MATRICES_GLSL
 #define WINNOW_ATTEND_MATRICES_GLSL
+#include "shaders/common/half_weights.glsl"
 
 const uint kTileTokens = 16;
-const uint kTiles = kTokensInFlight / kTileTokens;    // of a subgroup's turn, one or two, under way together
-const uint kUnitSteps = kUnitDims / 4;             // of a score: in each a lane has four dimensions of a key
+const uint kTiles = kTokensInFlight / kTileTokens;  // of a subgroup's turn, one or two, under way together
+const uint kUnitSteps = kUnitDims / 4;              // of a score: in each a lane has four dimensions of a key
 const uint kUnitPairs = kUnitDims / 2;
-const uint kKeyUnits = kHeadDim / (4 * kUnitDims);    // of a token that a lane has
+const uint kKeyUnits = kHeadDim / (4 * kUnitDims);  // of a token that a lane has
 const uint kValueUnits = kHeadDim / (8 * kUnitDims);
-const uint kSums = kHeadDim / 16;                  // matrices
-const bool kAhead = kHeadDim <= 128;               // registers hold the next keys beside the values
-const float kLog2E = 1.44269504;
-// Powers of two: a probability is kept as 2^(kBias + score - reference), at most 2^(kBias + kSlack), which f16 holds.
-// The bias keeps small ones above its subnormals.
-const float kBias = 8.0;
-const float kSlack = 6.0;
+const uint kSums = kHeadDim / 16;                   // matrices
+const bool kAhead = kHeadDim <= 128;                // registers hold the next keys beside the values
 const uint kQueryItems = kHeadDim / 16 * 32;
 const uint kQueryLoads = (kQueryItems + kGroupSize - 1) / kGroupSize;
 
 shared uvec4 query_parts[kQueryItems];  // [step][lane], as a matrix has them
 
+uint attend_kv_head;
 vec4 query_raw[kQueryLoads];
 coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> attend_o[kSums];
 float reference;  // in powers of two, of this lane's head
@@ -40,6 +37,7 @@ uint lane_head() { return gl_SubgroupInvocationID / 4; }
 uint lane_part() { return gl_SubgroupInvocationID % 4; }
 
 void attend_init(uint kv_head) {
+    attend_kv_head = kv_head;
     [[unroll]] for (uint l = 0; l < kQueryLoads; ++l) {
         const uint item = min(l * kGroupSize + gl_LocalInvocationIndex, kQueryItems - 1);
         const uint step = item / 32, head = min(item % 32 / 4, kGroup - 1);
@@ -57,7 +55,7 @@ void attend_evicted(uint split, uint sum_row, uint n) {
     if (!kEvicted || split != 0 || n == 0 || gl_SubgroupID != 0) return;
     const float inverse = 1.0 / float(n);
     const uint key_at = sum_row * 2 * kHeadDim, value_at = key_at + kHeadDim;
-    const uint query_at = (gl_WorkGroupID.y * kGroup + min(lane_head(), kGroup - 1)) * kHeadQuads;
+    const uint query_at = (attend_kv_head * kGroup + min(lane_head(), kGroup - 1)) * kHeadQuads;
     float score = 0.0;
     for (uint q = lane_part(); q < kHeadQuads; q += 4)
         score += dot(query[query_at + q], evicted_mean(key_at + 4 * q, inverse));
@@ -82,7 +80,8 @@ void attend_evicted(uint split, uint sum_row, uint n) {
 void put_queries() {
     [[unroll]] for (uint l = 0; l < kQueryLoads; ++l) {
         const uint item = l * kGroupSize + gl_LocalInvocationIndex;
-        const vec4 q = item % 32 / 4 < kGroup ? query_raw[l] * kLog2E : vec4(0.0);
+        // What a half cannot hold makes one token take everything, whatever it is exactly.
+        const vec4 q = item % 32 / 4 < kGroup ? clamp(query_raw[l] * kLog2E, -65504.0, 65504.0) : vec4(0.0);
         const vec4 rest = q - round_halves(q);
         if (item < kQueryItems)
             query_parts[item] = uvec4(packHalf2x16(first_pair(q)), packHalf2x16(second_pair(q)),
@@ -160,7 +159,9 @@ void raise_reference(float largest) {
     const float factor = exp2(reference - largest);
     reference = largest;
     own_sum *= factor;
-    [[unroll]] for (uint x = 0; x < kSums; ++x) attend_o[x] *= factor;
+    // Element by element: a matrix times a number wants the number alike in all lanes.
+    [[unroll]] for (uint x = 0; x < kSums; ++x)
+        [[unroll]] for (uint e = 0; e < 8; ++e) attend_o[x][e] *= factor;
 }
 
 void add_values(uint tile, vec4 p, uint visible) {
@@ -208,7 +209,7 @@ void attend_range(uint begin, uint end, float skip) {
         }
         if (kAhead) fetch_keys(next);
         else fetch_values(place);
-        if (subgroupAny(largest > reference + kSlack)) raise_reference(largest);
+        if (subgroupBallot(largest > reference + kSlack).x != 0) raise_reference(largest);
         [[unroll]] for (uint u = 0; u < kTiles; ++u) {
             const uint visible = place.visible >> u * kTileTokens & 0xffffu;
             vec4 p = exp2(score[u] + (kBias - reference));
@@ -224,7 +225,7 @@ void attend_range(uint begin, uint end, float skip) {
 }
 
 // Merges the states of the whole workgroup, four vectors of a lane at a time: o into merge_output, not normalised, (m, d)
-// into merge_total.
+// into merge_total. Ends with a barrier.
 void attend_merge_workgroup() {
     own_sum += subgroupShuffleXor(own_sum, 1);
     own_sum += subgroupShuffleXor(own_sum, 2);

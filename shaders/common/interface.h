@@ -62,7 +62,8 @@ struct MatvecPush {
     MatrixRef w;
     uint first_row;  // first output row of this range
     float eps;
-    uint counter;  // index of the arrival counter (post-norm only)
+    uint counter;   // index of the arrival counter (post-norm only)
+    uint n_blocks;  // of a row, n_in / 32; matvec_add only
 };
 
 struct QkvPush {

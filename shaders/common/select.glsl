@@ -157,55 +157,6 @@ void find_cuts(uint round, uint coarse[kRankings], HeadPolicy policy) {
     barrier();
 }
 
-// The bin of held row k in ranking r, kBins where it does not count.
-uint bin_of(uint round, uint coarse[kRankings], uint k, uint r) {
-    const uint rank = held_rank[k * kRankings + r];
-    if (rank == kOutside || (round != 0 && rank / kRanksPerBin != coarse[r])) return kBins;
-    return round == 0 ? rank / kRanksPerBin : rank % kRanksPerBin;
-}
-
-// Counts the held rows. Where attention is flat, all invocations want the same few bins: a subgroup that wants one adds
-// to it once.
-void count_rows(uint round, uint coarse[kRankings]) {
-    [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-        [[unroll]] for (uint k = 0; k < kHeld; ++k) {
-            const uint bin = bin_of(round, coarse, k, r);
-            const uint least = subgroupMin(bin);
-            if (least == subgroupMax(bin)) {
-                const uint n_tokens = subgroupAdd(held_tokens[k]);
-                if (bin < kBins && subgroupElect()) atomicAdd(select_count[r * kBins + bin], n_tokens);
-            } else if (bin < kBins) {
-                atomicAdd(select_count[r * kBins + bin], held_tokens[k]);
-            }
-        }
-    }
-}
-
-// The same with masses, which are more to add: rows of a bin that follow each other are added at once.
-void count_runs(uint round, uint coarse[kRankings]) {
-    [[unroll]] for (uint r = 0; r < kRankings; ++r) {
-        uint run_bin = kBins, run_tokens = 0;
-        uint run_mass[kGroup];
-        [[unroll]] for (uint k = 0; k <= kHeld; ++k) {
-            const uint bin = k < kHeld ? bin_of(round, coarse, min(k, kHeld - 1), r) : kBins;
-            if (bin != run_bin) {
-                if (run_bin < kBins) {
-                    atomicAdd(select_count[r * kBins + run_bin], run_tokens);
-                    [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
-                        atomicAdd(select_mass[g * kBins + run_bin], run_mass[g]);
-                }
-                run_bin = bin;
-                run_tokens = 0;
-                [[unroll]] for (uint g = 0; g < kGroup; ++g) run_mass[g] = 0;
-            }
-            if (bin == kBins) continue;
-            run_tokens += held_tokens[k];
-            [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
-                run_mass[g] += mass_of(held_weight[k * kGroup + g], held_tokens[k]);
-        }
-    }
-}
-
 // Counts the bins of rows [begin, end). `round` 0: bins over everything; 1: inside `coarse` of each ranking.
 void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float threshold) {
     for (uint i = gl_LocalInvocationIndex; i < kBins; i += kGroupSize) {
@@ -217,8 +168,36 @@ void count_bins(uint round, uint coarse[kRankings], uint begin, uint end, float 
     uint base = begin;
     do {
         if (round == 0 || (!kOneTile && end - begin > kTile)) load_rows(base + gl_LocalInvocationIndex * kHeld, end, threshold);
-        if (kNeedsMass) count_runs(round, coarse);
-        else count_rows(round, coarse);
+        [[unroll]] for (uint r = 0; r < kRankings; ++r) {
+            // Rows of a bin that follow each other are added at once: where attention is flat, all invocations want the
+            // same few bins.
+            uint run_bin = kBins, run_tokens = 0;
+            uint run_mass[kGroup];
+            [[unroll]] for (uint k = 0; k <= kHeld; ++k) {
+                uint bin = kBins;
+                if (k < kHeld) {
+                    const uint rank = held_rank[k * kRankings + r];
+                    if (rank != kOutside && (round == 0 || rank / kRanksPerBin == coarse[r]))
+                        bin = round == 0 ? rank / kRanksPerBin : rank % kRanksPerBin;
+                }
+                if (bin != run_bin) {
+                    if (run_bin < kBins) {
+                        atomicAdd(select_count[r * kBins + run_bin], run_tokens);
+                        if (kNeedsMass)
+                            [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
+                                atomicAdd(select_mass[g * kBins + run_bin], run_mass[g]);
+                    }
+                    run_bin = bin;
+                    run_tokens = 0;
+                    [[unroll]] for (uint g = 0; g < kGroup; ++g) run_mass[g] = 0;
+                }
+                if (bin == kBins) continue;
+                run_tokens += held_tokens[k];
+                if (kNeedsMass)
+                    [[unroll]] for (uint g = r; g < (kRankings == 1 ? kGroup : r + 1); ++g)
+                        run_mass[g] += mass_of(held_weight[k * kGroup + g], held_tokens[k]);
+            }
+        }
         base += kTile;
     } while (!kOneTile && base < end);
     barrier();

@@ -17,11 +17,10 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint kRowsPerGroup = 32;
 layout(constant_id = 2) const uint kRowsPerPass = 1;
-layout(constant_id = 3) const uint kBlocks = 18;      // n_in / 32
-layout(constant_id = 4) const uint kOutBlocks = 18;   // n_embd / 32
-layout(constant_id = 5) const uint kType = 3;
-layout(constant_id = 6) const uint kPostNorm = 0;
-layout(constant_id = 7) const uint kBlocksInFlight = 1;
+layout(constant_id = 3) const uint kOutBlocks = 18;   // n_embd / 32
+layout(constant_id = 4) const uint kType = 3;
+layout(constant_id = 5) const uint kPostNorm = 0;
+layout(constant_id = 6) const uint kBlocksInFlight = 1;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
@@ -46,7 +45,9 @@ shared float out_values[kPostNorm != 0 ? kOutRows : kRowsPerGroup];
 shared float normed_values[kPostNorm != 0 ? 1 : kRowsPerGroup];
 shared uint arrived;
 
-MatvecRow matvec_row(uint r) { return matvec_row_of(push.w, kBlocks, gl_WorkGroupID.x * kRowsPerGroup + r); }
+// How long a row is is not compiled in: output and down projection are one pipeline where their weights have one type,
+// which leaves the instruction cache 14 KB.
+MatvecRow matvec_row(uint r) { return matvec_row_of(push.w, push.n_blocks, gl_WorkGroupID.x * kRowsPerGroup + r); }
 // After a post norm the whole vector is here, once: a second copy would not fit the shared memory of every device.
 float act_value(uint e) { return kPostNorm != 0 ? out_values[e] * next_norm[e] : normed_values[e]; }
 float act_square(uint e) { return out_values[e] * out_values[e]; }
@@ -54,7 +55,7 @@ float act_square(uint e) { return out_values[e] * out_values[e]; }
 void main() {
     const uint n_rows = min(kRowsPerGroup, push.w.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
     const uint first_out = push.first_row + gl_WorkGroupID.x * kRowsPerGroup;
-    matvec_begin(kType, kBlocks, 0, n_rows);
+    matvec_begin(kType, push.n_blocks, 0, n_rows);
     // What the epilogue needs is on its way while the rows are read.
     float residual = 0.0, weight = 0.0;
     if (gl_LocalInvocationIndex < n_rows) {
@@ -62,7 +63,7 @@ void main() {
         weight = next_norm[first_out + gl_LocalInvocationIndex];
     }
     if (state.stopped != 0) return;
-    matvec_rows(kType, kBlocks, 0, n_rows);
+    matvec_rows(kType, push.n_blocks, 0, n_rows);
     barrier();
     if (kPostNorm == 0) {
         for (uint r = gl_LocalInvocationIndex; r < n_rows; r += gl_WorkGroupSize.x) {

@@ -40,6 +40,7 @@ layout(constant_id = 11) const uint kBlockSize = 64;
 #include "shaders/common/kv_store.glsl"
 #include "shaders/common/words.glsl"
 #include "shaders/common/kv_tile.glsl"
+#include "shaders/common/half_weights.glsl"
 
 layout(push_constant, scalar) uniform Push { AttendPrefillPush push; };
 READ_WORDS(key_pool, 1, restrict readonly)
@@ -60,11 +61,6 @@ const uint kDimParts = kDims / kN;
 const uint kLanes = kSubgroupSize * kParts / kM;  // that share a row's softmax
 const uint kLaneKeys = kKeys / kLanes;            // a multiple of 8
 const float kEmpty = -3.0e38;
-const float kLog2E = 1.44269504;
-// Powers of two: a probability is kept as 2^(kBias + score - reference), at most 2^(kBias + kSlack), which f16 holds.
-// The bias keeps small ones above its subnormals, and cancels in the quotient.
-const float kBias = 8.0;
-const float kSlack = 6.0;
 
 shared uvec4 key_tile[kKeys * kStride];
 shared uvec4 value_tile[kKeys * kStride];

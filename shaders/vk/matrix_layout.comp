@@ -1,7 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: where each element of a cooperative matrix stands that an invocation holds: out[matrix][lane][element] = row *
-// columns + column, for matrices A, B and accumulator in turn, 16 x 16 in subgroups of 32. Shaders that put elements
+// columns + column (ffffffff where an invocation holds more or fewer than eight), for matrices A, B and accumulator in turn, 16 x 16 in subgroups of 32. Shaders that put elements
 // into matrices themselves (attend_matrices.glsl) run only where this is what they expect.
 // One workgroup handles: everything, in one subgroup.
 // Bindings: 0 numbers from 0 on, f16 [256]; 1 the same f32 [256]; 2 out u32 [3, 32, 8]
@@ -29,8 +29,8 @@ void main() {
     coopMatLoad(c, floats, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
     const uint at = gl_LocalInvocationIndex * kElements;
     [[unroll]] for (uint i = 0; i < kElements; ++i) {
-        places[at + i] = i < a.length() ? uint(a[i]) : 0xffffffffu;
-        places[32 * kElements + at + i] = i < b.length() ? uint(b[i]) : 0xffffffffu;
-        places[64 * kElements + at + i] = i < c.length() ? uint(c[i]) : 0xffffffffu;
+        places[at + i] = a.length() == kElements ? uint(a[i]) : 0xffffffffu;
+        places[32 * kElements + at + i] = b.length() == kElements ? uint(b[i]) : 0xffffffffu;
+        places[64 * kElements + at + i] = c.length() == kElements ? uint(c[i]) : 0xffffffffu;
     }
 }

@@ -196,6 +196,25 @@ protected:
         const Inputs in = make_inputs(s);
         expect_right(in, run(stage, in));
     }
+
+    static void check_quantised(Shape s) {
+        const AttendDense stage(device(), s.config());
+        for (const std::uint32_t n_tokens : {65u, 1021u}) {
+            s.n_tokens = n_tokens;
+            const TestCache cache({.n_tokens = n_tokens,
+                                   .head_dim = s.head_dim,
+                                   .n_group = s.n_group,
+                                   .kv_type = s.kv_type,
+                                   .n_kv_heads = s.n_kv_heads});
+            SCOPED_TRACE(cache.shape.text());
+            const Outputs out = run(stage, s, cache.heads, cache.upload(device(), cache.keys),
+                                    cache.upload(device(), cache.values), cache.query);
+            const reference::Attended ref = reference::attend_dense(cache.query, cache.view(), s.position());
+            expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(n_tokens)), "attended");
+            for (const std::uint32_t counter : out.counters) EXPECT_EQ(counter, 0u);
+            expect_quantized(s, out.attended, out.act);
+        }
+    }
 };
 
 TEST_F(AttendDenseTest, MatchesReferenceAtEveryHeadShape) {
@@ -248,27 +267,16 @@ TEST_F(AttendDenseTest, OtherHeadsInF32) {
 
 // Caches of codes and scales, which a TestCache holds exactly.
 TEST_F(AttendDenseTest, QuantisedCaches) {
-    for (const KvType type : {KvType::kQ8_0, KvType::kQ4_0}) {
-        for (const auto& [head_dim, n_group, n_splits] : {std::tuple{80u, 2u, 3u}, {128u, 1u, 16u}, {256u, 1u, 3u}}) {
-            Shape s{1, head_dim, n_group, type, n_splits};
-            const AttendDense stage(device(), s.config());
-            for (const std::uint32_t n_tokens : {65u, 1021u}) {
-                s.n_tokens = n_tokens;
-                const TestCache cache({.n_tokens = n_tokens,
-                                       .head_dim = head_dim,
-                                       .n_group = n_group,
-                                       .kv_type = type,
-                                       .n_kv_heads = s.n_kv_heads});
-                SCOPED_TRACE(cache.shape.text());
-                const Outputs out = run(stage, s, cache.heads, cache.upload(device(), cache.keys),
-                                        cache.upload(device(), cache.values), cache.query);
-                const reference::Attended ref = reference::attend_dense(cache.query, cache.view(), s.position());
-                expect_close(out.attended, ref.output, allowances(ref.terms, n_roundings(n_tokens)), "attended");
-                for (const std::uint32_t counter : out.counters) EXPECT_EQ(counter, 0u);
-                expect_quantized(s, out.attended, out.act);
-            }
-        }
-    }
+    for (const KvType type : {KvType::kQ8_0, KvType::kQ4_0})
+        for (const auto& [head_dim, n_group, n_splits] : {std::tuple{80u, 2u, 3u}, {128u, 1u, 16u}, {256u, 1u, 3u}})
+            check_quantised({1, head_dim, n_group, type, n_splits});
+}
+
+// Where matrix units are chosen, lanes serve other heads and devices all the same.
+TEST_F(AttendDenseTest, LanesOfEveryTypeAndWidth) {
+    const ScopedEnv lanes("WINNOW_FORCE_VARIANT", "attend_dense_f16,attend_dense_q8_0,attend_dense_q4_0");
+    for (const std::uint32_t head_dim : {128u, 256u}) check({199, head_dim, 2});
+    for (const KvType type : {KvType::kQ8_0, KvType::kQ4_0}) check_quantised({1, 64, 3, type, 3});
 }
 
 TEST_F(AttendDenseTest, SeesWindowAndSinksOnly) {

@@ -36,7 +36,7 @@ protected:
             const vk::Buffer weights = make_buffer(planes);
             vk::run_once(device(), [&](vk::Recorder& recorder) {
                 stage.record(recorder, {weights, act_in, state, logits.range(), maxima.range()},
-                             {ref, firsts[i], kEps, 0});
+                             {ref, firsts[i], kEps, 0, 0});
             });
         }
         if (stopped) {

@@ -23,7 +23,8 @@ protected:
     // Everything that a case binds, with random contents.
     struct Data {
         Data(const Case& c, bool stopped)
-            : rng(c.n_in * 7 + c.n_out),
+            : n_in(c.n_in),
+              rng(c.n_in * 7 + c.n_out),
               w(c.type, c.n_out, c.n_in, rng),
               a(c.n_in, rng),
               x_before(rng.normals(c.n_out, 0, 2)),
@@ -54,10 +55,11 @@ protected:
                     stage.record(recorder,
                                  {range.where, act_in, state, x.range(), next_norm_buffer, act_out.range(),
                                   post_norm_buffer, raw.range(), counters},
-                                 {range.ref, range.first_row, kEps, kCounter});
+                                 {range.ref, range.first_row, kEps, kCounter, n_in / 32});
                 }
             });
         }
+        std::uint32_t n_in;
         ReplicableRng rng;
         TestMatrix w;
         TestActivations a;
@@ -72,7 +74,7 @@ protected:
 
 TEST_P(MatvecAddTest, AddsTheProduct) {
     const Case& c = GetParam();
-    const MatvecAdd stage(device(), {c.n_in, c.n_out, c.type, c.post_norm});
+    const MatvecAdd stage(device(), MatvecAdd::config_for(device(), c.n_in, c.n_out, c.type, c.post_norm));
     const Data d(c, false);
     const std::vector<double> post = c.post_norm ? to_doubles(d.post_norm) : std::vector<double>{};
     // The product and its sum with x; with a post-norm its rms over n_out values, and two products.
@@ -118,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MatvecAddTest, ::testing::ValuesIn(cases()), []
 using MatvecAddStoppedTest = MatvecAddTest;
 TEST_P(MatvecAddStoppedTest, WritesNothing) {
     const Case& c = GetParam();
-    const MatvecAdd stage(device(), {c.n_in, c.n_out, c.type, c.post_norm});
+    const MatvecAdd stage(device(), MatvecAdd::config_for(device(), c.n_in, c.n_out, c.type, c.post_norm));
     const Data d(c, true);
     d.run(stage);
     EXPECT_EQ(d.x.contents<float>(), d.x_before);

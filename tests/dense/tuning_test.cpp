@@ -40,6 +40,30 @@ TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
     EXPECT_NO_THROW(SampleToken{*small});
 }
 
+// Matrix units where they are known and do what is asked, lanes everywhere else.
+TEST_F(TuningTest, AttentionIsByMatricesWhereItCanBe) {
+    const auto by_matrices = [](const AttendStage& stage, const AttendTuning& asked = {}) {
+        const AttendVariant v = attend_variant(device(), stage, asked);
+        EXPECT_EQ(v.tuning.matrices, v.shader->name == stage.shader + "_matrix");
+        EXPECT_EQ(v.tuning.group_size % device().limits().subgroup_size, 0u);
+        if (asked.group_size == 0) {
+            EXPECT_LE(v.shared_bytes, device().limits().max_shared_memory_bytes);
+        }
+        return v.tuning.matrices;
+    };
+    const bool can = device().limits().known_matrix_layout;  // which takes a build that has the shaders
+    EXPECT_EQ(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}), can);
+    EXPECT_EQ(by_matrices({"attend_dense_q8_0", KvType::kQ8_0, 8, 256, 16}), can);
+    EXPECT_EQ(by_matrices({"attend_sparse_q4_0", KvType::kQ4_0, 1, 64, 16, true}), can);
+    EXPECT_EQ(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}, {128, 8, 32, true}), can);
+    EXPECT_FALSE(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}, {128, 8, 2, true}));
+    EXPECT_FALSE(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}, {128, 8, 2}));
+    EXPECT_FALSE(by_matrices({"attend_dense_f16", KvType::kF16, 9, 64, 16}));
+    EXPECT_FALSE(by_matrices({"attend_dense_f16", KvType::kF16, 4, 80, 16}));
+    EXPECT_FALSE(by_matrices({"attend_dense_f32", KvType::kF32, 4, 64, 16}));
+    EXPECT_FALSE(by_matrices({"attend_sparse_f16", KvType::kF16, 4, 64, 16, true, true}));
+}
+
 // The group is chosen by a sum over what the shader declares: the shader itself says the same.
 TEST_F(TuningTest, SharedMemoryOfAttentionIsWhatItsShaderDeclares) {
     for (const std::uint32_t n_group : {1u, 3u, 8u})

