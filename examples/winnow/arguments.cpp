@@ -291,6 +291,11 @@ int hex_digit(char c) {
 }  // namespace
 
 ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
+    if (!arguments.empty() && arguments[0] == "help") {
+        std::vector<std::string> asked(arguments.begin() + 1, arguments.end());
+        asked.emplace_back("--help");
+        return parse_arguments(asked);
+    }
     const Found found = find_command(arguments);
     ParsedArguments parsed;
     Options& options = parsed.options;

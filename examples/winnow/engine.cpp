@@ -106,7 +106,7 @@ SparsePolicy checked_policy(const Options& options, const ModelSource& model, co
 
 Vocabulary open_vocabulary(const Options& options) {
     if (options.model.empty()) {
-        throw Error(ErrorCode::kInvalidArgument, "no model: give one with -m FILE.gguf");
+        throw Error(ErrorCode::kInvalidArgument, "no model: give one with -m FILE.gguf; winnow --help lists the rest");
     }
     const std::filesystem::path path = find_model(options.model);
     GgufFile file = GgufFile::open(path);

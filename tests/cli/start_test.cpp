@@ -50,7 +50,8 @@ TEST_F(Start, PutsTheFetchedModelInFrontWhereNoneWasGiven) {
 TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
     const std::vector<std::vector<std::string>> own{
         {"-m", "x.gguf"},       {"-mx.gguf"},           {"--model=x.gguf"},    {"bench", "--shape", "8b"},
-        {"info", "--shape=8b"}, {"info", "--policies"}, {"--completion-bash"}, {"--help"}};
+        {"info", "--shape=8b"}, {"info", "--policies"}, {"--completion-bash"}, {"--help"},
+        {"help", "chat"}};
     for (const std::vector<std::string>& arguments : own) {
         std::string line;
         for (const std::string& argument : arguments) line += (line.empty() ? "" : " ") + argument;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Flags, environment, exit statuses: nothing here needs a device.
+#include <regex>
+
 #include "models/chat_template.h"
 #include "tests/cli/program.h"
 #include "winnow/version.h"
@@ -21,11 +23,37 @@ TEST(Usage, HelpAndVersionGoToStandardOutput) {
                                                   (version().cooperative_matrices ? "yes" : "no") + ")\n");
 }
 
+TEST(Usage, HelpIsAWordTooItsLinesAreShortAndItNamesDefaults) {
+    EXPECT_EQ(run_program({"help"}).out, run_program({"--help"}).out);
+    expect_error(run_program({"help", "generat"}), 2, "'generat' is no command and no flag: did you mean generate?");
+    for (const char* command : {"chat", "generate", "tokenize", "perplexity", "info", "bench", "eval", "calibrate"}) {
+        const Outcome help = run_program({"help", command});
+        EXPECT_EQ(help.status, 0) << help.err;
+        EXPECT_EQ(help.out, run_program({command, "--help"}).out);
+        // One line for each flag again: "  -n, --predict N   most tokens ... (default)".
+        std::vector<std::string> flags;
+        std::istringstream lines(help.out);
+        for (std::string line; std::getline(lines, line);) {
+            EXPECT_LE(line.size(), 100u) << command << ": " << line;
+            if (line.starts_with("  -")) flags.push_back(line);
+            else if (line.starts_with("   ") && !flags.empty())
+                flags.back() += line.substr(line.find_first_not_of(' ') - 1);
+        }
+        EXPECT_GT(flags.size(), 10u) << help.out;
+        for (const std::string& flag : flags) {
+            static const std::regex has_default("^  -[^ ]+(, -[^ ]+)* (N|N,\\.\\.|P|T|R|X|WHEN|TYPE|FORMAT) .*");
+            if (!std::regex_match(flag, has_default)) continue;
+            EXPECT_TRUE(flag.find("default") != flag.npos || flag.find("accepted") != flag.npos)
+                << command << ": " << flag;
+        }
+    }
+}
+
 TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"--no-such-flag"}), 2, "--no-such-flag");
     expect_error(run_program({"generat"}), 2, "'generat' is no command");
     expect_error(run_program({"-m"}), 2, "--model");
-    expect_error(run_program({}), 2, "-m FILE");
+    expect_error(run_program({}), 2, "no model: give one with -m FILE.gguf; winnow --help lists the rest");
     expect_error(run_program({"-m", "x", "-p", "a", "-f", "b"}), 2, "-p or -f");
     expect_error(run_program({"-m", "x", "-c", "abc"}), 2, "--ctx-size");
     expect_error(run_program({"-m", "x", "-c", "-5"}), 2, "--ctx-size");
