@@ -58,7 +58,7 @@ bool optional_value(const std::string& name) {
 }
 
 bool is_optional_value(const std::string& name, const std::string& text) {
-    if (name == "--fit") return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0;
+    if (name == "--fit" && !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0) return true;
     return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
 }
 
@@ -97,7 +97,7 @@ bool any_of(const Parsers& parsers, Holds&& holds) {
     for (const auto& parser : parsers)
         for (std::string& name : flag_names(*parser)) known.push_back(std::move(name));
     fail(fmt::format("{} is no flag of winnow: {}see winnow --help", argument.substr(0, argument.find('=')),
-                     suggestion(argument, known)));
+                     hint(argument, known)));
 }
 
 // A flag that this command does not have.
@@ -107,10 +107,10 @@ bool any_of(const Parsers& parsers, Holds&& holds) {
     for (const auto& other : all_parsers(scratch))
         if (is_flag(normal_name(argument, *other), *other)) others.push_back(other->get_name());
     const std::string command = parser.get_name().empty() ? "" : parser.get_name() + " ";
-    const std::string hint = others.empty() ? suggestion(argument, flag_names(parser))
-                                            : fmt::format("it is one of {}; ", fmt::join(others, ", "));
+    std::string then = hint(argument, others.empty() ? flag_names(parser) : std::vector<std::string>());
+    if (then.empty() && !others.empty()) then = fmt::format("it is one of {}; ", fmt::join(others, ", "));
     fail(fmt::format("{} is no flag of winnow {}: {}see winnow {}--help", argument.substr(0, argument.find('=')),
-                     command.empty() ? "chat" : parser.get_name(), hint, command));
+                     command.empty() ? "chat" : parser.get_name(), then, command));
 }
 
 struct Found {
@@ -198,6 +198,17 @@ bool names_flag(std::string_view message, std::string_view flag) {
     for (std::size_t at = message.find(flag); at != std::string_view::npos; at = message.find(flag, at + 1))
         if ((at == 0 || !is_part(at - 1)) && !is_part(at + flag.size())) return true;
     return false;
+}
+
+// A flag without a value has one in the environment.
+void check_environment(const CLI::App& parser) {
+    for (const CLI::Option* option : parser.get_options()) {
+        const char* value = option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
+        bool ignored = false;
+        if (value == nullptr || *value == '\0' || option->get_items_expected_max() > 0) continue;
+        if (!CLI::detail::lexical_cast(value, ignored))
+            fail(fmt::format("{}={}: give 1, on, yes or true, or 0, off, no or false", option->get_envname(), value));
+    }
 }
 
 // " (of WINNOW_SEED)" where what is wrong with a flag's value came from its twin in the environment.
@@ -304,6 +315,7 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
     const std::unique_ptr<CLI::App> parser = make_parser(options.command, options);
     if (!options.has_command) parser->name("");
     std::vector<std::string> normal = normal_arguments(arguments, found.position, *parser);
+    check_environment(*parser);
     std::reverse(normal.begin(), normal.end());  // CLI11 takes them from the back
     try {
         parser->parse(std::move(normal));

@@ -93,6 +93,25 @@ TEST(Usage, AMisspeltFlagIsNamedAndTheNearestOneToo) {
     expect_error(run_program({"--presets", "exact"}), 2, "--presets is no flag of winnow chat: it is one of eval;");
 }
 
+// Each would be read as letters of winnow's own: -hf as -h -f, -mg as the model g.
+TEST(Usage, FlagsOfLlamaCppThatWinnowLacksSayWhatToDo) {
+    expect_error(run_program({"-hf", "user/repo"}), 2,
+                 "-hf is no flag of winnow: it downloads no model; give a file with -m FILE.gguf; see winnow --help");
+    expect_error(run_program({"--hf-repo=user/repo"}), 2, "--hf-repo is no flag of winnow: it downloads no model");
+    expect_error(run_program({"-m", "x", "-mg", "0"}), 2, "-mg is no flag of winnow: choose the device with -dev");
+    expect_error(run_program({"bench", "-m", "x", "-sm", "none"}), 2, "-sm is no flag of winnow bench: a model runs");
+    expect_error(run_program({"-m", "x", "-fit", "on"}), 2, "-fit is no flag of winnow chat: without -c the context");
+    expect_error(run_program({"generate", "-m", "x", "--fit", "off"}), 2,
+                 "--fit is no flag of winnow generate: without");
+    for (const char* flag : {"-nkvo", "-ts", "-cb", "-tb", "-np"})
+        expect_error(run_program({"-m", "x", flag}), 2, std::string(flag) + " is no flag of winnow: ");
+    // Values may stand behind a letter, and after a flag they are no flags.
+    const std::string& model = Files::shared().vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-m" + model, "-phello"}).status, 0);
+    EXPECT_EQ(run_program({"tokenize", "-m", model, "-p", "-hf"}).status, 0);
+    expect_error(run_program({"generate", "-m", "missing", "-n-1", "-s7", "-t8", "-p", "a"}), 4, "missing");
+}
+
 TEST(Usage, AFlagIsNoValueAndAValueMayBeginWithADash) {
     expect_error(run_program({"-m", "x", "-n", "--temp", "0"}), 2, "-n lacks its value: --temp is a flag");
     expect_error(run_program({"-p", "--temp", "0", "generate"}), 2, "write --prompt=--temp");
@@ -138,6 +157,20 @@ TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
     const Outcome typed = run_program({"-m", files.tiny(), "--temperature", "hot"}, "", options);
     expect_error(typed, 2, "--temp");
     EXPECT_EQ(typed.err.find("WINNOW_TEMP"), std::string::npos) << typed.err;
+}
+
+TEST(Usage, AFlagWithoutAValueIsSwitchedByItsTwinInTheEnvironment) {
+    const std::vector<std::string> call{"tokenize", "-m", Files::shared().vocabulary(), "-p", "a"};
+    Program::Options options;
+    for (const auto& [value, is_json] :
+         {std::pair("1", true), {"on", true}, {"0", false}, {"off", false}, {"", false}}) {
+        options.environment["WINNOW_JSON"] = value;
+        const Outcome outcome = run_program(call, "", options);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        EXPECT_EQ(outcome.out.starts_with("{"), is_json) << value;
+    }
+    options.environment["WINNOW_JSON"] = "maybe";
+    expect_error(run_program(call, "", options), 2, "WINNOW_JSON=maybe: give 1, on, yes or true, or 0, off, no or");
 }
 
 TEST(Usage, AWrongValueIsNotPutDownToAFlagWhoseNameItsOwnContains) {
