@@ -292,6 +292,17 @@ void check_together(const Options& options) {
     if (options.model.empty() && options.shape.empty()) fail("--fit needs a model: give -m or --shape");
 }
 
+// --sparse-report says itself that sparse attention is off; eval has --presets.
+std::vector<std::string> idle_sparse_flags(const Options& options, const CLI::App& parser) {
+    std::vector<std::string> flags;
+    if (options.sparse.preset != "off" || options.command == Command::kEval) return flags;
+    for (const CLI::Option* option : parser.get_options())
+        for (const std::string& name : shown_names(*option))
+            if (option->count() > 0 && name.starts_with("--sparse-") && name != "--sparse-report")
+                flags.push_back(name);
+    return flags;
+}
+
 int hex_digit(char c) {
     if (c >= '0' && c <= '9') return c - '0';
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -335,6 +346,7 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
         return parsed;
     }
     check_together(options);
+    options.idle_flags = idle_sparse_flags(options, *parser);
     if (options.cache_type_v.empty()) parsed.options.cache_type_v = options.cache_type_k;
     return parsed;
 }

@@ -72,8 +72,9 @@ std::vector<LayerRange> parse_layers(const std::string& text) {
 }
 
 // Presets that select nothing have neither.
-void warn_unused(const SparsePolicy& policy, const SparseOverrides& overrides) {
-    if (!policy.levels.empty()) return;
+void warn_unused(const SparsePolicy& policy, const SparseOptions& sparse) {
+    if (!policy.levels.empty() || sparse.preset == "off") return;  // of what is off main() tells
+    const SparseOverrides& overrides = sparse.overrides;
     for (const auto& [flag, given] :
          {std::pair{"--sparse-mass", overrides.mass >= 0}, {"--sparse-budget", overrides.budget != 0}})
         if (given)
@@ -100,7 +101,7 @@ SparseOptions sparse_options(const Options& options) {
 
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
     SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
-    warn_unused(policy, sparse.overrides);
+    warn_unused(policy, sparse);
     return policy;
 }
 
@@ -134,7 +135,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     throw_if_interrupted();
     if (const std::string& problem = opened->device().cache_problem; !problem.empty()) log_warning(problem);
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
-    warn_unused(opened->sparse_policy(), session.sparse.overrides);
+    warn_unused(opened->sparse_policy(), session.sparse);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
                          opened->n_ctx(), opened->memory().total_bytes() >> 20));
     return opened;

@@ -51,6 +51,7 @@ int run(const std::vector<std::string>& arguments) {
     const Options& options = parsed.options;
     configure_terminal(options.color, {options.verbosity, options.log_colors, options.log_jsonl});
     if (!options.log_file.empty()) open_log_file(options.log_file);
+    for (const std::string& flag : options.idle_flags) log_warning(flag + " has no effect without --sparse NAME");
     return run_command(options);
 }
 
