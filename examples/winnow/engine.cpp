@@ -21,6 +21,7 @@
 #include "models/session_plan.h"
 #include "models/sidecar.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/pipeline_cache.h"
 
 namespace winnow::program {
 namespace {
@@ -125,15 +126,18 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
         log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session = session_options(options, model.shape, n_ctx);
-    session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
+    std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
+    const bool is_first = !device->pipeline_cache().hit();
+    if (const std::string& problem = device->info().cache_problem; !problem.empty()) log_warning(problem);
+    session.on_load = [&progress, is_first](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         if (done < total) progress.update(done, total);
-        else progress.announce("compiling shaders");
+        else if (stderr_is_terminal()) progress.announce("compiling shaders");
+        else if (is_first) log_note("compiling shaders, for which a first start takes longer");
     };
-    std::unique_ptr<Session> opened = make_session(vk::Device::open(session.device), std::move(model), session);
+    std::unique_ptr<Session> opened = make_session(std::move(device), std::move(model), session);
     progress.clear();
     throw_if_interrupted();
-    if (const std::string& problem = opened->device().cache_problem; !problem.empty()) log_warning(problem);
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
     warn_unused(opened->sparse_policy(), session.sparse);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
