@@ -125,7 +125,8 @@ private:
 };
 
 void add_common(Table& table, Options& o) {
-    table.value("-m,--model", o.model, "FILE", "model in GGUF, or a name in a model directory");
+    table.value("-m,--model", o.model, "FILE",
+                "model in GGUF: a path, or the name, or its beginning, of one in a model directory");
     table.value("--dev,--device", o.device, "D", "device by index, UUID or part of its name (default: best)");
     table.set("--list-devices", o.list_devices, true, "print the Vulkan devices and exit");
     table.value("--color", o.color, "WHEN", "on, off or auto (default)")->check(CLI::IsMember({"on", "off", "auto"}));
