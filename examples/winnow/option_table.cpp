@@ -160,7 +160,8 @@ void add_session(Table& table, Options& o, const char* context_help) {
         ->check(between(0, 1 << 20));
     table.value("-b,--batch-size", o.n_batch, "N", "accepted; -ub decides how a prompt is cut")
         ->check(between(0, kMostCount));
-    table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
+    table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device")
+        ->check(between(-1, kMostCount));
     table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
                 "all (default), auto, or at least the number of layers");
     table.value("--fa,--flash-attn", o.flash_attention, "WHEN", "accepted with a note; attention is always fused")
@@ -468,7 +469,8 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
                         "tokens of a window, 4 at least; the text must fill one (default 512); 0 = what the model was "
                         "trained for");
             add_sparse(table, options, true);
-            table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows (default: all)");
+            table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows (default: all)")
+                ->check(between(0, kMostCount));
             table.value("--logits-out", options.logits_out, "FILE", "write all logits, f32 [n_tokens, n_vocab] (.npy)");
             table.value("--kl-divergence-base", options.kl_base, "FILE",
                         "logits of this text and -c: written as --logits-out does, or, with --kl-divergence, read");

@@ -37,7 +37,7 @@ std::string bare(std::string_view name) {
 struct Foreign {
     std::string_view names, advice;
 };
-constexpr std::array<Foreign, 6> kForeign = {{
+constexpr std::array<Foreign, 7> kForeign = {{
     {" -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -mu --model-url -dr --docker-repo ",
      "it downloads no model; give a file with -m FILE.gguf"},
     {" -mg --main-gpu ", "choose the device with -dev, by its number in --list-devices"},
@@ -45,6 +45,7 @@ constexpr std::array<Foreign, 6> kForeign = {{
     {" -fit --fit -fitt --fit-target -fitc --fit-ctx ",
      "without -c the context is what fits; winnow info --fit SIZE plans for a card"},
     {" -md --model-draft -hfd -hfrd --hf-repo-draft ", "there are no draft models; leave it out"},
+    {" -mmp --mmap --no-mmap --mlock ", "the weights lie in the device's memory; leave it out"},
     {" -mm --mmproj -mmu --mmproj-url ", "it reads text only; leave it out"},
 }};
 

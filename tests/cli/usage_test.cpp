@@ -52,7 +52,8 @@ TEST(Usage, HelpIsAWordTooItsLinesAreShortAndItNamesDefaults) {
 TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"--no-such-flag"}), 2, "--no-such-flag");
     expect_error(run_program({"generat"}), 2, "'generat' is no command");
-    expect_error(run_program({"-m"}), 2, "--model");
+    expect_error(run_program({"-m"}), 2, "-m lacks its value, FILE: see winnow --help");
+    expect_error(run_program({"bench", "-n"}), 2, "-n lacks its value, N,..: see winnow bench --help");
     expect_error(run_program({}), 2, "no model: give one with -m FILE.gguf; winnow --help lists the rest");
     expect_error(run_program({"-m", "x", "-p", "a", "-f", "b"}), 2, "-p or -f");
     expect_error(run_program({"-m", "x", "-c", "abc"}), 2, "--ctx-size");
@@ -66,6 +67,10 @@ TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"info", "-m", "x", "--fit", "much"}), 2, "--fit much");
     expect_error(run_program({"generate", "-m", "x", "-p", "a", "--chat-template", "no-such"}), 2, "chatml, llama3");
     expect_error(run_program({"-m", "x", "-ctk", "f32", "-ctv", "f16"}), 2, "does not mix");
+    for (const char* flag : {"-n", "-c", "-t"})
+        expect_error(run_program({"-m", "x", flag, "2.5"}), 2, " = 2.5 is no whole number: see winnow --help");
+    expect_error(run_program({"perplexity", "-m", "x", "--windows", "-1"}), 2, "--windows: '-1' is no number from 0");
+    expect_error(run_program({"tokenize", "-m", "x", "--json=maybe"}), 2, "--json=maybe: give nothing behind the flag");
     for (const char* seed : {"18446744073709551616", "99999999999999999999", "-2", "1.5", "0x1", "", "abc"})
         expect_error(run_program({"-m", "x", "--seed", seed}), 2, "--seed");
     for (const char* size : {"8", "8000", "1048575", "8XB", "G"})
@@ -110,6 +115,22 @@ TEST(Usage, FlagsOfLlamaCppThatWinnowLacksSayWhatToDo) {
     EXPECT_EQ(run_program({"tokenize", "-m" + model, "-phello"}).status, 0);
     EXPECT_EQ(run_program({"tokenize", "-m", model, "-p", "-hf"}).status, 0);
     expect_error(run_program({"generate", "-m", "missing", "-n-1", "-s7", "-t8", "-p", "a"}), 4, "missing");
+}
+
+TEST(Usage, AWordThatNoFlagTakesIsNamedWithTheFlagItMayNeed) {
+    expect_error(run_program({"some.gguf"}), 2, "'some.gguf' is no command and no flag: did you mean -m 'some.gguf'?");
+    expect_error(run_program({"Who are you?"}), 2, "did you mean -p 'Who are you?'? see winnow --help");
+    expect_error(run_program({"someword"}), 2, "'someword' is no command and no flag: see winnow --help");
+    expect_error(run_program({"generate", "some.gguf"}), 2, "did you mean -m 'some.gguf'? see winnow generate --help");
+    expect_error(run_program({"generate", "-m", "x", "hello"}), 2,
+                 "'hello' is the value of no flag: did you mean -p 'hello'? see winnow generate --help");
+    expect_error(run_program({"info", "-m", "x", "hello"}), 2,
+                 "'hello' is the value of no flag: see winnow info --help");
+    expect_error(run_program({"generate", "-m", "x", ""}), 2, "'' is the value of no flag");
+    // Behind a letter with or without a '='.
+    const std::string& model = Files::shared().vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-m=" + model, "-p=a"}).out, run_program({"tokenize", "-m", model, "-pa"}).out);
+    expect_error(run_program({"-m", "x", "-c=none"}), 2, "--ctx-size: 'none' is no number");
 }
 
 TEST(Usage, AFlagIsNoValueAndAValueMayBeginWithADash) {
