@@ -114,6 +114,7 @@ TEST_F(Terminal, ProgressAndColourOnlyAtATerminal) {
         // What is left is not foretold from the first chunk; after a second it is.
         EXPECT_THAT(shown.substr(first, shown.find('\r', first + 1) - first), Not(HasSubstr("ETA")));
         EXPECT_THAT(shown.substr(shown.rfind(bar)), HasSubstr(" tokens  ETA "));
+        EXPECT_GT(shown.find(text.substr(0, 40)), shown.rfind(bar));  // a bar would wipe out what stands on its line
     }
     EXPECT_THAT(shown, HasSubstr("\x1b[2m[ prompt "));
     Program::Options plain = at_terminal();
