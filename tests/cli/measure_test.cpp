@@ -264,6 +264,9 @@ TEST_F(Measure, InfoSaysWhatItsScratchIsFor) {
     EXPECT_THAT(info({"--fit", "8GiB"}), HasSubstr(" (prefill by 512 tokens)\n"));
     EXPECT_THAT(info({"--fit", "8GiB"}), HasSubstr("\ncard       8.00 GiB: what follows is for a GPU of that size"));
     EXPECT_THAT(info({"-c", "512", "-ub", "96"}), HasSubstr(" (prefill by 96 tokens)\n"));
+    // A need is rounded up: "75 MiB needed, 75 there" would be no reason.
+    expect_error(run_program({"info", "--shape", "135m", "--fit", "75MiB"}), 5, "need 76 MiB (");
+    EXPECT_THAT(info({"--fit", "76MiB"}), HasSubstr("\ncontext    64 tokens"));
     EXPECT_THAT(info({"--fit"}), Not(HasSubstr("\ncard ")));
     const std::vector<std::string> opened{"info", "-m", Files::shared().tiny(), "-ub", "32", "--json"};
     EXPECT_EQ(parsed(opened)["n_chunk"], 32);
