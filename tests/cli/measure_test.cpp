@@ -238,13 +238,13 @@ TEST_F(Measure, InfoSplitsTheCacheIntoFullHeadsAndRings) {
 }
 
 TEST_F(Measure, InfoNamesFeaturesAndVariants) {
-    const json device = parsed({"info", "--shape", "135m", "-c", "512", "-ctk", "q8_0", "--json"})["device"];
+    const json device = parsed({"info", "--shape", "135m", "-c", "512", "-ctk", "f32", "--json"})["device"];
     EXPECT_EQ(device["features"].size() + device["missing_features"].size(), on_software_driver() ? 6u : 5u);
-    EXPECT_EQ(device["cache_variant"], "q8_0");
+    EXPECT_EQ(device["cache_variant"], "f32");
     ASSERT_EQ(device["variants"].size(), 2u);
     EXPECT_EQ(device["variants"][0]["stage"], "matmul");
-    EXPECT_THAT(device["variants"][1]["chosen"], AnyOf("attend_prefill_q8_0", "attend_prefill_texel_q8_0"));
-    EXPECT_EQ(device["variants"][1]["reason"], "it reads a cache of f16 only");
+    EXPECT_THAT(device["variants"][1]["chosen"], AnyOf("attend_prefill_f32", "attend_prefill_texel_f32"));
+    EXPECT_EQ(device["variants"][1]["reason"], "it reads no cache of f32");
     const Outcome devices = run_program({"info"});
     EXPECT_EQ(devices.status, 0) << devices.err;
     EXPECT_THAT(devices.out, HasSubstr("features   "));
