@@ -173,6 +173,9 @@ constexpr const char* kContextFlags = "-c; for bench -p, -n and -d";
 // Displays, drivers and pipelines need some of the memory too.
 std::uint64_t without_reserve(std::uint64_t bytes) { return bytes / 20 * 19; }
 
+// Of a need, rounded up: 95.2 MiB are not met by 95.
+std::uint64_t whole_mib(std::uint64_t bytes) { return (bytes + (1 << 20) - 1) >> 20; }
+
 class Planner {
 public:
     Planner(const ModelSource& model, const SessionOptions& options, Target target)
@@ -290,11 +293,12 @@ ResolvedOptions plan_session(const vk::Device& device, const ModelSource& model,
         throw Error(
             ErrorCode::kOutOfMemory,
             fmt::format("{} tokens need {} MiB for the keys of one layer but '{}' gives {} MiB in one piece: {}",
-                        wanted, planner.pool_bytes(resolved) >> 20, target.name, target.binding_bytes >> 20, remedy));
+                        wanted, whole_mib(planner.pool_bytes(resolved)), target.name, target.binding_bytes >> 20,
+                        remedy));
     throw Error(
         ErrorCode::kOutOfMemory,
         fmt::format("{} tokens need {} MiB (weights {}, cache {}, index {}, scratch {}) but '{}' has {} MiB free: {}",
-                    wanted, memory.total_bytes() >> 20, memory.weight_bytes >> 20, memory.kv_bytes >> 20,
+                    wanted, whole_mib(memory.total_bytes()), memory.weight_bytes >> 20, memory.kv_bytes >> 20,
                     memory.index_bytes >> 20, memory.scratch_bytes >> 20, target.name, target.budget_bytes >> 20,
                     remedy));
 }
@@ -323,7 +327,7 @@ ResolvedOptions fit_session(const vk::Device& device, const ModelSource& model, 
         fmt::format(
             "no context fits: 64 tokens need {} MiB (weights {}, scratch {}) and {} has {} MiB for winnow: use a "
             "smaller model",
-            least.total_bytes() >> 20, least.weight_bytes >> 20, least.scratch_bytes >> 20, target.name,
+            whole_mib(least.total_bytes()), least.weight_bytes >> 20, least.scratch_bytes >> 20, target.name,
             target.budget_bytes >> 20));
 }
 

@@ -160,6 +160,10 @@ const char* finish_name(FinishReason reason) {
 
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
+std::string speed_text(std::uint64_t n, double seconds, const char* before) {
+    return n == 0 ? "" : fmt::format("{}{:.1f} t/s", before, per_second(n, seconds));
+}
+
 std::string describe_sparse(const Session& session) {
     const SparseReport report = session.sparse_report();
     const SparsePolicy& policy = session.sparse_policy();
@@ -198,10 +202,11 @@ std::string describe_sparse(const Session& session) {
 
 std::string describe_stats(const Answer& answer, const Session& session) {
     const SessionStats& stats = answer.stats;
+    const std::string cached = answer.n_reused == 0 ? "" : fmt::format(", {} from the cache", answer.n_reused);
     std::string line =
-        fmt::format("[ prompt {} tok {:.1f} t/s | gen {} tok {:.1f} t/s | ctx {}/{}", answer.n_read,
-                    per_second(stats.n_prompt, stats.prompt_seconds), stats.n_generated,
-                    per_second(stats.n_generated, stats.generate_seconds), session.n_cached(), session.n_ctx());
+        fmt::format("[ prompt {} tok{}{} | gen {} tok{} | ctx {}/{}", answer.n_read,
+                    speed_text(stats.n_prompt, stats.prompt_seconds, " "), cached, stats.n_generated,
+                    speed_text(stats.n_generated, stats.generate_seconds, " "), session.n_cached(), session.n_ctx());
     const SparseReport sparse = session.sparse_report();
     if (sparse.n_steps > 0) line += fmt::format(" | kept {:.1f} %", 100 * sparse.attended_share);
     if (sparse.n_audits > 0)

@@ -51,12 +51,15 @@ void check_fits(const Session& session, std::size_t n_tokens);
 /// "stop", "length" or "interrupted", as servers name them.
 const char* finish_name(FinishReason reason);
 
-/// "[ prompt 1234 tok 812.0 t/s | gen 256 tok 43.1 t/s | ctx 1490/32768 ]"
+/// "[ prompt 234 tok 812.0 t/s, 1000 from the cache | gen 256 tok 43.1 t/s | ctx 1490/32768 ]"
 std::string describe_stats(const Answer& answer, const Session& session);
 
 /// --sparse-report: a table of what each layer attended to and captured; one line for dense attention.
 std::string describe_sparse(const Session& session);
 
 double per_second(std::uint64_t n, double seconds);
+
+/// "812.0 t/s" behind `before`; nothing where no token was timed.
+std::string speed_text(std::uint64_t n, double seconds, const char* before);
 
 }  // namespace winnow::program

@@ -58,7 +58,7 @@ bool optional_value(const std::string& name) {
 }
 
 bool is_optional_value(const std::string& name, const std::string& text) {
-    if (name == "--fit") return !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0;
+    if (name == "--fit" && !text.empty() && std::isdigit(static_cast<unsigned char>(text[0])) != 0) return true;
     return text == "on" || text == "off" || text == "auto" || text == "0" || text == "1";
 }
 
@@ -91,13 +91,24 @@ bool any_of(const Parsers& parsers, Holds&& holds) {
     return std::any_of(parsers.begin(), parsers.end(), [&](const auto& parser) { return holds(*parser); });
 }
 
+// "see winnow bench --help", for the end of a message.
+std::string see_help(const CLI::App& parser) {
+    return fmt::format("see winnow {}{}--help", parser.get_name(), parser.get_name().empty() ? "" : " ");
+}
+
+// For a word that belongs to no flag.
+std::string flag_meant(const std::string& word, bool has_prompt) {
+    const char* flag = word.ends_with(".gguf") ? "-m" : has_prompt ? "-p" : nullptr;
+    return flag == nullptr ? "" : fmt::format("did you mean {} '{}'? ", flag, word);
+}
+
 // A flag that no command has.
 [[noreturn]] void refuse_flag(const std::string& argument, const Parsers& parsers) {
     std::vector<std::string> known;
     for (const auto& parser : parsers)
         for (std::string& name : flag_names(*parser)) known.push_back(std::move(name));
     fail(fmt::format("{} is no flag of winnow: {}see winnow --help", argument.substr(0, argument.find('=')),
-                     suggestion(argument, known)));
+                     hint(argument, known)));
 }
 
 // A flag that this command does not have.
@@ -106,11 +117,10 @@ bool any_of(const Parsers& parsers, Holds&& holds) {
     std::vector<std::string> others;
     for (const auto& other : all_parsers(scratch))
         if (is_flag(normal_name(argument, *other), *other)) others.push_back(other->get_name());
-    const std::string command = parser.get_name().empty() ? "" : parser.get_name() + " ";
-    const std::string hint = others.empty() ? suggestion(argument, flag_names(parser))
-                                            : fmt::format("it is one of {}; ", fmt::join(others, ", "));
-    fail(fmt::format("{} is no flag of winnow {}: {}see winnow {}--help", argument.substr(0, argument.find('=')),
-                     command.empty() ? "chat" : parser.get_name(), hint, command));
+    std::string then = hint(argument, others.empty() ? flag_names(parser) : std::vector<std::string>());
+    if (then.empty() && !others.empty()) then = fmt::format("it is one of {}; ", fmt::join(others, ", "));
+    fail(fmt::format("{} is no flag of winnow {}: {}{}", argument.substr(0, argument.find('=')),
+                     parser.get_name().empty() ? "chat" : parser.get_name(), then, see_help(parser)));
 }
 
 struct Found {
@@ -127,8 +137,9 @@ Found find_command(const std::vector<std::string>& arguments) {
         const std::string& argument = arguments[i];
         if (argument.empty() || argument[0] != '-' || argument == "-") {
             if (const auto command = command_named(argument)) return {*command, i};
-            fail(fmt::format("'{}' is no command and no flag: {}see winnow --help", argument,
-                             suggestion(argument, command_names())));
+            std::string meant = suggestion(argument, command_names());
+            if (meant.empty()) meant = flag_meant(argument, argument.find(' ') != std::string::npos);
+            fail(fmt::format("'{}' is no command and no flag: {}see winnow --help", argument, meant));
         }
         if (!any_of(parsers, [&](const CLI::App& parser) { return is_flag(normal_name(argument, parser), parser); }))
             refuse_flag(argument, parsers);
@@ -157,13 +168,39 @@ Found find_command(const std::vector<std::string>& arguments) {
     return {};
 }
 
+bool is_switch(const std::string& value) {
+    bool ignored = false;
+    return CLI::detail::lexical_cast(value, ignored);
+}
+
+// A flag without a value may have one behind a '=' all the same, but just these.
+void check_switch(const std::string& name, const CLI::App& parser) {
+    const std::size_t at = name.find('=');
+    const CLI::Option* option = at == std::string::npos ? nullptr : parser.get_option_no_throw(name.substr(0, at));
+    if (option != nullptr && option->get_items_expected_max() == 0 && !is_switch(name.substr(at + 1)))
+        fail(fmt::format("{}: give nothing behind the flag, or 1 or 0", name));
+}
+
+// Nor may its twin in the environment have others.
+void check_environment(const CLI::App& parser) {
+    for (const CLI::Option* option : parser.get_options()) {
+        const char* value = option->get_envname().empty() ? nullptr : std::getenv(option->get_envname().c_str());
+        if (value != nullptr && *value != '\0' && option->get_items_expected_max() == 0 && !is_switch(value))
+            fail(fmt::format("{}={}: give 1, on, yes or true, or 0, off, no or false", option->get_envname(), value));
+    }
+}
+
 std::vector<std::string> normal_arguments(const std::vector<std::string>& arguments, std::size_t command_at,
                                           const CLI::App& parser) {
     std::vector<std::string> normal;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         if (i == command_at) continue;
         const std::string name = normal_name(arguments[i], parser);
-        if (name.size() > 1 && name[0] == '-' && !is_flag(name, parser)) refuse_flag(arguments[i], parser);
+        if (name.size() < 2 || name[0] != '-')
+            fail(fmt::format("'{}' is the value of no flag: {}{}", name,
+                             flag_meant(name, parser.get_option_no_throw("--prompt") != nullptr), see_help(parser)));
+        if (!is_flag(name, parser)) refuse_flag(arguments[i], parser);
+        check_switch(name, parser);
         if (optional_value(name)) {
             // A word that stands there and is none of the values is a wrong one, and no command.
             const bool has_value =
@@ -171,8 +208,15 @@ std::vector<std::string> normal_arguments(const std::vector<std::string>& argume
             normal.push_back(name + "=" + (has_value ? arguments[++i] : value_left_out(name)));
             continue;
         }
+        if (name.find('=') == 2 && name[1] != '-' && takes_next(name.substr(0, 2), parser)) {
+            normal.insert(normal.end(), {name.substr(0, 2), name.substr(3)});  // CLI11 would have -c=8 mean "=8"
+            continue;
+        }
         normal.push_back(name);
-        if (!takes_next(name, parser) || i + 1 == arguments.size()) continue;
+        if (!takes_next(name, parser)) continue;
+        if (i + 1 == arguments.size())
+            fail(fmt::format("{} lacks its value, {}: {}", arguments[i], value_type(*parser.get_option(name)),
+                             see_help(parser)));
         const std::string& value = arguments[++i];
         if (value.size() > 1 && value[0] == '-' && is_name(value, parser))
             fail(fmt::format("{} lacks its value: {} is a flag (if it is meant, write --{}={})", arguments[i - 1],
@@ -186,7 +230,8 @@ std::string one_line(std::string text) {
     std::replace(text.begin(), text.end(), '\n', ' ');
     while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.pop_back();
     if (!text.empty()) text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
-    return text;
+    constexpr std::string_view kUnconverted = "could not convert: ";  // "--predict = 2.5"
+    return text.starts_with(kUnconverted) ? text.substr(kUnconverted.size()) + " is no whole number" : text;
 }
 
 // Whether the message names this flag, and not only one that it is a part of, as --sparse is of --sparse-mass.
@@ -281,6 +326,17 @@ void check_together(const Options& options) {
     if (options.model.empty() && options.shape.empty()) fail("--fit needs a model: give -m or --shape");
 }
 
+// --sparse-report says itself that sparse attention is off; eval has --presets.
+std::vector<std::string> idle_sparse_flags(const Options& options, const CLI::App& parser) {
+    std::vector<std::string> flags;
+    if (options.sparse.preset != "off" || options.command == Command::kEval) return flags;
+    for (const CLI::Option* option : parser.get_options())
+        for (const std::string& name : shown_names(*option))
+            if (option->count() > 0 && name.starts_with("--sparse-") && name != "--sparse-report")
+                flags.push_back(name);
+    return flags;
+}
+
 int hex_digit(char c) {
     if (c >= '0' && c <= '9') return c - '0';
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -291,6 +347,11 @@ int hex_digit(char c) {
 }  // namespace
 
 ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
+    if (!arguments.empty() && arguments[0] == "help") {
+        std::vector<std::string> asked(arguments.begin() + 1, arguments.end());
+        asked.emplace_back("--help");
+        return parse_arguments(asked);
+    }
     const Found found = find_command(arguments);
     ParsedArguments parsed;
     Options& options = parsed.options;
@@ -299,6 +360,7 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
     const std::unique_ptr<CLI::App> parser = make_parser(options.command, options);
     if (!options.has_command) parser->name("");
     std::vector<std::string> normal = normal_arguments(arguments, found.position, *parser);
+    check_environment(*parser);
     std::reverse(normal.begin(), normal.end());  // CLI11 takes them from the back
     try {
         parser->parse(std::move(normal));
@@ -309,15 +371,15 @@ ParsedArguments parse_arguments(const std::vector<std::string>& arguments) {
         parsed.text = std::string(version.what()) + "\n";
         return parsed;
     } catch (const CLI::ParseError& error) {
-        fail(fmt::format("{}{}: see winnow {}{}--help", one_line(error.what()),
-                         origin(error.what(), arguments, *parser),
-                         options.has_command ? command_name(options.command) : "", options.has_command ? " " : ""));
+        fail(fmt::format("{}{}: {}", one_line(error.what()), origin(error.what(), arguments, *parser),
+                         see_help(*parser)));
     }
     if (!options.completion.empty()) {
         parsed.text = completion_script(options.completion);
         return parsed;
     }
     check_together(options);
+    options.idle_flags = idle_sparse_flags(options, *parser);
     if (options.cache_type_v.empty()) parsed.options.cache_type_v = options.cache_type_k;
     return parsed;
 }

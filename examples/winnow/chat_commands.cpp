@@ -181,10 +181,10 @@ void Chat::set_value(const std::string& argument) {
 
 void Chat::show_stats(const std::string&) {
     const MemoryPlan& memory = session_->memory();
-    tell(fmt::format("prompt     {} tokens, {:.1f} t/s, {} more from the cache", totals_.n_read,
-                     per_second(totals_.n_prompt, totals_.prompt_seconds), totals_.n_reused));
-    tell(fmt::format("generated  {} tokens, {:.1f} t/s", totals_.n_generated,
-                     per_second(totals_.n_generated, totals_.generate_seconds)));
+    tell(fmt::format("prompt     {} tokens{}, {} more from the cache", totals_.n_read,
+                     speed_text(totals_.n_prompt, totals_.prompt_seconds, ", "), totals_.n_reused));
+    tell(fmt::format("generated  {} tokens{}", totals_.n_generated,
+                     speed_text(totals_.n_generated, totals_.generate_seconds, ", ")));
     tell(fmt::format("context    {}/{} tokens", session_->n_cached(), session_->n_ctx()));
     tell(fmt::format("memory     {} MiB: weights {}, cache {}, index {}, scratch {}", memory.total_bytes() >> 20,
                      memory.weight_bytes >> 20, memory.kv_bytes >> 20, memory.index_bytes >> 20,

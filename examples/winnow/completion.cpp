@@ -37,9 +37,8 @@ std::vector<CommandFlags> all_flags() {
         CommandFlags entry{command_name(command), parser->get_description(), {}};
         for (const CLI::Option* option : parser->get_options()) {
             const bool takes_value = option->get_items_expected_max() > 0;
-            const std::string type = option->get_type_name();
-            entry.flags.push_back({shown_names(*option), option->get_description(),
-                                   takes_value ? type.substr(0, type.find(':')) : std::string()});
+            entry.flags.push_back(
+                {shown_names(*option), option->get_description(), takes_value ? value_type(*option) : std::string()});
         }
         all.push_back(std::move(entry));
     }

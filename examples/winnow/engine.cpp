@@ -21,6 +21,7 @@
 #include "models/session_plan.h"
 #include "models/sidecar.h"
 #include "runtime/vk/device.h"
+#include "runtime/vk/pipeline_cache.h"
 
 namespace winnow::program {
 namespace {
@@ -72,8 +73,9 @@ std::vector<LayerRange> parse_layers(const std::string& text) {
 }
 
 // Presets that select nothing have neither.
-void warn_unused(const SparsePolicy& policy, const SparseOverrides& overrides) {
-    if (!policy.levels.empty()) return;
+void warn_unused(const SparsePolicy& policy, const SparseOptions& sparse) {
+    if (!policy.levels.empty() || sparse.preset == "off") return;  // of what is off main() tells
+    const SparseOverrides& overrides = sparse.overrides;
     for (const auto& [flag, given] :
          {std::pair{"--sparse-mass", overrides.mass >= 0}, {"--sparse-budget", overrides.budget != 0}})
         if (given)
@@ -100,13 +102,13 @@ SparseOptions sparse_options(const Options& options) {
 
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
     SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
-    warn_unused(policy, sparse.overrides);
+    warn_unused(policy, sparse);
     return policy;
 }
 
 Vocabulary open_vocabulary(const Options& options) {
     if (options.model.empty()) {
-        throw Error(ErrorCode::kInvalidArgument, "no model: give one with -m FILE.gguf");
+        throw Error(ErrorCode::kInvalidArgument, "no model: give one with -m FILE.gguf; winnow --help lists the rest");
     }
     const std::filesystem::path path = find_model(options.model);
     GgufFile file = GgufFile::open(path);
@@ -124,17 +126,20 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
         log_note(fmt::format("-fa {} has no effect: attention is always fused", options.flash_attention));
     Progress progress("loading", Progress::Unit::kBytes);
     SessionOptions session = session_options(options, model.shape, n_ctx);
-    session.on_load = [&progress](std::uint64_t done, std::uint64_t total) {
+    std::unique_ptr<vk::Device> device = vk::Device::open(session.device);
+    const bool is_first = !device->pipeline_cache().hit();
+    if (const std::string& problem = device->info().cache_problem; !problem.empty()) log_warning(problem);
+    session.on_load = [&progress, is_first](std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         if (done < total) progress.update(done, total);
-        else progress.announce("compiling shaders");
+        else if (stderr_is_terminal()) progress.announce("compiling shaders");
+        else if (is_first) log_note("compiling shaders, for which a first start takes longer");
     };
-    std::unique_ptr<Session> opened = make_session(vk::Device::open(session.device), std::move(model), session);
+    std::unique_ptr<Session> opened = make_session(std::move(device), std::move(model), session);
     progress.clear();
     throw_if_interrupted();
-    if (const std::string& problem = opened->device().cache_problem; !problem.empty()) log_warning(problem);
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
-    warn_unused(opened->sparse_policy(), session.sparse.overrides);
+    warn_unused(opened->sparse_policy(), session.sparse);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
                          opened->n_ctx(), opened->memory().total_bytes() >> 20));
     return opened;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 
 #include "examples/winnow/answer.h"
 #include "examples/winnow/commands.h"
@@ -28,7 +29,8 @@ struct Prompt {
 
 Prompt make_prompt(const Options& options, const Vocabulary& vocabulary) {
     const std::optional<std::string> text = prompt_text(options);
-    if (!text) throw Error(ErrorCode::kInvalidArgument, "no prompt: give one with -p TEXT or -f FILE");
+    if (!text)
+        throw Error(ErrorCode::kInvalidArgument, "no prompt: give one with -p TEXT or -f FILE (- = standard input)");
     Prompt prompt;
     prompt.stop_strings = reverse_prompts(options);
     // Without a subcommand this is reached for --json or --logits-out too, and there the chat is
@@ -126,12 +128,15 @@ int run_generate(const Options& options) {
     result.stats = session->stats();
     result.n_read = result.stats.n_prompt;
     if (options.n_predict != 0 || !logits) {
-        const bool echo = !options.json && !prompt.is_chat && options.display_prompt && options.n_predict != 0;
-        if (echo) write_out(printable(prompt.text));
-        result = answer(*session, *vocabulary.tokenizer, request, [&](std::string_view text) {
-            if (!options.json) write_out(printable(text));
-        });
-        if (!options.json && options.n_predict != 0) write_out("\n");
+        // Once it is read: a bar or a warning would come into the middle of its line.
+        bool echoes = !prompt.is_chat && options.display_prompt;
+        const auto print = [&](std::string_view text) {
+            if (options.json || options.n_predict == 0) return;
+            if (std::exchange(echoes, false)) write_out(printable(prompt.text));
+            write_out(printable(text));
+        };
+        result = answer(*session, *vocabulary.tokenizer, request, print);
+        print("\n");
     }
     if (options.json) write_out(as_json(prompt, result, request.sampling.seed));
     if (options.show_timings.value_or(stderr_is_terminal())) {

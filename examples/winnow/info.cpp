@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "examples/winnow/commands.h"
@@ -54,7 +57,8 @@ struct Plan {
     DeviceFacts device;
     ModelShape shape;
     MemoryPlan memory;
-    std::uint32_t n_ctx = 0;
+    std::uint64_t card_bytes = 0;  ///< of --fit; 0: it is the device that is there
+    std::uint32_t n_ctx = 0, n_chunk = 0;
     std::uint32_t n_dependent_dispatches = 0;  ///< 0 = not known: no step was recorded
     bool fits = true;                          ///< into the device
     std::uint64_t dense_f16_bytes = 0;         ///< keys and values of dense attention in f16
@@ -96,7 +100,9 @@ Plan make_plan(const Options& options, const ModelSource& model) {
     return {device_facts(*device, session.kv_type, model.shape.head_dim),
             model.shape,
             resolved.memory,
+            card_bytes,
             resolved.n_ctx,
+            resolved.n_chunk,
             0,
             resolved.fits,
             resolved.dense_f16_bytes,
@@ -114,6 +120,7 @@ Plan make_plan(const Options& options, const Vocabulary& vocabulary) {
     const std::unique_ptr<Session> session = open_session(options, vocabulary, context_size(options, 0));
     plan.memory = session->memory();
     plan.n_ctx = session->n_ctx();
+    plan.n_chunk = session->n_chunk();
     plan.n_dependent_dispatches = session->n_dependent_dispatches();
     return plan;
 }
@@ -222,12 +229,15 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
         shape.n_embd, shape.n_ff, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.n_vocab);
     text += fmt::format("device     {}\n", device_line(plan.device.info));
     text += features_and_variants(plan.device);
+    if (plan.card_bytes != 0)
+        text += fmt::format("card       {}: what follows is for a GPU of that size, not for the device above\n",
+                            size_text(plan.card_bytes));
     text += fmt::format("context    {} tokens (trained for {}), {} bytes of keys and values for each\n", plan.n_ctx,
                         shape.n_ctx_train, per_token);
-    text +=
-        fmt::format("memory     {}: weights {}, cache {}, index {}, scratch {}\n", size_text(plan.memory.total_bytes()),
-                    size_text(plan.memory.weight_bytes), size_text(plan.memory.kv_bytes),
-                    size_text(plan.memory.index_bytes), size_text(plan.memory.scratch_bytes));
+    text += fmt::format("memory     {}: weights {}, cache {}, index {}, scratch {} (prefill by {} tokens)\n",
+                        size_text(plan.memory.total_bytes()), size_text(plan.memory.weight_bytes),
+                        size_text(plan.memory.kv_bytes), size_text(plan.memory.index_bytes),
+                        size_text(plan.memory.scratch_bytes), plan.n_chunk);
     if (plan.cache.ring_bytes != 0)
         text += fmt::format("           the cache: full heads {}, rings {}, tables {}{}\n",
                             size_text(plan.cache.full_bytes), size_text(plan.cache.ring_bytes),
@@ -248,11 +258,17 @@ std::string plan_text(const Subject& subject, const Plan& plan, KvType kv) {
 
 // The presets as data: what each scores, keeps and reuses, and the paper it follows.
 std::string policies_text() {
-    std::string text = fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", "name", "scorer", "filter", "budget",
-                                   "schedule", "paper");
+    std::vector<std::array<std::string_view, 6>> rows = {{"name", "scorer", "filter", "budget", "paper", "schedule"}};
     for (const PresetInfo& p : sparse_presets())
-        text += fmt::format("{:<12} {:<28} {:<26} {:<58} {:<50} {}\n", p.name, p.scorer, p.filter, p.budget, p.schedule,
-                            p.paper);
+        rows.push_back({p.name, p.scorer, p.filter, p.budget, p.paper, p.schedule});
+    std::string text;
+    std::array<std::size_t, 5> widths{};  // the last column may be as long as it is
+    for (const auto& row : rows)
+        for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i < widths.size(); ++i) text += fmt::format("{:<{}}", row[i], widths[i] + 2);
+        text += fmt::format("{}\n", row.back());
+    }
     return text;
 }
 
@@ -339,6 +355,7 @@ int run_info(const Options& options) {
                  {"retrieval_share", plan.full_share},
                  {"retrieval_share_assumed", plan.share_assumed},
                  {"n_ctx", plan.n_ctx},
+                 {"n_chunk", plan.n_chunk},
                  {"type_k", options.cache_type_k},
                  {"type_v", options.cache_type_v},
                  {"sparse", options.sparse.preset},

@@ -143,12 +143,23 @@ shader_tools_run() {
 
 # --- CMake ---
 
-# build PRESET [CMAKE FLAG...]: configures and builds build/PRESET.
+# build PRESET [CMAKE FLAG...]: configures and builds build/PRESET. A later start shows what it builds, and nothing where
+# nothing is to be done.
 build() {
-    local preset=$1
-    shift
+    local folder=$root/build/$1 output
     find_shader_tools
-    (cd "$root" && cmake --preset "$preset" "${shader_tool_flags[@]}" "$@") >&2 ||
-        fail "cmake could not configure build/$preset: the reason stands above (rm -r build/$preset starts afresh)"
-    cmake --build "$root/build/$preset" >&2 || fail "the build failed: the reason stands above"
+    local configure=(cmake --preset "$1" "${shader_tool_flags[@]}" "${@:2}")
+    local unconfigured="cmake could not configure build/$1: the reason stands above (rm -r build/$1 starts afresh)"
+    local unbuilt="the build failed: the reason stands above"
+    if [[ ! -f $folder/build.ninja ]]; then
+        (cd "$root" && "${configure[@]}") >&2 || fail "$unconfigured"
+        cmake --build "$folder" >&2 || fail "$unbuilt"
+        return
+    fi
+    if ! output=$(cd "$root" && "${configure[@]}" 2>&1); then
+        printf '%s\n' "$output" >&2
+        fail "$unconfigured"
+    fi
+    cmake --build "$folder" 2>&1 | sed -u '/Re-checking globbed directories\.\.\.$/d; /^ninja: no work to do\.$/d' >&2 ||
+        fail "$unbuilt"
 }

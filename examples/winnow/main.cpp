@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "examples/winnow/commands.h"
@@ -17,7 +22,23 @@ constexpr int kOk = 0;
 constexpr int kFailure = 1;
 constexpr int kInterruptedStatus = 130;
 
+// Mesa maps the files of its cache: a page that the disk has no room for would end the program with a bus error.
+void avoid_full_cache() {
+    constexpr std::uintmax_t kLeastRoom = 16 << 20;
+    const char* folder = std::getenv("XDG_CACHE_HOME");
+    const char* home = std::getenv("HOME");
+    if ((folder == nullptr || *folder == '\0') && home == nullptr) return;
+    const std::string path = folder != nullptr && *folder != '\0' ? folder : fmt::format("{}/.cache", home);
+    std::error_code error;
+    const std::filesystem::space_info room = std::filesystem::space(path, error);
+    if (error || room.available >= kLeastRoom) return;
+    log_warning(
+        fmt::format("no room for compiled shaders in '{}': every start compiles them again; free some space", path));
+    setenv("MESA_SHADER_CACHE_DISABLE", "1", 0);
+}
+
 int run_command(const Options& options) {
+    if (options.command != Command::kTokenize) avoid_full_cache();
     if (options.list_devices) return list_devices_command(options);
     if (options.sparse.preset == "auto") {
         if (options.command == Command::kInfo) announce_calibration_for_auto(options);
@@ -51,6 +72,7 @@ int run(const std::vector<std::string>& arguments) {
     const Options& options = parsed.options;
     configure_terminal(options.color, {options.verbosity, options.log_colors, options.log_jsonl});
     if (!options.log_file.empty()) open_log_file(options.log_file);
+    for (const std::string& flag : options.idle_flags) log_warning(flag + " has no effect without --sparse NAME");
     return run_command(options);
 }
 

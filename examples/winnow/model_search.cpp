@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdlib>
+#include <map>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "examples/winnow/split.h"
@@ -64,27 +67,58 @@ std::vector<std::string> cache_folders() {
     return folders;
 }
 
-// The newest file of one of these names in the folder or below; empty when there is none.
-fs::path newest_below(const std::string& folder, const std::array<std::string, 2>& names) {
-    fs::path best;
-    fs::file_time_type best_time;
+// The files in a folder and at most so many folders deep, the newest first.
+std::vector<fs::path> files_below(const std::string& folder, int deepest) {
+    std::vector<std::pair<fs::file_time_type, fs::path>> files;
     std::error_code error;
     fs::recursive_directory_iterator entry(folder, fs::directory_options::skip_permission_denied, error);
     for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
         const std::string name = entry->path().filename().string();
         // Blobs are what the snapshots link to, under names that nobody types.
         const bool skipped = name == "blobs" || name == "refs" || name.starts_with(".");
-        if (skipped || entry.depth() >= kDeepest) entry.disable_recursion_pending();
-        if ((name != names[0] && name != names[1]) || !is_file(entry->path())) continue;
+        if (skipped || entry.depth() >= deepest) entry.disable_recursion_pending();
         std::error_code ignored;
-        const fs::file_time_type time = fs::last_write_time(entry->path(), ignored);
-        const bool newer = time > best_time || (time == best_time && entry->path() < best);
-        if (best.empty() || newer) {
-            best = entry->path();
-            best_time = time;
-        }
+        if (is_file(entry->path())) files.emplace_back(fs::last_write_time(entry->path(), ignored), entry->path());
     }
-    return best;
+    std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
+        return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    std::vector<fs::path> paths;
+    for (auto& [time, path] : files) paths.push_back(std::move(path));
+    return paths;
+}
+
+std::string lower(std::string text) {
+    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+}
+
+// The model whose name, in whatever case, begins so; empty when none does. Sidecars are no models.
+// @throws Error(kInvalidArgument) naming them when there are several.
+fs::path find_by_beginning(const std::string& beginning) {
+    std::map<std::string, fs::path> found;  // by name: of one name the first is taken, as of whole names
+    const auto look_in = [&](const std::string& folder, int deepest) {
+        for (const fs::path& path : files_below(folder, deepest)) {
+            const std::string name = lower(path.filename().string());
+            if (name.starts_with(lower(beginning)) && name.ends_with(".gguf") && !name.ends_with(".winnow.gguf"))
+                found.emplace(path.filename().string(), path);
+        }
+    };
+    look_in(".", 0);
+    for (const std::string& folder : model_folders()) look_in(folder, 0);
+    for (const std::string& folder : cache_folders()) look_in(folder, kDeepest);
+    if (found.empty()) return {};
+    if (found.size() == 1) return found.begin()->second;
+    std::string names;
+    for (const auto& [name, path] : found) names += (names.empty() ? "" : ", ") + name;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' is the beginning of {} models: give one of {}", beginning, found.size(), names));
+}
+
+// For whom not the file itself was named.
+fs::path told(fs::path path) {
+    log_info(fmt::format("model {}", path.string()));
+    return path;
 }
 
 }  // namespace
@@ -99,12 +133,11 @@ fs::path find_model(const std::string& name) {
             if (is_file(fs::path(folder) / candidate)) return fs::path(folder) / candidate;
         }
     }
-    for (const std::string& folder : cache_folders()) {
-        const fs::path found = newest_below(folder, names);
-        if (found.empty()) continue;
-        log_info(fmt::format("model {}", found.string()));
-        return found;
-    }
+    for (const std::string& folder : cache_folders())
+        for (const fs::path& path : files_below(folder, kDeepest))
+            if (const std::string file = path.filename().string(); file == names[0] || file == names[1])
+                return told(path);
+    if (const fs::path found = find_by_beginning(name); !found.empty()) return told(found);
     std::error_code ignored;
     if (fs::exists(plain, ignored)) return plain;  // a folder, or nothing that can be read
     throw Error(ErrorCode::kBadFile, fmt::format("no model '{}' here, in WINNOW_MODELS or in a model cache: give the "

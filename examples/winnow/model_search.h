@@ -10,9 +10,10 @@ namespace winnow::program {
 /// $XDG_DATA_HOME/winnow/models; then, with their folders, in the caches that other programs keep:
 /// LLAMA_CACHE, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, $HF_HOME/hub,
 /// $XDG_CACHE_HOME/huggingface/hub, $XDG_CACHE_HOME/llama.cpp and ~/.lmstudio/models. Of several
-/// files of one name in a cache the newest is taken.
-/// @throws Error(kBadFile) when a bare name is found nowhere; a path is for the reader to complain
-/// about.
+/// files of one name in a cache the newest is taken. Where there is none of this name, the one in all these places
+/// whose name begins so, in whatever case, is taken.
+/// @throws Error(kBadFile) when a bare name is found nowhere; a path is for the reader to complain about.
+/// @throws Error(kInvalidArgument) when it is the beginning of several.
 std::filesystem::path find_model(const std::string& name);
 
 }  // namespace winnow::program

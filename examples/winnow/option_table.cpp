@@ -13,6 +13,7 @@
 #include <string_view>
 #include <utility>
 
+#include "examples/winnow/split.h"
 #include "models/chat_template.h"
 #include "winnow/session.h"
 #include "winnow/version.h"
@@ -26,26 +27,32 @@ constexpr std::array<std::string_view, 15> kSingleDash = {"sys", "sysf",   "ub",
 
 constexpr double kMostCount = 2147483647;
 
+// CLI11 breaks no lines, and shows the checks of a value after its type: here the description names the limits.
 class HelpFormatter : public CLI::Formatter {
 public:
-    HelpFormatter() { column_width(38); }
-
-    std::string make_option_name(const CLI::Option* option, bool) const override {
-        std::string names;
-        for (const std::string& name : shown_names(*option)) names += (names.empty() ? "" : ", ") + name;
-        return names;
-    }
-
-    std::string make_option_opts(const CLI::Option* option) const override {
-        if (option->get_items_expected_max() == 0) return "";
-        // Without the checks that CLI11 appends after a colon: the description names the limits.
-        const std::string type = option->get_type_name();
-        return " " + type.substr(0, type.find(':'));
+    std::string make_option(const CLI::Option* option, bool) const override {
+        std::string text = fmt::format("  {}", fmt::join(shown_names(*option), ", "));
+        if (option->get_items_expected_max() > 0) text += " " + value_type(*option);
+        if (text.size() >= kColumn) text += "\n" + std::string(kColumn, ' ');
+        else text.resize(kColumn, ' ');
+        std::size_t at = kColumn;
+        for (const std::string& word : split(make_option_desc(option), ' ')) {
+            if (at != kColumn && at + 1 + word.size() > kWidth) {
+                text += "\n" + std::string(kColumn, ' ');
+                at = kColumn;
+            }
+            text += (at == kColumn ? "" : " ") + word;
+            at += (at == kColumn ? 0 : 1) + word.size();
+        }
+        return text + "\n";
     }
 
     std::string make_usage(const CLI::App* app, std::string) const override {
         return "Usage: winnow " + (app->get_name().empty() ? "[COMMAND]" : app->get_name()) + " -m MODEL [OPTIONS]\n";
     }
+
+private:
+    static constexpr std::size_t kColumn = 38, kWidth = 100;
 };
 
 // CLI11's own Range says "Value x not in range 0.000000 to ...".
@@ -118,10 +125,11 @@ private:
 };
 
 void add_common(Table& table, Options& o) {
-    table.value("-m,--model", o.model, "FILE", "model in GGUF, or a name in a model directory");
+    table.value("-m,--model", o.model, "FILE",
+                "model in GGUF: a path, or the name, or its beginning, of one in a model directory");
     table.value("--dev,--device", o.device, "D", "device by index, UUID or part of its name (default: best)");
     table.set("--list-devices", o.list_devices, true, "print the Vulkan devices and exit");
-    table.value("--color", o.color, "WHEN", "on, off or auto")->check(CLI::IsMember({"on", "off", "auto"}));
+    table.value("--color", o.color, "WHEN", "on, off or auto (default)")->check(CLI::IsMember({"on", "off", "auto"}));
     table
         .value("--lv,--verbosity,--log-verbosity", o.verbosity, "N",
                "0 output only, 1 errors, 2 warnings (default), 3 information, 4 debug")
@@ -139,22 +147,27 @@ void add_common(Table& table, Options& o) {
     table.set("--completion-fish", o.completion, "fish", "the same for fish");
 }
 
-void add_session(Table& table, Options& o, bool with_context) {
-    if (with_context) {
-        table
-            .value("-c,--ctx-size", o.n_ctx, "N", "context in tokens; 0 = what the model was trained for or what fits")
-            ->check(between(0, kMostCount));
-    }
-    table.value("--ub,--ubatch-size", o.n_chunk, "N", "most tokens of a prefill chunk (default: auto)")
+constexpr const char* kContextHelp = "context in tokens; 0 = what the model was trained for, or what fits (default)";
+
+// @param context_help of -c; null: the command has none.
+void add_session(Table& table, Options& o, const char* context_help) {
+    if (context_help != nullptr)
+        table.value("-c,--ctx-size", o.n_ctx, "N", context_help)->check(between(0, kMostCount));
+    table
+        .value("--ub,--ubatch-size", o.n_chunk, "N",
+               "most tokens of a prefill chunk (default: 1024 on a card of 20 GiB or more, 512 on a smaller one, 64 "
+               "on a software driver)")
         ->check(between(0, 1 << 20));
     table.value("-b,--batch-size", o.n_batch, "N", "accepted; -ub decides how a prompt is cut")
         ->check(between(0, kMostCount));
-    table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device");
-    table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N", "all, auto, or at least the number of layers");
+    table.value("-t,--threads", o.n_threads, "N", "accepted; the work is on the device")
+        ->check(between(-1, kMostCount));
+    table.value("--ngl,--gpu-layers,--n-gpu-layers", o.gpu_layers, "N",
+                "all (default), auto, or at least the number of layers");
     table.value("--fa,--flash-attn", o.flash_attention, "WHEN", "accepted with a note; attention is always fused")
         ->check(CLI::IsMember({"on", "off", "auto", "1", "0"}));
     table.value("--ctk,--cache-type-k", o.cache_type_k, "TYPE", "storage of keys: f16 (default), f32, q8_0, q4_0");
-    table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values: as -ctk");
+    table.value("--ctv,--cache-type-v", o.cache_type_v, "TYPE", "storage of values, the same type as -ctk (default)");
 }
 
 enum class Escapes { kNever, kIfAsked, kUnlessTold };
@@ -184,7 +197,8 @@ void add_answer(Table& table, Options& o) {
         "--prompt-cache", o.prompt_cache, "FILE",
         "take from this file what it has of the prompt in place of reading it; then save the prompt in it, in a "
         "chat the conversation");
-    table.value("--sys,--system-prompt", o.system_prompt, "TEXT", "system prompt");
+    table.value("--sys,--system-prompt", o.system_prompt, "TEXT",
+                "system prompt (default: that of the chat template, if it has one)");
     table.value("--sysf,--system-prompt-file", o.system_file, "FILE", "read the system prompt from a file");
     table.value("--in-prefix", o.input_prefix, "TEXT", "put this before each message of the user");
     table.value("--in-suffix", o.input_suffix, "TEXT", "put this after each message of the user");
@@ -193,10 +207,11 @@ void add_answer(Table& table, Options& o) {
                             "model has none, a guess from its vocabulary, or chatml, with a warning)",
                             fmt::join(ChatTemplate::names(), ", "))
                     .c_str());
-    table.set("--cnv,--conversation", o.conversation, true, "use the chat template");
-    table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion");
+    table.set("--cnv,--conversation", o.conversation, true, "use the chat template (default of chat)");
+    table.set("--no-cnv,--no-conversation", o.conversation, false, "plain completion (default of generate)");
     table.set("--no-display-prompt", o.display_prompt, false, "do not print the prompt before a completion");
-    table.set("--show-timings", o.show_timings, true, "print tokens per second after each answer");
+    table.set("--show-timings", o.show_timings, true,
+              "print tokens per second after each answer (default of chat, and of generate at a terminal)");
     table.set("--no-show-timings", o.show_timings, false, "do not");
     table.set("--no-warmup", o.warmup, false, "no step before the first answer: that one waits for the shaders");
 }
@@ -250,35 +265,47 @@ void add_sparse(Table& table, Options& o, bool with_preset) {
                     "sparse attention: off (default), auto or a preset of info --policies");
     SparseOverrides& s = o.sparse.overrides;
     table
-        .value("--sparse-mass", s.mass, "P", "share of the estimated attention to keep per head, above 0 to 1; 1 = all")
+        .value("--sparse-mass", s.mass, "P",
+               "share of the estimated attention to keep per head, above 0 to 1; 1 = all (default: the preset's)")
         ->check(between(0.0, 1.0, Least::kExcluded));
-    table.value("--sparse-budget", s.budget, "N", "most tokens attended per kv head, sinks and window included")
+    table
+        .value("--sparse-budget", s.budget, "N",
+               "most tokens attended per kv head, sinks and window included (default: the preset's)")
         ->check(between(1, kMostCount));
-    table.value("--sparse-sink", s.sink, "N", "first tokens that are always attended")->check(between(0, kMostCount));
-    table.value("--sparse-window", s.window, "N", "last tokens that are always attended")
+    table.value("--sparse-sink", s.sink, "N", "first tokens that are always attended (default: the preset's)")
         ->check(between(0, kMostCount));
-    table.value("--sparse-block", s.block, "N", "tokens of a block in presets that score blocks: 16, 32 or 64")
+    table.value("--sparse-window", s.window, "N", "last tokens that are always attended (default: the preset's)")
+        ->check(between(0, kMostCount));
+    table
+        .value("--sparse-block", s.block, "N",
+               "tokens of a block in presets that score blocks: 16, 32 or 64 (default: the preset's)")
         ->check(between(16, 64));
     table.set("--sparse-compensation", s.compensate, true,
               "razor, duo, rtpurbo: what leaves the window of a local head counts as one token, its mean");
-    table.value("--sparse-min-ctx", s.min_ctx, "N", "dense below so many tokens")->check(between(0, kMostCount));
-    table.value("--sparse-layers", o.sparse_layers, "A-B,..",
-                "layers that are sparse, counted from 0 (2-29 or 0,4,8-), in place of the preset's own choice (quest "
-                "and others "
-                "leave the first two dense)");
+    table
+        .value("--sparse-min-ctx", s.min_ctx, "N",
+               "dense below so many tokens (default: the preset's; 0 in perplexity and eval)")
+        ->check(between(0, kMostCount));
+    table.value(
+        "--sparse-layers", o.sparse_layers, "A-B,..",
+        "layers that are sparse, counted from 0 (2-29 or 0,4,8-; default: the preset's choice; quest and others "
+        "leave the first two dense)");
     table
         .value("--index-type", o.index_type, "TYPE",
-               "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a "
-               "quantised cache)")
+               "index keys of hisa, rtpurbo and fasa: f16, int8 or auto (default: int8 beside a quantised cache, else "
+               "f16)")
         ->check(CLI::IsMember({"auto", "f16", "int8"}));
     if (with_preset)
         table.value("--audit", o.audit, "full|N",
-                    "measure the captured attention mass: always, or of one in N (layer, step) pairs");
+                    "measure the captured attention mass: always, or of one in N (layer, step) pairs (default: off)");
 }
 
 void add_eval(Table& table, Options& o) {
-    table.value("--presets", o.eval.presets, "A,B", "sparse presets to compare with dense");
-    table.value("--positions", o.eval.n_positions, "N", "tokens decoded and scored after the prefill (default 256)")
+    table.value("--presets", o.eval.presets, "A,B",
+                fmt::format("sparse presets to compare with dense (default {})", o.eval.presets).c_str());
+    table
+        .value("--positions", o.eval.n_positions, "N",
+               "tokens decoded and scored after the prefill, 8 at least (default 256)")
         ->check(between(8, 65536));
     table.value("--json", o.eval.json_file, "FILE", "also write the rows as JSON");
     table.value("--plot", o.eval.plot_file, "FILE", "captured mass and share per layer and head as SVG");
@@ -286,9 +313,9 @@ void add_eval(Table& table, Options& o) {
 
 void add_calibrate(Table& table, Options& o) {
     CalibrateFlags& c = o.calibrate;
-    table.value("-f,--file", o.prompt_file, "FILE",
-                "plain text to learn from, better 6000 tokens or more; - = standard input "
-                "(default: a built-in page)");
+    table.value(
+        "-f,--file", o.prompt_file, "FILE",
+        "plain text to learn from, 512 tokens at least, better 6000; - = standard input (default: a built-in page)");
     table.value("-o,--output", c.output_file, "FILE",
                 "the sidecar to write (default: MODEL.winnow.gguf beside the model)");
     table
@@ -322,7 +349,7 @@ void add_bench(Table& table, Options& o) {
     add_assumed_share(table, o);
     table.list("-p,--n-prompt", o.bench.n_prompt, "N,..", "tokens to prefill (default 512)");
     table.list("-n,--n-gen", o.bench.n_gen, "N,..", "tokens to generate (default 128)");
-    table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together");
+    table.list("--pg", o.bench.pairs, "PP,TG", "prefill, then generate, timed together (default: none)");
     table.list("-d,--n-depth", o.bench.depths, "N,..", "tokens in the cache before the test (default 0)");
     table.value("-r,--repetitions", o.bench.repetitions, "N", "runs of each test (default 5)")
         ->check(between(1, 100000));
@@ -347,8 +374,11 @@ constexpr const char* kCommandsHelp =
     "  bench       tokens per second\n"
     "  eval        sparse attention presets against dense, on a text\n"
     "  calibrate   learn which heads retrieve and a small index, for better presets\n"
-    "`winnow COMMAND --help` lists the flags of a command. Each flag with a long name has an "
-    "environment twin,\nWINNOW_CTX_SIZE for --ctx-size (the first long name counts); the command line wins.";
+    "`winnow help COMMAND` lists the flags of a command. Each flag with a long name has a twin in the\n"
+    "environment, WINNOW_CTX_SIZE for --ctx-size (the first long name counts); the command line wins.\n"
+    "Exit status: 0 done, 1 a file could not be read or written, or an internal failure, 2 wrong\n"
+    "arguments, 3 no usable device, 4 no such model, or a damaged one, 5 too little memory, 6 the device\n"
+    "was lost, 130 interrupted.";
 
 const char* description(Command command) {
     switch (command) {
@@ -366,6 +396,11 @@ const char* description(Command command) {
 }
 
 }  // namespace
+
+std::string value_type(const CLI::Option& option) {
+    const std::string type = option.get_type_name();
+    return type.substr(0, type.find(':'));
+}
 
 std::vector<std::string> shown_names(const CLI::Option& option) {
     std::vector<std::string> names;
@@ -407,7 +442,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
         case Command::kChat:
         case Command::kGenerate:
             add_prompt(table, options, Escapes::kUnlessTold);
-            add_session(table, options, true);
+            add_session(table, options, kContextHelp);
             add_answer(table, options);
             add_sampling(table, options.sampling);
             add_sparse(table, options, true);
@@ -430,9 +465,12 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             break;
         case Command::kPerplexity:
             add_prompt(table, options, Escapes::kNever);
-            add_session(table, options, true);
+            add_session(table, options,
+                        "tokens of a window, 4 at least; the text must fill one (default 512); 0 = what the model was "
+                        "trained for");
             add_sparse(table, options, true);
-            table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows");
+            table.value("--windows,--chunks", options.n_windows, "N", "only the first N windows (default: all)")
+                ->check(between(0, kMostCount));
             table.value("--logits-out", options.logits_out, "FILE", "write all logits, f32 [n_tokens, n_vocab] (.npy)");
             table.value("--kl-divergence-base", options.kl_base, "FILE",
                         "logits of this text and -c: written as --logits-out does, or, with --kl-divergence, read");
@@ -441,7 +479,7 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kInfo:
-            add_session(table, options, true);
+            add_session(table, options, kContextHelp);
             add_sparse(table, options, true);
             add_shape(table, options, "plan for a known shape in place of -m: 135m, 1b or 8b");
             add_assumed_share(table, options);
@@ -452,18 +490,21 @@ std::unique_ptr<CLI::App> make_parser(Command command, Options& options) {
             table.set("--json", options.json, true, "print one JSON object");
             break;
         case Command::kBench:
-            add_session(table, options, false);
+            add_session(table, options, nullptr);
             add_sparse(table, options, true);
             add_bench(table, options);
             break;
         case Command::kEval:
             add_prompt(table, options, Escapes::kNever);
-            add_session(table, options, true);
+            add_session(table, options,
+                        "tokens of the text that are used, 512 at least and 256 more than --positions; the text must "
+                        "have one more (default 4096)");
             add_sparse(table, options, false);
             add_eval(table, options);
             break;
         case Command::kCalibrate:
-            add_session(table, options, true);
+            add_session(table, options,
+                        "tokens of the context to learn for (default: what the model was trained for, 32768 at most)");
             add_shape(table, options,
                       "time it on random weights of a known shape: 135m, 1b or 8b; writes no file "
                       "without -o");

@@ -20,6 +20,9 @@ inline constexpr std::array<Command, 8> kCommands = {Command::kChat,       Comma
                                                      Command::kPerplexity, Command::kInfo,     Command::kBench,
                                                      Command::kEval,       Command::kCalibrate};
 
+/// What the help calls the option's value: "N", "FILE".
+std::string value_type(const CLI::Option& option);
+
 /// The option's names as users type them.
 std::vector<std::string> shown_names(const CLI::Option& option);
 

@@ -120,13 +120,14 @@ struct Options {
     EvalFlags eval;
     CalibrateFlags calibrate;
     SparseOptions sparse;
-    std::string index_type = "auto";  ///< of index keys
-    std::string audit;                ///< "full", a number, or empty
-    std::string sparse_layers;        ///< "2-29,31" or empty
-    bool sparse_report = false;       ///< what each layer attended to, after an answer
-    bool policies = false;            ///< info: print the table of presets
-    std::string fit;                  ///< info: size of a card, "device" for the one present; empty: no search
-    float assumed_share = -1;         ///< info, bench: retrieval heads of a --shape; negative = the usual
+    std::string index_type = "auto";      ///< of index keys
+    std::string audit;                    ///< "full", a number, or empty
+    std::string sparse_layers;            ///< "2-29,31" or empty
+    std::vector<std::string> idle_flags;  ///< settings of sparse attention that were given while it is off
+    bool sparse_report = false;           ///< what each layer attended to, after an answer
+    bool policies = false;                ///< info: print the table of presets
+    std::string fit;                      ///< info: size of a card, "device" for the one present; empty: no search
+    float assumed_share = -1;             ///< info, bench: retrieval heads of a --shape; negative = the usual
 };
 
 /// What main() does after parsing: run `options`, or print `text` to standard output and exit 0.

@@ -26,6 +26,8 @@ private:
     std::string label_;
     Unit unit_;
     Clock::time_point start_ = Clock::now();
+    Clock::time_point begin_{};   ///< of the first update
+    std::uint64_t n_before_ = 0;  ///< done then
     Clock::time_point drawn_{};
     bool enabled_;
     bool shown_ = false;

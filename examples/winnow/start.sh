@@ -32,7 +32,7 @@ for argument; do
             case $argument in
                 -mli) ;;
                 -m* | --model | --model=* | --shape | --shape=*) own_model=given ;;
-                -h | --help | --version | --list-devices | --policies | --completion-*) own_model=needless ;;
+                help | -h | --help | --version | --list-devices | --policies | --completion-*) own_model=needless ;;
             esac
             ;;
     esac

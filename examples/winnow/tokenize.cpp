@@ -25,7 +25,8 @@ std::string as_json(const Tokenizer& tokenizer, const std::vector<TokenId>& ids)
 int run_tokenize(const Options& options) {
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::optional<std::string> text = prompt_text(options);
-    if (!text) throw Error(ErrorCode::kInvalidArgument, "no text: give one with -p TEXT or -f FILE");
+    if (!text)
+        throw Error(ErrorCode::kInvalidArgument, "no text: give one with -p TEXT or -f FILE (- = standard input)");
     const Tokenizer& tokenizer = *vocabulary.tokenizer;
     warn_of_missing_bytes(tokenizer, *text);
     const std::vector<TokenId> ids =

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 
 #include "examples/winnow/option_table.h"
@@ -32,17 +33,53 @@ std::string bare(std::string_view name) {
     return text;
 }
 
+// Flags of llama.cpp, each between spaces, and what winnow's user does instead.
+struct Foreign {
+    std::string_view names, advice;
+};
+constexpr std::array<Foreign, 7> kForeign = {{
+    {" -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -mu --model-url -dr --docker-repo ",
+     "it downloads no model; give a file with -m FILE.gguf"},
+    {" -mg --main-gpu ", "choose the device with -dev, by its number in --list-devices"},
+    {" -sm --split-mode -ts --tensor-split ", "a model runs on one device as a whole; leave it out"},
+    {" -fit --fit -fitt --fit-target -fitc --fit-ctx ",
+     "without -c the context is what fits; winnow info --fit SIZE plans for a card"},
+    {" -md --model-draft -hfd -hfrd --hf-repo-draft ", "there are no draft models; leave it out"},
+    {" -mmp --mmap --no-mmap --mlock ", "the weights lie in the device's memory; leave it out"},
+    {" -mm --mmproj -mmu --mmproj-url ", "it reads text only; leave it out"},
+}};
+
+// Of these names CLI11 would make `-h -f` or `-m g`.
+std::string_view foreign_advice(std::string_view name) {
+    const std::string word = fmt::format(" {} ", name.substr(0, name.find('=')));
+    for (const Foreign& flag : kForeign)
+        if (flag.names.find(word) != std::string_view::npos) return flag.advice;
+    return {};
+}
+
+// Whether this can be a value that stands behind its flag's letter. -nkvo and -ts are no numbers.
+bool is_value_of(const CLI::Option& option, std::string_view text) {
+    const bool is_number = value_type(option) == "N" || value_type(option) == "N,..";
+    return !is_number || text.find_first_of("0123456789") <= 1;
+}
+
 }  // namespace
 
 bool is_flag(const std::string& name, const CLI::App& parser) {
     if (parser.get_option_no_throw(name.substr(0, name.find('='))) != nullptr) return true;
-    if (name.size() < 3 || name[1] == '-') return false;
+    if (name.size() < 3 || name[1] == '-' || !foreign_advice(name).empty()) return false;
     for (std::size_t i = 1; i < name.size(); ++i) {
         const CLI::Option* option = parser.get_option_no_throw(std::string{'-', name[i]});
         if (option == nullptr) return false;
-        if (option->get_items_expected_max() > 0) return true;  // the rest is its value
+        if (option->get_items_expected_max() > 0)  // the rest is its value
+            return i + 1 == name.size() || is_value_of(*option, std::string_view(name).substr(i + 1));
     }
     return true;
+}
+
+std::string hint(std::string_view typed, const std::vector<std::string>& known) {
+    const std::string_view advice = foreign_advice(typed);
+    return advice.empty() ? suggestion(typed, known) : fmt::format("{}; ", advice);
 }
 
 std::string suggestion(std::string_view typed, const std::vector<std::string>& known) {

@@ -14,6 +14,10 @@ bool is_flag(const std::string& name, const CLI::App& parser);
 /// "did you mean --prompt? " for the name of `known` that `typed` is a slip of the finger away from, or "".
 std::string suggestion(std::string_view typed, const std::vector<std::string>& known);
 
+/// For a flag that is none of `known`: what to do in place of one of llama.cpp's, "it reads text only; leave it out; ",
+/// or a suggestion.
+std::string hint(std::string_view typed, const std::vector<std::string>& known);
+
 /// The names of all flags as users type them.
 std::vector<std::string> flag_names(const CLI::App& parser);
 

@@ -160,6 +160,18 @@ TEST_F(BadRequest, ACacheFolderThatCannotBeWrittenIsOneWarning) {
     EXPECT_NE(lines[0].find("XDG_CACHE_HOME"), std::string::npos) << lines[0];
 }
 
+// Nor is a disk without room, where Mesa's own cache would end the program.
+TEST_F(BadRequest, ACacheFolderWithoutRoomIsAWarning) {
+    Program::Options options;
+    options.environment["XDG_CACHE_HOME"] = "/proc";  // has room for nothing
+    const Outcome outcome = run_program({"info"}, "", options);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const std::vector<std::string> lines = own_lines(outcome.err, "winnow: warning: no room for compiled shaders");
+    ASSERT_EQ(lines.size(), 1u) << outcome.err;
+    EXPECT_NE(lines[0].find("in '/proc'"), std::string::npos) << lines[0];
+    EXPECT_TRUE(own_lines(run_program({"tokenize", "-m", Files::shared().tiny(), "-p", "a"}, "", options).err).empty());
+}
+
 TEST(BadFiles, WhatIsReadIsNotWritten) {
     const Files& files = Files::shared();
     const std::string model = files.write("precious.gguf", files.tiny_bytes()), text = files.write("precious.txt", "a");

@@ -102,6 +102,28 @@ TEST_F(Eval, RefusesBeforeAnythingIsAllocated) {
     expect_error(perplexity({"streaming", "--sparse-window", "0"}), 2, "--sparse-window");
 }
 
+// Where an error sends the user to is what the help said before.
+TEST_F(Eval, TheHelpSaysHowMuchTextIsNeeded) {
+    const auto flag = [](const std::string& command, const std::string& name) {
+        const std::string help = run_program({command, "--help"}).out;
+        std::istringstream words(help.substr(std::min(help.find(name + " "), help.size())));
+        std::string text;  // of this flag and what follows it, on one line
+        for (std::string word; words >> word && text.size() < 200;) text += word + " ";
+        return text;
+    };
+    const std::string path = model("eval_llama.gguf", "llama", 1024);
+    expect_error(run(path, {"-c", "511"}), 2, "use -c 512 or more");
+    expect_error(run(path, {"-c", "600", "--positions", "400"}), 2, "use -c 656 or more");
+    EXPECT_THAT(flag("eval", "-c, --ctx-size"), HasSubstr("512 at least and 256 more than --positions"));
+    expect_error(run(path, {"--positions", "7"}), 2, "from 8");
+    EXPECT_THAT(flag("eval", "--positions"), HasSubstr("8 at least"));
+    expect_error(run_program({"perplexity", "-m", path, "-p", "a", "-c", "3"}), 2, "a window needs at least 4");
+    EXPECT_THAT(flag("perplexity", "-c, --ctx-size"), HasSubstr("4 at least"));
+    expect_error(run_program({"calibrate", "-m", path, "-f", Files::shared().write("short.txt", "a")}), 2,
+                 "needs 512 or more");
+    EXPECT_THAT(flag("calibrate", "-f, --file"), HasSubstr("512 tokens at least"));
+}
+
 TEST_F(Eval, SaysWhichSettingsHaveNoEffect) {
     const auto perplexity = [](std::vector<std::string> more) {
         more.insert(more.begin(), {"perplexity", "-m", Files::shared().tiny(), "-f", text(), "-c", "64", "--windows",

@@ -227,6 +227,25 @@ TEST_F(ModelSearch, KnowsTheDefaultPlaces) {
     expect_found("moved", put("elsewhere/huggingface/hub/models--a--b/snapshots/1/moved.gguf"));
 }
 
+TEST_F(ModelSearch, TheBeginningOfANameIsEnoughWhereOneModelHasIt) {
+    const std::filesystem::path small = put("own/Some-Model-1B.Q4_0.gguf");
+    put("own/Some-Model-1B.Q4_0.gguf.winnow.gguf");
+    put("own/some-notes.txt");
+    options_.environment["WINNOW_MODELS"] = (home_ / "own").string();
+    for (const char* name : {"some", "SOME-model", "some-model-1b.q4_0.gguf"}) expect_found(name, small);
+    expect_error(look_for("ome-model"), 4, "no model 'ome-model'");
+    // The same file of a cache is no second one, another is; a whole name wins.
+    put(".lmstudio/models/a/repo/Some-Model-1B.Q4_0.gguf");
+    expect_found("some", small);
+    const std::filesystem::path large = put(".lmstudio/models/a/repo/Some-Model-7B.gguf");
+    expect_error(look_for("some-m"), 2,
+                 "'some-m' is the beginning of 2 models: give one of Some-Model-1B.Q4_0.gguf, Some-Model-7B.gguf");
+    expect_found("some-model-7", large);
+    expect_found("Some-Model-7B", large);
+    put("own/some.gguf");
+    EXPECT_EQ(look_for("some").status, 0);
+}
+
 TEST_F(ModelSearch, PrefersItsOwnFoldersAndTheNewestOfACache) {
     const std::filesystem::path older = put(".lmstudio/models/a/repo/twice.gguf");
     const std::filesystem::path newer = put(".lmstudio/models/b/repo/twice.gguf");

@@ -36,9 +36,16 @@ TEST_F(Measure, InfoListsThePolicies) {
     const json list = parsed({"info", "--policies", "--json"});
     const std::vector<PresetInfo>& presets = sparse_presets();  // what they say is tested with the presets
     ASSERT_EQ(list.size(), presets.size());
+    std::istringstream lines(table.out);
+    std::string head, line;
+    std::getline(lines, head);
     for (std::size_t i = 0; i < presets.size(); ++i) {
         const PresetInfo& p = presets[i];
-        EXPECT_THAT(table.out, HasSubstr("\n" + std::string(p.name) + " "));
+        std::getline(lines, line);
+        EXPECT_TRUE(line.starts_with(std::string(p.name) + " ")) << line;
+        // However long another column is.
+        for (const auto& [column, value] : {std::pair{"paper", p.paper}, {"schedule", p.schedule}})
+            EXPECT_EQ(line.substr(head.find(column), value.size()), value) << line;
         for (const auto& [key, value] : {std::pair{"name", p.name},
                                          {"scorer", p.scorer},
                                          {"filter", p.filter},
@@ -243,6 +250,26 @@ TEST_F(Measure, InfoNamesFeaturesAndVariants) {
     EXPECT_THAT(devices.out, HasSubstr("features   "));
     EXPECT_THAT(devices.out, HasSubstr("variants   *_f16 of"));
     EXPECT_THAT(devices.out, HasSubstr(", not matmul"));
+}
+
+// A card that is named is a GPU, whose chunks are longer than those of a software driver: its scratch is larger.
+TEST_F(Measure, InfoSaysWhatItsScratchIsFor) {
+    const auto info = [](std::vector<std::string> more) {
+        more.insert(more.begin(), {"info", "--shape", "135m"});
+        const Outcome outcome = run_program(more);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return outcome.out;
+    };
+    EXPECT_EQ(parsed({"info", "--shape", "135m", "--fit", "8GiB", "--json"})["n_chunk"], 512);
+    EXPECT_THAT(info({"--fit", "8GiB"}), HasSubstr(" (prefill by 512 tokens)\n"));
+    EXPECT_THAT(info({"--fit", "8GiB"}), HasSubstr("\ncard       8.00 GiB: what follows is for a GPU of that size"));
+    EXPECT_THAT(info({"-c", "512", "-ub", "96"}), HasSubstr(" (prefill by 96 tokens)\n"));
+    // A need is rounded up: "75 MiB needed, 75 there" would be no reason.
+    expect_error(run_program({"info", "--shape", "135m", "--fit", "75MiB"}), 5, "need 76 MiB (");
+    EXPECT_THAT(info({"--fit", "76MiB"}), HasSubstr("\ncontext    64 tokens"));
+    EXPECT_THAT(info({"--fit"}), Not(HasSubstr("\ncard ")));
+    const std::vector<std::string> opened{"info", "-m", Files::shared().tiny(), "-ub", "32", "--json"};
+    EXPECT_EQ(parsed(opened)["n_chunk"], 32);
 }
 
 // The shape and the share of retrieval heads of SmolLM2, with the chunks of a GPU.

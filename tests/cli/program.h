@@ -185,12 +185,13 @@ inline Outcome run_program(const std::vector<std::string>& arguments, const std:
     return program.finish();
 }
 
-/// Lines of standard error that winnow wrote itself; drivers may write there too.
+/// Lines of standard error that winnow wrote itself; drivers may write there too. Not the note of a first start: it
+/// depends on what ran here before.
 inline std::vector<std::string> own_lines(const std::string& text, const std::string& prefix = "winnow: ") {
     std::vector<std::string> lines;
     std::istringstream stream(text);
     for (std::string line; std::getline(stream, line);) {
-        if (line.starts_with(prefix)) lines.push_back(line);
+        if (line.starts_with(prefix) && !line.starts_with("winnow: note: compiling shaders")) lines.push_back(line);
     }
     return lines;
 }

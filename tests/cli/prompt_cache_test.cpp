@@ -59,6 +59,20 @@ TEST_F(PromptCacheProgram, ASecondRunReadsWhatIsNew) {
     EXPECT_EQ(folder_.count(), 1u);
 }
 
+TEST_F(PromptCacheProgram, WhatCameFromTheFileIsSaidAndHasNoSpeed) {
+    const auto stats = [&](const std::string& file, const char* n_predict) {
+        const Outcome outcome = run_program(generate("the river", file, {"--show-timings", "-n", n_predict}));
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return outcome.err;
+    };
+    const std::string file = folder_.path("cache");
+    EXPECT_THAT(stats(file, "8"),
+                ::testing::ContainsRegex("\\[ prompt 6 tok [0-9.]+ t/s \\| gen 8 tok [0-9.]+ t/s \\| ctx"));
+    EXPECT_THAT(stats(file, "8"),
+                ::testing::ContainsRegex("\\[ prompt 1 tok, 5 from the cache \\| gen 8 tok [0-9.]+ t/s"));
+    EXPECT_THAT(stats("", "0"), ::testing::ContainsRegex("\\[ prompt 6 tok [0-9.]+ t/s \\| gen 0 tok \\| ctx"));
+}
+
 // Quest leaves the first two layers dense: a model with more of them. What it keeps follows from summaries that the
 // file has not.
 TEST_F(PromptCacheProgram, ASelectingPresetGoesOnAsWithoutTheFile) {

@@ -106,6 +106,14 @@ TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {
         {"generate", "-m", model(), "-p", "the", "-n", "1", "--sparse", "streaming", "--sparse-mass", "0.9"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("warning: --sparse-mass has no effect on --sparse streaming"));
+    for (const char* command : {"generate", "perplexity"}) {
+        const Outcome off = run_program(
+            {command, "-m", model(), "-p", prompt(), "-c", "434", "--sparse-mass", "0.9", "--sparse-window", "128"});
+        EXPECT_EQ(off.status, 0) << off.err;
+        EXPECT_THAT(own_lines(off.err, "winnow: warning: --"),
+                    ::testing::ElementsAre("winnow: warning: --sparse-mass has no effect without --sparse NAME",
+                                           "winnow: warning: --sparse-window has no effect without --sparse NAME"));
+    }
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "streaming", "--sparse-window", "0"}),
                  2, "--sparse-window");
     expect_error(run_program({"generate", "-m", model(), "-p", "the", "--sparse", "exact", "--audit", "0"}), 2,

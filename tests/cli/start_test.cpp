@@ -50,7 +50,8 @@ TEST_F(Start, PutsTheFetchedModelInFrontWhereNoneWasGiven) {
 TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
     const std::vector<std::vector<std::string>> own{
         {"-m", "x.gguf"},       {"-mx.gguf"},           {"--model=x.gguf"},    {"bench", "--shape", "8b"},
-        {"info", "--shape=8b"}, {"info", "--policies"}, {"--completion-bash"}, {"--help"}};
+        {"info", "--shape=8b"}, {"info", "--policies"}, {"--completion-bash"}, {"--help"},
+        {"help", "chat"}};
     for (const std::vector<std::string>& arguments : own) {
         std::string line;
         for (const std::string& argument : arguments) line += (line.empty() ? "" : " ") + argument;
@@ -58,6 +59,50 @@ TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
     }
     options_.environment["WINNOW_MODEL"] = "x.gguf";
     EXPECT_EQ(handed_over({"chat"}), "chat\n");
+}
+
+// A first start shows what cmake and ninja do; a later one only what is built, or why nothing could be.
+TEST(Build, SaysNothingWhereNothingIsToBeDone) {
+    const TemporaryFolder folder;
+    const auto write = [&](const std::string& name, const std::string& text) {
+        fs::create_directories(fs::path(folder.path(name)).parent_path());
+        fs::permissions(folder.write(name, text), fs::perms::owner_all);
+    };
+    fs::create_directories(folder.path("examples/winnow"));
+    fs::copy_file(std::string(WINNOW_TEST_DATA) + "/../examples/winnow/lib.sh", folder.path("examples/winnow/lib.sh"));
+    write("bin/glslangValidator", "#!/bin/sh\n");
+    write("bin/cmake",
+          "#!/bin/sh\n"
+          "case $1 in\n"
+          "--preset) echo Preset CMake variables >&2; mkdir -p build/$2; : >build/$2/build.ninja; exit $CONFIGURED;;\n"
+          "esac\n"
+          "echo '[0/2] Re-checking globbed directories...'\n"
+          "if [ -n \"$IDLE\" ]; then echo ninja: no work to do.; else echo '[1/1] Linking'; fi\n"
+          "exit $BUILT\n");
+    write("start.sh", "set -euo pipefail\n. \"$(dirname \"$0\")/examples/winnow/lib.sh\"\nbuild release -DA=ON\n");
+    Program::Options options;
+    options.program = "/bin/bash";
+    options.environment = {
+        {"PATH", folder.path("bin") + ":/usr/bin:/bin"}, {"CONFIGURED", "0"}, {"BUILT", "0"}, {"IDLE", ""}};
+    const auto start = [&] { return run_program({folder.path("start.sh")}, "", options); };
+    EXPECT_EQ(start().err, "Preset CMake variables\n[0/2] Re-checking globbed directories...\n[1/1] Linking\n");
+    EXPECT_EQ(start().err, "[1/1] Linking\n");
+    options.environment["IDLE"] = "yes";
+    const Outcome idle = start();
+    EXPECT_EQ(idle.status, 0);
+    EXPECT_EQ(idle.out + idle.err, "");
+    options.environment["CONFIGURED"] = "1";
+    const Outcome unconfigured = start();
+    EXPECT_EQ(unconfigured.status, 1);
+    EXPECT_EQ(unconfigured.err,
+              "Preset CMake variables\nstart.sh: cmake could not configure build/release: the reason "
+              "stands above (rm -r build/release starts afresh)\n");
+    options.environment["CONFIGURED"] = "0";
+    options.environment["IDLE"] = "";
+    options.environment["BUILT"] = "1";
+    const Outcome unbuilt = start();
+    EXPECT_EQ(unbuilt.status, 1);
+    EXPECT_EQ(unbuilt.err, "[1/1] Linking\nstart.sh: the build failed: the reason stands above\n");
 }
 
 // What would be downloaded with says so, on standard error, and fails.

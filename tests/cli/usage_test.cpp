@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Flags, environment, exit statuses: nothing here needs a device.
+#include <regex>
+
 #include "models/chat_template.h"
 #include "tests/cli/program.h"
 #include "winnow/version.h"
@@ -21,11 +23,38 @@ TEST(Usage, HelpAndVersionGoToStandardOutput) {
                                                   (version().cooperative_matrices ? "yes" : "no") + ")\n");
 }
 
+TEST(Usage, HelpIsAWordTooItsLinesAreShortAndItNamesDefaults) {
+    EXPECT_EQ(run_program({"help"}).out, run_program({"--help"}).out);
+    expect_error(run_program({"help", "generat"}), 2, "'generat' is no command and no flag: did you mean generate?");
+    for (const char* command : {"chat", "generate", "tokenize", "perplexity", "info", "bench", "eval", "calibrate"}) {
+        const Outcome help = run_program({"help", command});
+        EXPECT_EQ(help.status, 0) << help.err;
+        EXPECT_EQ(help.out, run_program({command, "--help"}).out);
+        // One line for each flag again: "  -n, --predict N   most tokens ... (default)".
+        std::vector<std::string> flags;
+        std::istringstream lines(help.out);
+        for (std::string line; std::getline(lines, line);) {
+            EXPECT_LE(line.size(), 100u) << command << ": " << line;
+            if (line.starts_with("  -")) flags.push_back(line);
+            else if (line.starts_with("   ") && !flags.empty())
+                flags.back() += line.substr(line.find_first_not_of(' ') - 1);
+        }
+        EXPECT_GT(flags.size(), 10u) << help.out;
+        for (const std::string& flag : flags) {
+            static const std::regex has_default("^  -[^ ]+(, -[^ ]+)* (N|N,\\.\\.|P|T|R|X|WHEN|TYPE|FORMAT) .*");
+            if (!std::regex_match(flag, has_default)) continue;
+            EXPECT_TRUE(flag.find("default") != flag.npos || flag.find("accepted") != flag.npos)
+                << command << ": " << flag;
+        }
+    }
+}
+
 TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"--no-such-flag"}), 2, "--no-such-flag");
     expect_error(run_program({"generat"}), 2, "'generat' is no command");
-    expect_error(run_program({"-m"}), 2, "--model");
-    expect_error(run_program({}), 2, "-m FILE");
+    expect_error(run_program({"-m"}), 2, "-m lacks its value, FILE: see winnow --help");
+    expect_error(run_program({"bench", "-n"}), 2, "-n lacks its value, N,..: see winnow bench --help");
+    expect_error(run_program({}), 2, "no model: give one with -m FILE.gguf; winnow --help lists the rest");
     expect_error(run_program({"-m", "x", "-p", "a", "-f", "b"}), 2, "-p or -f");
     expect_error(run_program({"-m", "x", "-c", "abc"}), 2, "--ctx-size");
     expect_error(run_program({"-m", "x", "-c", "-5"}), 2, "--ctx-size");
@@ -38,6 +67,10 @@ TEST(Usage, WrongFlagsExitWithTwoAndOneLine) {
     expect_error(run_program({"info", "-m", "x", "--fit", "much"}), 2, "--fit much");
     expect_error(run_program({"generate", "-m", "x", "-p", "a", "--chat-template", "no-such"}), 2, "chatml, llama3");
     expect_error(run_program({"-m", "x", "-ctk", "f32", "-ctv", "f16"}), 2, "does not mix");
+    for (const char* flag : {"-n", "-c", "-t"})
+        expect_error(run_program({"-m", "x", flag, "2.5"}), 2, " = 2.5 is no whole number: see winnow --help");
+    expect_error(run_program({"perplexity", "-m", "x", "--windows", "-1"}), 2, "--windows: '-1' is no number from 0");
+    expect_error(run_program({"tokenize", "-m", "x", "--json=maybe"}), 2, "--json=maybe: give nothing behind the flag");
     for (const char* seed : {"18446744073709551616", "99999999999999999999", "-2", "1.5", "0x1", "", "abc"})
         expect_error(run_program({"-m", "x", "--seed", seed}), 2, "--seed");
     for (const char* size : {"8", "8000", "1048575", "8XB", "G"})
@@ -63,6 +96,41 @@ TEST(Usage, AMisspeltFlagIsNamedAndTheNearestOneToo) {
     expect_error(run_program({"tokenize", "--temp", "1"}), 2,
                  "--temp is no flag of winnow tokenize: it is one of chat, generate; see winnow tokenize --help");
     expect_error(run_program({"--presets", "exact"}), 2, "--presets is no flag of winnow chat: it is one of eval;");
+}
+
+// Each would be read as letters of winnow's own: -hf as -h -f, -mg as the model g.
+TEST(Usage, FlagsOfLlamaCppThatWinnowLacksSayWhatToDo) {
+    expect_error(run_program({"-hf", "user/repo"}), 2,
+                 "-hf is no flag of winnow: it downloads no model; give a file with -m FILE.gguf; see winnow --help");
+    expect_error(run_program({"--hf-repo=user/repo"}), 2, "--hf-repo is no flag of winnow: it downloads no model");
+    expect_error(run_program({"-m", "x", "-mg", "0"}), 2, "-mg is no flag of winnow: choose the device with -dev");
+    expect_error(run_program({"bench", "-m", "x", "-sm", "none"}), 2, "-sm is no flag of winnow bench: a model runs");
+    expect_error(run_program({"-m", "x", "-fit", "on"}), 2, "-fit is no flag of winnow chat: without -c the context");
+    expect_error(run_program({"generate", "-m", "x", "--fit", "off"}), 2,
+                 "--fit is no flag of winnow generate: without");
+    for (const char* flag : {"-nkvo", "-ts", "-cb", "-tb", "-np"})
+        expect_error(run_program({"-m", "x", flag}), 2, std::string(flag) + " is no flag of winnow: ");
+    // Values may stand behind a letter, and after a flag they are no flags.
+    const std::string& model = Files::shared().vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-m" + model, "-phello"}).status, 0);
+    EXPECT_EQ(run_program({"tokenize", "-m", model, "-p", "-hf"}).status, 0);
+    expect_error(run_program({"generate", "-m", "missing", "-n-1", "-s7", "-t8", "-p", "a"}), 4, "missing");
+}
+
+TEST(Usage, AWordThatNoFlagTakesIsNamedWithTheFlagItMayNeed) {
+    expect_error(run_program({"some.gguf"}), 2, "'some.gguf' is no command and no flag: did you mean -m 'some.gguf'?");
+    expect_error(run_program({"Who are you?"}), 2, "did you mean -p 'Who are you?'? see winnow --help");
+    expect_error(run_program({"someword"}), 2, "'someword' is no command and no flag: see winnow --help");
+    expect_error(run_program({"generate", "some.gguf"}), 2, "did you mean -m 'some.gguf'? see winnow generate --help");
+    expect_error(run_program({"generate", "-m", "x", "hello"}), 2,
+                 "'hello' is the value of no flag: did you mean -p 'hello'? see winnow generate --help");
+    expect_error(run_program({"info", "-m", "x", "hello"}), 2,
+                 "'hello' is the value of no flag: see winnow info --help");
+    expect_error(run_program({"generate", "-m", "x", ""}), 2, "'' is the value of no flag");
+    // Behind a letter with or without a '='.
+    const std::string& model = Files::shared().vocabulary();
+    EXPECT_EQ(run_program({"tokenize", "-m=" + model, "-p=a"}).out, run_program({"tokenize", "-m", model, "-pa"}).out);
+    expect_error(run_program({"-m", "x", "-c=none"}), 2, "--ctx-size: 'none' is no number");
 }
 
 TEST(Usage, AFlagIsNoValueAndAValueMayBeginWithADash) {
@@ -110,6 +178,20 @@ TEST(Usage, TheEnvironmentStandsInForFlagsAndTheCommandLineWins) {
     const Outcome typed = run_program({"-m", files.tiny(), "--temperature", "hot"}, "", options);
     expect_error(typed, 2, "--temp");
     EXPECT_EQ(typed.err.find("WINNOW_TEMP"), std::string::npos) << typed.err;
+}
+
+TEST(Usage, AFlagWithoutAValueIsSwitchedByItsTwinInTheEnvironment) {
+    const std::vector<std::string> call{"tokenize", "-m", Files::shared().vocabulary(), "-p", "a"};
+    Program::Options options;
+    for (const auto& [value, is_json] :
+         {std::pair("1", true), {"on", true}, {"0", false}, {"off", false}, {"", false}}) {
+        options.environment["WINNOW_JSON"] = value;
+        const Outcome outcome = run_program(call, "", options);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        EXPECT_EQ(outcome.out.starts_with("{"), is_json) << value;
+    }
+    options.environment["WINNOW_JSON"] = "maybe";
+    expect_error(run_program(call, "", options), 2, "WINNOW_JSON=maybe: give 1, on, yes or true, or 0, off, no or");
 }
 
 TEST(Usage, AWrongValueIsNotPutDownToAFlagWhoseNameItsOwnContains) {
