@@ -189,6 +189,7 @@ struct SelectPush {
     uint last_query;     // first float of the layer's last selecting query
     uint super_first;    // first superblock row of the summaries
     uint super_stride;   // superblocks of a kv head
+    uint codes;          // first word of the layer's code tables
 };
 
 struct SummarizePush {
@@ -199,6 +200,7 @@ struct SummarizePush {
     uint maps;
     uint super_first;
     uint super_stride;
+    uint codes;
 };
 
 struct AttendSparsePush {
@@ -262,6 +264,11 @@ struct AuditPush {
 #define WINNOW_SCORE_MEAN 2         // q . mean key of the block
 #define WINNOW_SCORE_LOWDIM 3       // index query . index key of every token
 #define WINNOW_SCORE_LOWDIM_MEAN 4  // index query . mean index key of the block (HISA)
+#define WINNOW_SCORE_CODES 5        // index query . code of every token's index key
+
+// Values of a dimension's table of codes, and words of its table with the place of its code before them.
+#define WINNOW_CODE_VALUES 64
+#define WINNOW_CODE_WORDS 65
 
 #define WINNOW_RULE_TOP_K 0
 #define WINNOW_RULE_TOP_P 1

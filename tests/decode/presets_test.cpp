@@ -92,6 +92,7 @@ std::string scorer_words(const SelectLevel& level) {
         case Scorer::kMean: return "means of " + std::to_string(level.unit);
         case Scorer::kLowdim: return "index keys";
         case Scorer::kLowdimMean: return "block means of index keys";
+        case Scorer::kCodes: return "codes of index keys";
     }
     return "";
 }
@@ -114,6 +115,11 @@ TEST(PresetsTest, TheTableSaysWhatThePresetsDo) {
             EXPECT_EQ(info.scorer.find("each head") != std::string_view::npos, p.pool == HeadPool::kEach);
             if (p.levels.size() == 1) EXPECT_EQ(info.filter, "-");
             else says(info.filter, scorer_words(p.levels.front()));
+            if (info.name == "hisa") {  // as the calibrations of today have it
+                Calibration c;
+                c.codes.bits.assign(1, 0);
+                says(info.filter, scorer_words(make_preset("hisa", kFull, {}, &c).levels.front()));
+            }
             if (last.rule == BudgetRule::kTopP) says(info.budget, fmt::format("attention mass {:.3g}", last.mass));
             else if (last.budget_share > 0)
                 says(info.budget, fmt::format("top {:.0f} %, at least {}", 100 * last.budget_share, last.budget));
