@@ -52,7 +52,7 @@ AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape
     vk::Uploader uploader(device);
     if (policy.index_dim != 0) uploader.upload(maps, std::as_bytes(maps_of));
     std::vector<std::uint32_t> tables;
-    if (code_tables) {
+    if (has_codes(policy)) {
         tables = pack_code_tables(*policy.index_codes, policy.index_dim);
         uploader.upload(code_tables, std::as_bytes(std::span(tables)));
     }

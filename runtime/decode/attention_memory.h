@@ -51,7 +51,7 @@ public:
     std::vector<Layer> layers;
     vk::Buffer none;            ///< stands where a shader binds what it does not read
     vk::Buffer maps;            ///< f32 [n_layers, n_kv_heads, A and B, index_dim, head_dim]
-    vk::Buffer code_tables;     ///< u32 [n_layers, n_kv_heads, index_dim, WINNOW_CODE_WORDS]
+    vk::Buffer code_tables;     ///< u32 [n_layers, n_kv_heads, index_dim, WINNOW_CODE_WORDS]; 16 bytes without
     vk::Buffer lists;           ///< u32 units, ascending: [n_layers or 1][level][n_kv_heads, list_stride(level)]
     vk::Buffer scores;          ///< f32 [n_heads, IndexerScore::score_stride()]
     vk::Buffer partials;        ///< vec2 [n_kv_heads, n_select_splits + 1, n_group]

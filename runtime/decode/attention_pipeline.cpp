@@ -181,7 +181,7 @@ IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, 
             m.last_queries,
             m.dropped,
             m.or_none(own.index_codes),
-            m.or_none(m.code_tables)};
+            m.code_tables};
 }
 
 SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t level) const {
@@ -355,7 +355,7 @@ void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t lay
     summarize_->record(
         recorder,
         {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum), m.maps,
-         m.or_none(own.index_keys), m.or_none(own.index_sums), m.or_none(own.index_codes), m.or_none(m.code_tables)},
+         m.or_none(own.index_keys), m.or_none(own.index_sums), m.or_none(own.index_codes), m.code_tables},
         {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps, select.super_first,
          select.super_stride, select.codes});
 }

@@ -100,8 +100,8 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
     z.maps = at_least(
         policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
-    z.code_tables =
-        has_codes(policy) ? std::uint64_t{s.n_layers} * s.n_kv_heads * policy.index_dim * WINNOW_CODE_WORDS * 4 : 0;
+    z.code_tables = at_least(
+        has_codes(policy) ? std::uint64_t{s.n_layers} * s.n_kv_heads * policy.index_dim * WINNOW_CODE_WORDS * 4 : 0);
     z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
     z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 8;
