@@ -33,7 +33,7 @@ void register_summarize_block() {
             [&](vk::Recorder& r, std::uint32_t) {
                 stage.record(
                     r, {cache.pools().tables(), cache.pools().keys(0), low, high, sum, none, none, none, none, none},
-                    {n, 0, 0, cache.layout().table_stride(), 0, units, supers});
+                    {n, 0, 0, cache.layout().table_stride(), 0, units, supers, 0});
             },
             [&] {  // the first unit of the first head and the last of the last, and their superblocks
                 const std::vector<float> sums = vk::read_back_as<float>(b.device(), sum);
