@@ -235,7 +235,7 @@ std::uint32_t policy_hash(const SparsePolicy& p) {
     if (p.index_maps) add_list(*p.index_maps);
     if (p.index_codes) {
         add_list(p.index_codes->bits);
-        add_list(p.index_codes->values);
+        add_list(p.index_codes->curves);
     }
     return std::max(static_cast<std::uint32_t>(hash.digest()), 1u);
 }

@@ -41,7 +41,7 @@ void visit_floats(C& c, Visit&& visit) {
     visit("pair_mass", c.pair_mass);
     visit("pair_recall", c.pair_recall);
     visit("captured_mass", c.captured_mass);
-    visit("code_values", c.codes.values);
+    visit("code_curves", c.codes.curves);
 }
 
 template <typename T>
@@ -220,7 +220,7 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     };
     sized(c.index_maps.size(), n_kv * 2 * c.index_dim * c.head_dim, "index_maps");
     sized(c.index_pairs.size(), n_kv * c.index_dim, "index_pairs");
-    if (!c.codes.bits.empty() || !c.codes.values.empty())
+    if (!c.codes.bits.empty() || !c.codes.curves.empty())
         if (const std::string fault = code_fault(c.codes, n_kv, c.index_dim); !fault.empty()) refuse(fault);
     sized(c.temperatures.size(), n_kv, "temperatures");
     sized(c.full_heads.size(), n_kv, "full_heads");
@@ -306,9 +306,8 @@ Calibration assume_calibration(const ModelShape& shape, float full_share) {
         const std::uint32_t bits =
             std::min(16 / ((c.index_dim + index_code_words(c.index_dim) - 1) / index_code_words(c.index_dim)), 3u);
         c.codes.bits.push_back(static_cast<std::uint8_t>(bits));
-        for (std::uint32_t k = 0; k < kCodeValues; ++k)
-            c.codes.values.push_back(-2 + 4 * (static_cast<float>(std::min(k, (1u << bits) - 1)) + 0.5f) /
-                                              static_cast<float>(1u << bits));
+        const float step = 4 / static_cast<float>(1u << bits);
+        for (const float term : {step / 2 - 2, step, 0.0f, 0.0f}) c.codes.curves.push_back(term);
     }
     for (auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) scores->assign(n_q, 0);
     c.similarity.assign(std::size_t{c.n_layers} * c.n_layers, 0);

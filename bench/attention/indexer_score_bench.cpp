@@ -31,8 +31,8 @@ IndexCodes even_codes(std::uint32_t n_kv_heads) {
     for (std::uint32_t i = 0; i < n_kv_heads * kIndexDim; ++i) {
         const std::uint32_t bits = i % kIndexDim / index_code_words(kIndexDim) < 4 ? 3 : 2, n = 1u << bits;
         codes.bits.push_back(static_cast<std::uint8_t>(bits));
-        for (std::uint32_t k = 0; k < kCodeValues; ++k)
-            codes.values.push_back(8 * (static_cast<float>(std::min(k, n - 1)) + 0.5f) / static_cast<float>(n) - 4);
+        const float step = 8 / static_cast<float>(n);
+        for (const float term : {step / 2 - 4, step, 0.0f, 0.0f}) codes.curves.push_back(term);
     }
     return codes;
 }
@@ -128,10 +128,12 @@ std::vector<float> index_keys(const AttentionSetup& on, const Rows& rows, const 
 std::vector<float> coded_keys(const Rows& rows, std::vector<float> keys, std::uint32_t kv_head) {
     for (std::size_t i = 0; i < keys.size(); ++i) {
         const std::size_t dim = std::size_t{kv_head} * kIndexDim + i % kIndexDim;
-        const float* value = rows.codes.values.data() + dim * kCodeValues;
-        const float* last = value + (1 << rows.codes.bits[dim]) - 1;
-        while (value < last && keys[i] >= 0.5f * (value[0] + value[1])) ++value;
-        keys[i] = *value;
+        const float* curve = rows.codes.curves.data() + dim * kCodeTerms;
+        std::uint32_t code = 0;
+        while (code + 1 < 1u << rows.codes.bits[dim] &&
+               keys[i] >= 0.5f * (code_value(curve, code) + code_value(curve, code + 1)))
+            ++code;
+        keys[i] = code_value(curve, code);
     }
     return keys;
 }

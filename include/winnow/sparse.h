@@ -39,16 +39,21 @@ enum class HeadPool : std::uint32_t {
 };
 
 /// How index keys are coded, three bits a dimension on average: a filter by token that reads a fifth of what the keys
-/// take. A code is the place of the nearest value in the table of its dimension. DO NOT CHANGE kCodeValues:
+/// take. A dimension has 2^bits values, and the code of a key is the place of the nearest. DO NOT CHANGE kCodeTerms:
 /// shaders/common/interface.h has it too.
-constexpr std::uint32_t kMostCodeBits = 6, kCodeValues = 1u << kMostCodeBits;
+constexpr std::uint32_t kMostCodeBits = 6, kCodeTerms = 4;
 struct IndexCodes {
     std::vector<std::uint8_t> bits;  ///< [n_layers, n_kv_heads, index_dim], 0 to kMostCodeBits; what shares a word of
                                      ///< 16 bits (index_code_word) has 16 at most together
-    std::vector<float> values;       ///< [n_layers, n_kv_heads, index_dim, kCodeValues] the first 2^bits ascend
+    std::vector<float> curves;       ///< [n_layers, n_kv_heads, index_dim, kCodeTerms] of code_value, which ascends
 
     bool empty() const { return bits.empty(); }
 };
+/// What code k stands for: a cubic holds what a table fitted to the keys would, without a look-up.
+constexpr float code_value(const float* curve, std::uint32_t code) {
+    const auto k = static_cast<float>(code);
+    return curve[0] + k * (curve[1] + k * (curve[2] + k * curve[3]));
+}
 /// Words of 16 bits that the codes of a token take, and the word in which dimension r has its own: from the first word
 /// to the last and back, so that the dimensions with the most bits, which come first, are spread over all.
 constexpr std::uint32_t index_code_words(std::uint32_t index_dim) { return index_dim < 16 ? 1 : index_dim * 3 / 16; }

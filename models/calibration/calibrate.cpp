@@ -57,7 +57,7 @@ public:
         c_.index_maps.assign(n_kv * 2 * c_.index_dim * c_.head_dim, 0);
         c_.index_pairs.assign(n_kv * c_.index_dim, 0);
         c_.codes.bits.assign(n_kv * c_.index_dim, 0);
-        c_.codes.values.assign(n_kv * c_.index_dim * kCodeValues, 0);
+        c_.codes.curves.assign(n_kv * c_.index_dim * kCodeTerms, 0);
         c_.mass = 0;
         c_.quick = options.quick;
     }
@@ -221,8 +221,8 @@ private:
         const CodeFit codes = fit_codes(samples, (a * moments.query * a.transpose()).diagonal());
         std::copy(codes.bits.begin(), codes.bits.end(),
                   c_.codes.bits.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim));
-        std::copy(codes.values.begin(), codes.values.end(),
-                  c_.codes.values.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim * kCodeValues));
+        std::copy(codes.curves.begin(), codes.curves.end(),
+                  c_.codes.curves.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim * kCodeTerms));
     }
 
     // Indexes that the report compares on the held-out text.

@@ -161,7 +161,7 @@ FilterQuality TextAnalysis::filter_of(const IndexFit& fit, const Calibration& c,
     const Rows index_keys = (keys * fit.b.transpose()).cast<Eigen::half>().cast<float>();
     const std::size_t first_dim = head * c.index_dim;
     const Rows coded =
-        coded_keys(index_keys, c.codes.bits.data() + first_dim, c.codes.values.data() + first_dim * kCodeValues);
+        coded_keys(index_keys, c.codes.bits.data() + first_dim, c.codes.curves.data() + first_dim * kCodeTerms);
     const auto n_group = static_cast<Eigen::Index>(queries.size());
     FilterQuality mean;
     for (std::size_t r = 0; r < few_rows_.size(); ++r) {

@@ -21,7 +21,10 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
     const std::uint32_t subgroup = device.limits().subgroup_size;
     SelectTuning tuning = select_tuning(device, is_indexed(c.level.scorer) ? c.index_dim : c.head_dim,
                                         c.level.scorer == Scorer::kBox, c.tuning);
-    if (c.level.scorer == Scorer::kCodes) tuning.lanes = 1;  // a row is a few words
+    if (c.level.scorer == Scorer::kCodes) {
+        tuning.lanes = 1;           // a row is a few words
+        tuning.rows_in_flight = 4;  // that share what is looked up of a dimension
+    }
     const std::array<std::uint32_t, 23> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads / c.n_kv_heads,

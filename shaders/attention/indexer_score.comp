@@ -104,7 +104,7 @@ shared vec2 shared_states[kSubgroups * kGroup];
 shared uint arrived;
 shared float shared_index_key[kIndexDim];
 shared uint shared_code_places[kCoded ? kIndexDim : 1];
-shared float shared_code_values[kCoded ? kIndexDim * WINNOW_CODE_VALUES : 1];
+shared vec4 shared_code_curves[kCoded ? kIndexDim : 1];
 
 vec4 q[kGroup * 2 * kUnitsPerLane];
 HeadTable table;
@@ -164,14 +164,11 @@ void load_query() {
 
 uint code_tables_at() { return push.codes + kv_head * kIndexDim * WINNOW_CODE_WORDS; }
 
-// The tables that codes are looked up in, only as much of them as there is.
 void stage_codes() {
-    const uint first = code_tables_at();
-    for (uint i = gl_LocalInvocationIndex; i < kIndexDim * WINNOW_CODE_VALUES; i += kGroupSize) {
-        const uint at = first + i / WINNOW_CODE_VALUES * WINNOW_CODE_WORDS, k = i % WINNOW_CODE_VALUES;
-        const uint place = code_tables[at];
-        if (k == 0) shared_code_places[i / WINNOW_CODE_VALUES] = place;
-        if (k >> code_bits(place) == 0) shared_code_values[i] = uintBitsToFloat(code_tables[at + 1 + k]);
+    for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
+        const uint at = code_tables_at() + r * WINNOW_CODE_WORDS;
+        shared_code_places[r] = code_tables[at];
+        shared_code_curves[r] = CODE_CURVE(at);
     }
 }
 
@@ -279,11 +276,14 @@ void score_codes() {
             const uint r = code_dim(word, c);
             if (r >= kIndexDim) continue;
             const uint place = shared_code_places[r];
+            const vec4 curve = shared_code_curves[r];
+            float x_query[kGroup];
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[g * kDim + r];
             [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
                 const uint code = bitfieldExtract(w[t], int(code_first(place)), int(code_bits(place)));
-                const float x = shared_code_values[r * WINNOW_CODE_VALUES + code];
+                const float x = code_value(curve, code);
                 [[unroll]] for (uint g = 0; g < kGroup; ++g)
-                    slot_scores[t * kGroup + g] += shared_query[g * kDim + r] * x;
+                    slot_scores[t * kGroup + g] += x_query[g] * x;
             }
         }
     }

@@ -266,9 +266,9 @@ struct AuditPush {
 #define WINNOW_SCORE_LOWDIM_MEAN 4  // index query . mean index key of the block (HISA)
 #define WINNOW_SCORE_CODES 5        // index query . code of every token's index key
 
-// Values of a dimension's table of codes, and words of its table with the place of its code before them.
-#define WINNOW_CODE_VALUES 64
-#define WINNOW_CODE_WORDS 65
+// Terms of the curve that a dimension's codes stand for, and words of its table: the place of its code, then those.
+#define WINNOW_CODE_TERMS 4
+#define WINNOW_CODE_WORDS 5
 
 #define WINNOW_RULE_TOP_K 0
 #define WINNOW_RULE_TOP_P 1

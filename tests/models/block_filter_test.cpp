@@ -60,7 +60,7 @@ TEST_F(BlockFilterTest, ChoosesWhatTheStagesChoose) {
     by_codes.levels[0].budget = 250;  // few of those that codes put first
     const auto codes = std::make_shared<IndexCodes>(random_codes(1, kIndexDim, 1));
     by_codes.index_codes = codes;
-    const Rows coded = coded_keys(index_keys, codes->bits.data(), codes->values.data());
+    const Rows coded = coded_keys(index_keys, codes->bits.data(), codes->curves.data());
 
     std::vector<std::vector<std::uint32_t>> sets;
     for (const SparsePolicy& p : {policy, without_filter(policy), by_codes}) {
@@ -77,7 +77,7 @@ TEST_F(BlockFilterTest, ChoosesWhatTheStagesChoose) {
         sets.push_back(here);
     }
     EXPECT_NE(sets[0], sets[1]);  // this text is one that the filter costs something
-    EXPECT_NE(sets[2], sets[1]);  // as do these codes, of tables at random
+    EXPECT_NE(sets[2], sets[1]);  // as do these codes, of curves at random
 }
 
 // Index keys of one dimension; the hot tokens score 1 more than the others.

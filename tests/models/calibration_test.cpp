@@ -457,7 +457,7 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.index_pairs, c_.index_pairs);
     EXPECT_EQ(read.temperatures, c_.temperatures);
     EXPECT_EQ(read.codes.bits, c_.codes.bits);
-    EXPECT_EQ(read.codes.values, c_.codes.values);
+    EXPECT_EQ(read.codes.curves, c_.codes.curves);
     EXPECT_EQ(read.full_heads, c_.full_heads);
     EXPECT_EQ(read.anchors, c_.anchors);
     EXPECT_EQ(read.head_maps, c_.head_maps);
@@ -542,14 +542,14 @@ TEST_F(SidecarTest, HostileContentsAreRefused) {
     expect_refused_after("index_maps", [](Calibration& c) { c.index_maps.pop_back(); });
     expect_refused_after("not finite", [](Calibration& c) { c.index_maps[5] = NAN; });
     expect_refused_after("not finite", [](Calibration& c) { c.temperatures[0] = 1e30f; });
-    expect_refused_after("codes of", [](Calibration& c) { c.codes.values.pop_back(); });
+    expect_refused_after("codes of", [](Calibration& c) { c.codes.curves.pop_back(); });
     expect_refused_after("codes of", [](Calibration& c) { c.codes.bits = {}; });
     expect_refused_after("bits too many", [](Calibration& c) { c.codes.bits[0] = 7; });
     expect_refused_after("bits too many", [](Calibration& c) {  // no dimension has too many, their word has
         for (std::uint32_t r = 0; r < c.index_dim; ++r) c.codes.bits[r] = 6;
     });
-    expect_refused_after("ascend", [](Calibration& c) { std::swap(c.codes.values[0], c.codes.values[1]); });
-    expect_refused_after("ascend", [](Calibration& c) { c.codes.values[0] = NAN; });
+    expect_refused_after("ascend", [](Calibration& c) { c.codes.curves[1] *= -1; });
+    expect_refused_after("ascend", [](Calibration& c) { c.codes.curves[0] = NAN; });
     expect_refused_after("index_dim", [](Calibration& c) { c.index_dim = 0; });
     expect_refused_after("index_dim", [](Calibration& c) { c.index_dim = 12; });
     expect_refused_after("another shape", [](Calibration& c) { c.n_layers = 3; });

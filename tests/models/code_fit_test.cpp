@@ -31,10 +31,10 @@ double mean_square(const Rows& a, const Rows& b, Eigen::Index r) {
     return (a.col(r) - b.col(r)).squaredNorm() / static_cast<double>(a.rows());
 }
 
-TEST(CodeFitTest, TablesAreThoseOfLloyd) {
+TEST(CodeFitTest, ErrorsAreNearlyTheLeast) {
     const std::vector<float> ones(16, 1.0f);
     const CodeFit fit = fit_codes(normal_keys(20000, ones, 1), Eigen::VectorXd::Ones(16));
-    const Rows keys = normal_keys(20000, ones, 2), coded = coded_keys(keys, fit.bits.data(), fit.values.data());
+    const Rows keys = normal_keys(20000, ones, 2), coded = coded_keys(keys, fit.bits.data(), fit.curves.data());
     // Of the normal distribution, by bits (Max 1960).
     constexpr double kError[] = {1, 0.3634, 0.1175, 0.03454, 0.009497};
     std::uint32_t sum = 0;
@@ -42,7 +42,7 @@ TEST(CodeFitTest, TablesAreThoseOfLloyd) {
         ASSERT_GE(fit.bits[r], 2);  // the dimensions are alike: 48 bits fall to them evenly, as words allow
         ASSERT_LE(fit.bits[r], 4);
         sum += fit.bits[r];
-        EXPECT_NEAR(mean_square(keys, coded, r) / kError[fit.bits[r]], 1, 0.06) << r;
+        EXPECT_NEAR(mean_square(keys, coded, r) / kError[fit.bits[r]], 1, 0.08) << r;  // values are on a cubic
     }
     EXPECT_EQ(sum, 48u);
 }
@@ -56,9 +56,9 @@ TEST(CodeFitTest, BitsGoWhereScoresVary) {
     const CodeFit fit = fit_codes(samples, weights);
     EXPECT_GE(fit.bits[0], 5);
     EXPECT_LE(fit.bits[15], 1);
-    EXPECT_TRUE(code_fault({fit.bits, fit.values}, 1, 16).empty());
+    EXPECT_TRUE(code_fault({fit.bits, fit.curves}, 1, 16).empty());
     // Error of the scores against that of three bits everywhere, which is what water-filling saves.
-    const Rows coded = coded_keys(samples, fit.bits.data(), fit.values.data());
+    const Rows coded = coded_keys(samples, fit.bits.data(), fit.curves.data());
     double error = 0, even = 0;
     for (Eigen::Index r = 0; r < 16; ++r) {
         error += weights[r] * mean_square(samples, coded, r);
@@ -70,17 +70,17 @@ TEST(CodeFitTest, BitsGoWhereScoresVary) {
 TEST(CodeFitTest, SamplesThatAreAllTheSame) {
     const Rows samples = Rows::Constant(50, 8, 1.5f);
     const CodeFit fit = fit_codes(samples, Eigen::VectorXd::Ones(8));
-    EXPECT_TRUE(code_fault({fit.bits, fit.values}, 1, 8).empty());
-    EXPECT_EQ(coded_keys(samples, fit.bits.data(), fit.values.data()), samples);
+    EXPECT_TRUE(code_fault({fit.bits, fit.curves}, 1, 8).empty());
+    EXPECT_EQ(coded_keys(samples, fit.bits.data(), fit.curves.data()), samples);
 }
 
 TEST(CodeFitTest, NearestIsWhatAScanFinds) {
     const IndexCodes codes = random_codes(1, 24, 1);
     const Rows keys = normal_keys(300, std::vector<float>(24, 2.0f), 4),
-               coded = coded_keys(keys, codes.bits.data(), codes.values.data());
+               coded = coded_keys(keys, codes.bits.data(), codes.curves.data());
     for (Eigen::Index t = 0; t < keys.rows(); ++t)
         for (std::uint32_t r = 0; r < 24; ++r)
-            ASSERT_EQ(coded(t, r), code_value(codes, 0, 24, r, nearest_code(codes, 0, 24, r, keys(t, r))));
+            ASSERT_EQ(coded(t, r), value_of_code(codes, 0, 24, r, nearest_code(codes, 0, 24, r, keys(t, r))));
 }
 
 // Words of 16 bits, each of which has dimensions from the first and from the last.

@@ -54,7 +54,7 @@ IndexCodes codes_of(const DriftingText& text) {
     for (std::uint32_t t = 0; t < kTokens / 16; ++t)
         for (std::uint32_t r = 0; r < kIndexDim; ++r) samples(t, r) = 2 * text.keys[16 * t * kDim + r];
     const CodeFit fit = fit_codes(samples, Eigen::VectorXd::Ones(kIndexDim));
-    return {fit.bits, fit.values};
+    return {fit.bits, fit.curves};
 }
 
 SparsePolicy hisa(IndexType type, const IndexCodes& codes = {}) {

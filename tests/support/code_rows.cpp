@@ -9,10 +9,6 @@
 namespace winnow::test {
 namespace {
 
-const float* table_of(const IndexCodes& codes, std::size_t head, std::uint32_t dim, std::uint32_t r) {
-    return codes.values.data() + (head * dim + r) * kCodeValues;
-}
-
 // Word of the plane and first bit in it.
 struct Place {
     std::size_t word;
@@ -39,23 +35,29 @@ IndexCodes random_codes(std::size_t n_heads, std::uint32_t dim, float deviation)
             const std::uint32_t bits = std::min(kWanted[(r + head) % 8], left);
             left -= bits;
             codes.bits.push_back(static_cast<std::uint8_t>(bits));
-            std::vector<float> values = rng.normals(kCodeValues, 0, deviation);
-            std::sort(values.begin(), values.begin() + (1 << bits));
-            codes.values.insert(codes.values.end(), values.begin(), values.end());
+            // Over the place u from -1 to 1: u + bend (u^3 - u), which ascends for a bend between -1/2 and 1.
+            const float n = static_cast<float>(1u << bits), s = 2 / n, t = 1 / n - 1, wide = 2.2f * deviation;
+            const float bend = -0.3f + 0.8f * static_cast<float>(rng.uniform()), line = wide * (1 - bend),
+                        cubic = wide * bend;
+            const float shift = rng.normal(0, 0.2f * deviation);
+            for (const float term : {shift + line * t + cubic * t * t * t, line * s + 3 * cubic * s * t * t,
+                                     3 * cubic * s * s * t, cubic * s * s * s})
+                codes.curves.push_back(term);
         }
     }
     return codes;
 }
 
 std::uint32_t nearest_code(const IndexCodes& codes, std::size_t head, std::uint32_t dim, std::uint32_t r, float x) {
-    const float* table = table_of(codes, head, dim, r);
     std::uint32_t code = 0;
-    while (code + 1 < 1u << codes.bits[head * dim + r] && x >= 0.5f * (table[code] + table[code + 1])) ++code;
+    while (code + 1 < 1u << codes.bits[head * dim + r] &&
+           x >= 0.5f * (value_of_code(codes, head, dim, r, code) + value_of_code(codes, head, dim, r, code + 1)))
+        ++code;
     return code;
 }
 
-float code_value(const IndexCodes& codes, std::size_t head, std::uint32_t dim, std::uint32_t r, std::uint32_t code) {
-    return table_of(codes, head, dim, r)[code];
+float value_of_code(const IndexCodes& codes, std::size_t head, std::uint32_t dim, std::uint32_t r, std::uint32_t code) {
+    return code_value(codes.curves.data() + (head * dim + r) * kCodeTerms, code);
 }
 
 void pack_code_row(std::span<std::uint16_t> plane, const IndexCodes& codes, std::size_t head, std::uint32_t dim,

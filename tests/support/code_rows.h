@@ -16,8 +16,8 @@ IndexCodes random_codes(std::size_t n_heads, std::uint32_t index_dim, float devi
 /// The code of value x in dimension r of a head, and what it stands for.
 std::uint32_t nearest_code(const IndexCodes& codes, std::size_t head, std::uint32_t index_dim, std::uint32_t r,
                            float x);
-float code_value(const IndexCodes& codes, std::size_t head, std::uint32_t index_dim, std::uint32_t r,
-                 std::uint32_t code);
+float value_of_code(const IndexCodes& codes, std::size_t head, std::uint32_t index_dim, std::uint32_t r,
+                    std::uint32_t code);
 
 /// A row of the plane of shaders/common/index_codes.glsl: written, and read as codes [index_dim].
 void pack_code_row(std::span<std::uint16_t> plane, const IndexCodes& codes, std::size_t head, std::uint32_t index_dim,

@@ -403,7 +403,7 @@ std::vector<float> SelectRig::coded_keys() const {
             const std::size_t row = cache_.heads[h].row(t);
             const auto codes = unpack_code_row(plane, codes_, h, case_.index_dim, row);
             for (std::uint32_t r = 0; r < case_.index_dim; ++r)
-                values[row * case_.index_dim + r] = code_value(codes_, h, case_.index_dim, r, codes[r]);
+                values[row * case_.index_dim + r] = value_of_code(codes_, h, case_.index_dim, r, codes[r]);
         }
     return values;
 }
