@@ -189,6 +189,26 @@ TEST(PresetsTest, RefusesBadNumbers) {
     expect_refused([] { make_preset("quest", kFull, {.budget = 60}).check(12, 3); }, "below sink + window");
     expect_refused([] { make_preset("quest", kFull, {.window = 4000}).check(12, 3); }, "below sink + window");
     expect_refused([] { make_preset("quest", kFull).check(11, 3); }, "layers");
+    // Codes: a coarse level of tokens, which need tables of all heads.
+    const auto codes = [](std::size_t n_heads) {
+        SparsePolicy p = make_preset("hisa", kFull);
+        p.index_dim = 8;
+        p.levels[0].scorer = Scorer::kCodes;
+        p.levels[0].unit = 1;
+        p.index_codes = std::make_shared<IndexCodes>(
+            IndexCodes{std::vector<std::uint8_t>(n_heads * 8, 2), std::vector<float>(n_heads * 8 * kCodeTerms, 1)});
+        return p;
+    };
+    EXPECT_NO_THROW(codes(12 * 3).check(12, 3));
+    expect_refused([&] { codes(11 * 3).check(12, 3); }, "codes of");
+    SparsePolicy without = codes(12 * 3);
+    without.index_codes = nullptr;
+    expect_refused([&] { without.check(12, 3); }, "no index_codes");
+    for (const std::size_t turned : {0, 1}) {  // the same units twice, and not from codes to keys
+        SparsePolicy twice = codes(12 * 3);
+        twice.levels[1 - turned].scorer = turned == 0 ? Scorer::kCodes : Scorer::kLowdim;
+        expect_refused([&] { twice.check(12, 3); }, "coarse to fine");
+    }
 }
 
 TEST(PresetsTest, RefusesBadSchedules) {
