@@ -103,18 +103,18 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                                         const auto score = std::make_shared<IndexerScore>(device, c);
                                         const auto choose = wide ? std::make_shared<SelectRows>(device, w) : nullptr;
                                         return Record([=](vk::Recorder& r, std::uint32_t) {
-                                            score->record(r,
-                                                          {m->on.state, m->on.tables(), m->rows, m->high, m->on.query,
-                                                           m->maps, m->on.keys(0), m->index, m->sums, m->lists,
-                                                           m->lists, m->scores, m->partials, m->on.counters,
-                                                           m->controls, m->policies, m->last, m->dropped},
+                                            score->record(r, {m->on.state, m->on.tables(), m->rows,       m->high,
+                                                              m->on.query, m->maps,        m->on.keys(0), m->index,
+                                                              m->sums,     m->lists,       m->lists,      m->scores,
+                                                              m->partials, m->on.counters, m->controls,   m->policies,
+                                                              m->last,     m->dropped,     m->dropped,    m->dropped},
                                                           m->push());
                                             if (!choose) return;
                                             r.barrier();
                                             const SelectRows::Buffers buffers{
                                                 m->on.state, m->on.tables(), m->lists, m->lists,   m->scores,
                                                 m->partials, m->ranks,       m->bins,  m->through, m->on.counters,
-                                                m->controls, m->policies,    m->cuts};
+                                                m->controls, m->policies,    m->cuts,  m->dropped};
                                             choose->record_count(r, buffers, m->push());
                                             r.barrier();
                                             choose->record_write(r, buffers, m->push());

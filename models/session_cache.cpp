@@ -233,6 +233,10 @@ std::uint32_t policy_hash(const SparsePolicy& p) {
         add_list(layer.head_map);
     }
     if (p.index_maps) add_list(*p.index_maps);
+    if (p.index_codes) {
+        add_list(p.index_codes->bits);
+        add_list(p.index_codes->curves);
+    }
     return std::max(static_cast<std::uint32_t>(hash.digest()), 1u);
 }
 

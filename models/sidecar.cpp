@@ -14,6 +14,7 @@
 #include "models/gguf_writer.h"
 #include "models/hash.h"
 #include "runtime/io/safe_path.h"
+#include "runtime/kv/index_codes.h"
 
 namespace winnow {
 namespace {
@@ -40,6 +41,7 @@ void visit_floats(C& c, Visit&& visit) {
     visit("pair_mass", c.pair_mass);
     visit("pair_recall", c.pair_recall);
     visit("captured_mass", c.captured_mass);
+    visit("code_curves", c.codes.curves);
 }
 
 template <typename T>
@@ -123,6 +125,7 @@ void write_sidecar(const std::filesystem::path& path, const Calibration& c, cons
     writer.add_float("calibration.mass", c.mass);
     writer.add_float("calibration.full_share", c.full_share);
     writer.add_ints("calibration.index_pairs", as_ints(c.index_pairs));
+    if (!c.codes.empty()) writer.add_ints("calibration.code_bits", as_ints(c.codes.bits));
     writer.add_ints("calibration.full_heads", as_ints(c.full_heads));
     writer.add_ints("calibration.anchors", as_ints(c.anchors));
     writer.add_ints("calibration.head_maps", as_ints(c.head_maps));
@@ -172,6 +175,7 @@ Calibration read_sidecar(const std::filesystem::path& path, const std::string& h
         c.mass = static_cast<float>(file.get_float("calibration.mass"));
         c.full_share = static_cast<float>(file.get_float("calibration.full_share"));
         read_ints(file, "index_pairs", c.index_pairs);
+        read_ints(file, "code_bits", c.codes.bits);
         read_ints(file, "full_heads", c.full_heads);
         read_ints(file, "anchors", c.anchors);
         read_ints(file, "head_maps", c.head_maps);
@@ -216,6 +220,8 @@ void check_calibration(const Calibration& c, const ModelShape& shape) {
     };
     sized(c.index_maps.size(), n_kv * 2 * c.index_dim * c.head_dim, "index_maps");
     sized(c.index_pairs.size(), n_kv * c.index_dim, "index_pairs");
+    if (!c.codes.bits.empty() || !c.codes.curves.empty())
+        if (const std::string fault = code_fault(c.codes, n_kv, c.index_dim); !fault.empty()) refuse(fault);
     sized(c.temperatures.size(), n_kv, "temperatures");
     sized(c.full_heads.size(), n_kv, "full_heads");
     sized(c.head_maps.size(), n_kv, "head_maps");
@@ -295,6 +301,14 @@ Calibration assume_calibration(const ModelShape& shape, float full_share) {
     }
     c.full_share = n_seen == 0 ? 1 : static_cast<float>(n_full) / static_cast<float>(n_seen);
     c.temperatures.assign(n_kv, 1);
+    // Codes of two or three bits, over the range that the projections of unit keys have.
+    for (std::size_t i = 0; i < n_kv * c.index_dim; ++i) {
+        const std::uint32_t bits =
+            std::min(16 / ((c.index_dim + index_code_words(c.index_dim) - 1) / index_code_words(c.index_dim)), 3u);
+        c.codes.bits.push_back(static_cast<std::uint8_t>(bits));
+        const float step = 4 / static_cast<float>(1u << bits);
+        for (const float term : {step / 2 - 2, step, 0.0f, 0.0f}) c.codes.curves.push_back(term);
+    }
     for (auto* scores : {&c.induction, &c.echo, &c.retrieval, &c.far_mass}) scores->assign(n_q, 0);
     c.similarity.assign(std::size_t{c.n_layers} * c.n_layers, 0);
     return c;

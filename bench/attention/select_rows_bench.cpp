@@ -69,7 +69,7 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
             r.copy({pending, 0, pending.bytes()}, {controls, 0, controls.bytes()});  // as indexer_score leaves it
             r.full_barrier();
             const SelectRows::Buffers buffers{on.state, on.tables(), lists,       lists,    score_rows, partials, ranks,
-                                              bins,     through,     on.counters, controls, policies,   cuts};
+                                              bins,     through,     on.counters, controls, policies,   cuts,     {}};
             stage.record_count(r, buffers, push);
             r.barrier();
             stage.record_write(r, buffers, push);

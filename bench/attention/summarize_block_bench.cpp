@@ -31,8 +31,9 @@ void register_summarize_block() {
         b.run(
             state, SummarizeBlock::bytes_moved(c, n),
             [&](vk::Recorder& r, std::uint32_t) {
-                stage.record(r, {cache.pools().tables(), cache.pools().keys(0), low, high, sum, none, none, none},
-                             {n, 0, 0, cache.layout().table_stride(), 0, units, supers});
+                stage.record(
+                    r, {cache.pools().tables(), cache.pools().keys(0), low, high, sum, none, none, none, none, none},
+                    {n, 0, 0, cache.layout().table_stride(), 0, units, supers, 0});
             },
             [&] {  // the first unit of the first head and the last of the last, and their superblocks
                 const std::vector<float> sums = vk::read_back_as<float>(b.device(), sum);

@@ -144,11 +144,10 @@ std::string calibration_table(const Calibration& c, const CalibrationReport& r, 
                                q.retrieval_mass, q.recall, q.retrieval_recall);
         if (const FilterReport& f = r.filter; f.n_heads != 0)
             out += fmt::format(
-                "\nhisa: its block filter leaves an overlap of {:.3f} with what the index chooses from all tokens "
-                "(worst kv head {:.3f}; whole blocks could reach {:.3f}) and {:.3f} of its attention, "
-                "for {:.3f} of the index bytes. "
+                "\nhisa: its filter by codes leaves an overlap of {:.4f} with what the index chooses from all tokens "
+                "(worst kv head {:.3f}) and {:.4f} of its attention, for {:.3f} of the index bytes. "
                 "Budgets: the shares that they are of {} tokens\n",
-                f.overlap, f.least, f.ceiling, f.mass, f.bytes_share, kFilterContext);
+                f.overlap, f.least, f.mass, f.bytes_share, kFilterContext);
     }
     out += "\n| phase | seconds |\n| --- | ---: |\n";
     for (const PhaseTime& phase : r.phases) out += fmt::format("| {} | {:.1f} |\n", phase.name, phase.seconds);

@@ -21,6 +21,7 @@ enum class Scorer : std::uint32_t {
     kMean = 2,        ///< q . mean key of a block
     kLowdim = 3,      ///< index query . index key of every token (RTPurbo 2605.16928, FASA 2602.03152)
     kLowdimMean = 4,  ///< index query . mean index key of a block (HISA, arXiv 2603.28458)
+    kCodes = 5,       ///< index query . coarse code of every token's index key (IndexCodes)
 };
 
 /// How much is kept. Values are the shaders'.
@@ -36,6 +37,30 @@ enum class HeadPool : std::uint32_t {
     kMean = 1,  ///< mean of them
     kEach = 2,  ///< each ranks and cuts for itself; what any of them keeps is kept
 };
+
+/// How index keys are coded, three bits a dimension on average: a filter by token that reads a fifth of what the keys
+/// take. A dimension has 2^bits values, and the code of a key is the place of the nearest. DO NOT CHANGE kCodeTerms:
+/// shaders/common/interface.h has it too.
+constexpr std::uint32_t kMostCodeBits = 6, kCodeTerms = 4;
+struct IndexCodes {
+    std::vector<std::uint8_t> bits;  ///< [n_layers, n_kv_heads, index_dim], 0 to kMostCodeBits; what shares a word of
+                                     ///< 16 bits (index_code_word) has 16 at most together
+    std::vector<float> curves;       ///< [n_layers, n_kv_heads, index_dim, kCodeTerms] of code_value, which ascends
+
+    bool empty() const { return bits.empty(); }
+};
+/// What code k stands for: a cubic holds what a table fitted to the keys would, without a look-up.
+constexpr float code_value(const float* curve, std::uint32_t code) {
+    const auto k = static_cast<float>(code);
+    return curve[0] + k * (curve[1] + k * (curve[2] + k * curve[3]));
+}
+/// Words of 16 bits that the codes of a token take, and the word in which dimension r has its own: from the first word
+/// to the last and back, so that the dimensions with the most bits, which come first, are spread over all.
+constexpr std::uint32_t index_code_words(std::uint32_t index_dim) { return index_dim < 16 ? 1 : index_dim * 3 / 16; }
+constexpr std::uint32_t index_code_word(std::uint32_t index_dim, std::uint32_t r) {
+    const std::uint32_t n = index_code_words(index_dim), place = r % n;
+    return r / n % 2 == 0 ? place : n - 1 - place;
+}
 
 /// One pass of selection: rows of `unit` tokens are scored and some are kept; the next level looks only inside them.
 struct SelectLevel {
@@ -87,6 +112,7 @@ struct Calibration {
     std::uint32_t index_dim = 0;
     std::uint32_t target_ctx = 0;   ///< tokens that the moments were rotated to
     std::vector<float> index_maps;  ///< [..., A and B, index_dim, head_dim]: index query A q, index key B k, after RoPE
+    IndexCodes codes;               ///< of the index keys; empty in sidecars that knew none
     std::vector<std::uint32_t>
         index_pairs;                  ///< [..., index_dim] dimensions of the RoPE pairs that predict scores best (FASA)
     std::vector<float> temperatures;  ///< [...] factor on index scores that makes the estimated mass unbiased
@@ -128,6 +154,7 @@ struct SparsePolicy {
     std::uint32_t index_dim = 0;        ///< width of index keys; 0 = none
     IndexType index_type = IndexType::kF16;
     std::shared_ptr<const std::vector<float>> index_maps;  ///< [n_layers, n_kv_heads, A and B, index_dim, head_dim]
+    std::shared_ptr<const IndexCodes> index_codes;         ///< where a level scores codes
     std::vector<std::uint8_t> local_heads;  ///< [n_layers, n_kv_heads] 1 = sees sinks and a window only; empty = none
     std::uint32_t local_window = 0;         ///< of local heads; 0 = a part of the context, within limits:
     float local_share = 0.1f;

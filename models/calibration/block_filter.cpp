@@ -82,11 +82,13 @@ SparsePolicy without_filter(SparsePolicy p) {
     return p;
 }
 
-std::vector<std::uint32_t> choose_by_index(const SparsePolicy& p, const Rows& queries, const Rows& codes,
-                                           std::uint32_t position) {
+std::vector<std::uint32_t> choose_by_index(const SparsePolicy& p, const Rows& queries, const Rows& keys,
+                                           const Rows& coded, std::uint32_t position) {
     const std::uint32_t begin = p.sink, end = middle_end(p, position);
     const auto n_group = static_cast<std::size_t>(queries.rows());
-    const Rows scores = queries * codes.topRows(position + 1).transpose();
+    const Rows exact = queries * keys.topRows(position + 1).transpose();
+    Rows by_codes;
+    if (coded.size() != 0) by_codes = queries * coded.topRows(position + 1).transpose();
     std::vector<double> dropped;  // log of what the levels above left out, by query head
     Ids parents;
     std::uint32_t parent_size = 0;
@@ -100,10 +102,12 @@ std::vector<std::uint32_t> choose_by_index(const SparsePolicy& p, const Rows& qu
         std::vector<double> pooled(units.size(), -1e30), lse(n_group);
         Rows weights(static_cast<Eigen::Index>(n_group), static_cast<Eigen::Index>(units.size()));
         for (std::size_t g = 0; g < n_group; ++g) {
+            const auto sure = exact.row(static_cast<Eigen::Index>(g));
+            const Rows& scores = p.levels[level].scorer == Scorer::kCodes ? by_codes : exact;
             const auto row = scores.row(static_cast<Eigen::Index>(g));
             std::vector<double> logs;
             for (std::uint32_t t = 0; t <= position; ++t)
-                if (t < begin || t >= end) logs.push_back(row[t]);
+                if (t < begin || t >= end) logs.push_back(sure[t]);
             if (!dropped.empty()) logs.push_back(dropped[g]);
             for (std::size_t i = 0; i < units.size(); ++i) {
                 const std::uint32_t first = units[i] * size, n = std::min(size, position + 1 - first);
@@ -135,11 +139,11 @@ std::vector<std::uint32_t> choose_by_index(const SparsePolicy& p, const Rows& qu
     return parents;
 }
 
-FilterQuality measure_filter(const SparsePolicy& p, const Rows& queries, const Rows& codes, const Rows& attention,
-                             std::uint32_t position) {
+FilterQuality measure_filter(const SparsePolicy& p, const Rows& queries, const Rows& keys, const Rows& coded,
+                             const Rows& attention, std::uint32_t position) {
     const SparsePolicy unfiltered = without_filter(p);
-    const Ids found = choose_by_index(p, queries, codes, position),
-              wanted = choose_by_index(unfiltered, queries, codes, position);
+    const Ids found = choose_by_index(p, queries, keys, coded, position),
+              wanted = choose_by_index(unfiltered, queries, keys, coded, position);
     const std::uint32_t begin = p.sink, end = middle_end(p, position), size = p.levels.front().unit;
     Ids blocks((end + size - 1) / size);
     std::iota(blocks.begin(), blocks.end(), 0u);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <utility>
 
+#include "models/calibration/code_fit.h"
 #include "models/calibration/head_roles.h"
 #include "models/calibration/preset_settings.h"
 #include "models/calibration/repeat_check.h"
@@ -24,8 +25,9 @@ constexpr std::uint32_t kCopies =
     2;  // RazorAttention has four: each row then looks for its token in up to three places, at twice the cost
 constexpr std::uint32_t kRepeatRows = 96;
 constexpr std::uint32_t kRepeatSeed = 20261123;
-constexpr double kRandomShare = 0.25;  // of random tokens in the moments: text alone copies worse
-constexpr std::uint32_t kSinks = 4;    // always attended, and unlike other keys: no part of the moments
+constexpr double kRandomShare = 0.25;                        // of random tokens in the moments: text alone copies worse
+constexpr std::uint32_t kTextPlaces = 3, kRandomPlaces = 1;  // of a key in the contexts that codes are fitted to
+constexpr std::uint32_t kSinks = 4;  // always attended, and unlike other keys: no part of the moments
 constexpr std::uint32_t kAnchors = 5;
 constexpr float kTargetMass = 0.9f;                                   // of the settings of presets
 constexpr std::uint32_t kSettingSteps = 4, kLeastSettingText = 1024;  // in less, sinks and window are most of it
@@ -54,6 +56,8 @@ public:
         const std::size_t n_kv = c_.temperatures.size();
         c_.index_maps.assign(n_kv * 2 * c_.index_dim * c_.head_dim, 0);
         c_.index_pairs.assign(n_kv * c_.index_dim, 0);
+        c_.codes.bits.assign(n_kv * c_.index_dim, 0);
+        c_.codes.curves.assign(n_kv * c_.index_dim * kCodeTerms, 0);
         c_.mass = 0;
         c_.quick = options.quick;
     }
@@ -143,7 +147,12 @@ private:
             parallel_for(shape_.n_kv_heads, [&](std::size_t h) {
                 Moments& m = sums[layer * shape_.n_kv_heads + h];
                 add(layer, 0, kSinks, head_rows(keys, shape_.n_kv_heads, static_cast<std::uint32_t>(h), dim),
-                    [&](const auto& x) { m.add_keys(x); });
+                    [&](const auto& x) {
+                        m.add_keys(x);
+                        if (as_they_are) return;
+                        m.some_keys.resize((x.rows() + 1) / 2, x.cols());
+                        for (Eigen::Index i = 0; i < m.some_keys.rows(); ++i) m.some_keys.row(i) = x.row(2 * i);
+                    });
             });
         }
         return sums;
@@ -194,10 +203,26 @@ private:
             fits_[head] = fit_index(moments, c_.index_dim);
             Eigen::Map<Rows>(c_.index_maps.data() + head * 2 * size, c_.index_dim, c_.head_dim) = fits_[head].a;
             Eigen::Map<Rows>(c_.index_maps.data() + (head * 2 + 1) * size, c_.index_dim, c_.head_dim) = fits_[head].b;
+            fit_head_codes(head, moments);
             const auto dims = best_pair_dims(moments, ropes_[layer], c_.index_dim);
             std::copy(dims.begin(), dims.end(),
                       c_.index_pairs.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim));
         });
+    }
+
+    void fit_head_codes(std::size_t head, const IndexMoments& moments) {
+        const RopeSpace& rope = ropes_[head / shape_.n_kv_heads];
+        const Eigen::MatrixXf text = spread_keys_up_to(text_moments_[head], rope, c_.target_ctx, kTextPlaces),
+                              random = spread_keys_up_to(random_moments_[head], rope, c_.target_ctx, kRandomPlaces);
+        const IndexFit& f = fits_[head];
+        Rows samples(text.rows() + random.rows(), f.b.rows());
+        samples << text * f.b.transpose(), random * f.b.transpose();
+        const Eigen::MatrixXd a = f.a.cast<double>();
+        const CodeFit codes = fit_codes(samples, (a * moments.query * a.transpose()).diagonal());
+        std::copy(codes.bits.begin(), codes.bits.end(),
+                  c_.codes.bits.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim));
+        std::copy(codes.curves.begin(), codes.curves.end(),
+                  c_.codes.curves.begin() + static_cast<std::ptrdiff_t>(head * c_.index_dim * kCodeTerms));
     }
 
     // Indexes that the report compares on the held-out text.

@@ -31,12 +31,11 @@ struct IndexQuality {
     double retrieval_mass = 0, retrieval_recall = 0;  ///< of the 15 % of the query heads that find the needle best
 };
 
-/// What the block filter of hisa costs its own index on that text. Budgets are the same shares of what each position
-/// sees as the preset's are of kFilterContext tokens: a context below the coarse budget is not filtered at all.
+/// What the filter of hisa costs its own index on that text. Budgets are the same shares of what each position sees as
+/// the preset's are of kFilterContext tokens: a context below the coarse budget is not filtered at all.
 struct FilterReport {
     double overlap = 0;      ///< tokens that both choose over those that either does; mean over kv heads and positions
     double least = 0;        ///< of the worst kv head
-    double ceiling = 0;      ///< what whole blocks could reach at best
     double mass = 0;         ///< attention that the filtered choice holds over what the unfiltered one does
     double bytes_share = 0;  ///< index bytes over those without a filter, at kFilterContext tokens, f16 index keys
     std::uint32_t n_heads = 0;  ///< kv heads measured; 0 = nothing was held out

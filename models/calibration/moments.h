@@ -13,6 +13,7 @@ struct Moments {
     Eigen::MatrixXd key;       ///< sum of k k^T
     Eigen::VectorXd key_mean;  ///< sum of k
     double n_queries = 0, n_keys = 0;
+    Eigen::MatrixXf some_keys;  ///< where asked for, every second key: moments do not tell how they are spread
 
     void add_queries(const Eigen::Ref<const Eigen::MatrixXf>& rows);
     void add_keys(const Eigen::Ref<const Eigen::MatrixXf>& rows);
@@ -31,5 +32,8 @@ IndexMoments spread_moments(const Moments& moments, const RopeSpace& rope, std::
 /// The mean over contexts of n_ctx, half of it, a quarter ... down to 2048 tokens. An index that is fitted to one
 /// length alone is far worse at half and at twice of it.
 IndexMoments spread_moments_up_to(const Moments& moments, const RopeSpace& rope, std::uint32_t n_ctx);
+/// some_keys as such contexts show them, each at `n_places` positions spread over them.
+Eigen::MatrixXf spread_keys_up_to(const Moments& moments, const RopeSpace& rope, std::uint32_t n_ctx,
+                                  std::uint32_t n_places);
 
 }  // namespace winnow

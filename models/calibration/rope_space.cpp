@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <complex>
+#include <numeric>
 
 namespace winnow {
 namespace {
@@ -36,11 +37,17 @@ RopeSpace::RopeSpace(const ModelShape& shape, const LayerShape& layer) {
 }
 
 void RopeSpace::rotate(Eigen::Ref<Eigen::MatrixXf> x, std::uint32_t first, int sign) const {
+    std::vector<std::uint32_t> positions(static_cast<std::size_t>(x.rows()));
+    std::iota(positions.begin(), positions.end(), first);
+    rotate(x, positions, sign);
+}
+
+void RopeSpace::rotate(Eigen::Ref<Eigen::MatrixXf> x, const std::vector<std::uint32_t>& positions, int sign) const {
     for (std::size_t p = 0; p < pairs_.size(); ++p) {
         if (angles_[p] == 0) continue;
         const auto [a, b] = pairs_[p];
         for (Eigen::Index row = 0; row < x.rows(); ++row) {
-            const double angle = sign * angles_[p] * (first + static_cast<double>(row));
+            const double angle = sign * angles_[p] * positions[static_cast<std::size_t>(row)];
             const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
             const float u = x(row, a), v = x(row, b);
             x(row, a) = u * c - v * s;

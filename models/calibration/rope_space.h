@@ -20,6 +20,8 @@ public:
 
     /// Turns each row x [n, head_dim] back from (sign -1) or to (sign +1) position first + row.
     void rotate(Eigen::Ref<Eigen::MatrixXf> x, std::uint32_t first, int sign) const;
+    /// To positions of their own.
+    void rotate(Eigen::Ref<Eigen::MatrixXf> x, const std::vector<std::uint32_t>& positions, int sign) const;
 
     /// Mean and second moment E[x x^T] of vectors that stand with equal chance at the positions [begin, end), from
     /// those at position 0: exact, without any vector. In pair form z = x + iy, E[z_i conj(z_j)] is multiplied by the

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "models/calibration/code_fit.h"
+
 namespace winnow {
 namespace {
 
@@ -59,6 +61,14 @@ double mean_of(const std::vector<float>& values, const std::vector<std::size_t>&
     return n == 0 ? -1 : sum / static_cast<double>(n);
 }
 
+// The preset as a calibration makes it, but for the projections and the codes themselves.
+SparsePolicy hisa_with_codes(std::uint32_t head_dim) {
+    Calibration c;
+    c.head_dim = head_dim;
+    c.codes.bits.assign(1, 0);
+    return make_preset("hisa", {false}, {}, &c);
+}
+
 }  // namespace
 
 TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens, const std::vector<TokenId>& needle,
@@ -73,7 +83,7 @@ TextAnalysis::TextAnalysis(const ModelShape& shape, std::vector<TokenId> tokens,
       sample_(shape, with_needle(rows_, static_cast<std::uint32_t>(tokens_.size()), n_needle_)),
       similarity_(shape, few_rows_, candidates_, kTopTokens),
       captured_(std::size_t{shape.n_layers} * shape.n_kv_heads, -1.0f),
-      hisa_(make_preset("hisa", {false})),
+      hisa_(hisa_with_codes(shape.head_dim)),
       filters_(captured_.size()) {
     std::copy_n(needle.begin(), n_needle_, tokens_.begin() + needle_at_);
     std::copy_n(needle.begin(), n_needle_, tokens_.end() - n_needle_);
@@ -142,24 +152,28 @@ void TextAnalysis::add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const
     similarity_.add(layer, kv_head, pooled);
     c.temperatures[at] =
         fit_temperature(few_attention, few_scores, few_rows_, {candidates_.sink, 64}, kMass, &captured_[at]);
-    if (!variants_.empty()) filters_[at] = filter_of(fit, c.temperatures[at], keys, few_queries, few_attention);
+    if (!variants_.empty()) filters_[at] = filter_of(fit, c, at, keys, few_queries, few_attention);
 }
 
 // Of the index as the preset has it: halves, the temperature folded into the query's side.
-FilterQuality TextAnalysis::filter_of(const IndexFit& fit, float temperature, const Rows& keys,
+FilterQuality TextAnalysis::filter_of(const IndexFit& fit, const Calibration& c, std::size_t head, const Rows& keys,
                                       const std::vector<Rows>& queries, const std::vector<Rows>& attention) const {
-    const Rows codes = (keys * fit.b.transpose()).cast<Eigen::half>().cast<float>();
+    const Rows index_keys = (keys * fit.b.transpose()).cast<Eigen::half>().cast<float>();
+    const std::size_t first_dim = head * c.index_dim;
+    const Rows coded =
+        coded_keys(index_keys, c.codes.bits.data() + first_dim, c.codes.curves.data() + first_dim * kCodeTerms);
     const auto n_group = static_cast<Eigen::Index>(queries.size());
     FilterQuality mean;
     for (std::size_t r = 0; r < few_rows_.size(); ++r) {
-        Rows index_queries(n_group, codes.cols()), p(n_group, keys.rows());
+        Rows index_queries(n_group, index_keys.cols()), p(n_group, keys.rows());
         for (Eigen::Index g = 0; g < n_group; ++g) {
             const auto at = static_cast<std::size_t>(g);
-            index_queries.row(g) = temperature * (queries[at].row(static_cast<Eigen::Index>(r)) * fit.a.transpose());
+            index_queries.row(g) =
+                c.temperatures[head] * (queries[at].row(static_cast<Eigen::Index>(r)) * fit.a.transpose());
             p.row(g) = attention[at].row(static_cast<Eigen::Index>(r));
         }
         const SparsePolicy scaled = scaled_budgets(hisa_, few_rows_[r] + 1, kFilterContext);
-        const FilterQuality one = measure_filter(scaled, index_queries, codes, p, few_rows_[r]);
+        const FilterQuality one = measure_filter(scaled, index_queries, index_keys, coded, p, few_rows_[r]);
         mean.overlap += one.overlap;
         mean.ceiling += one.ceiling;
         mean.mass += one.mass;
@@ -175,14 +189,12 @@ void TextAnalysis::report_filter(std::uint32_t index_dim, CalibrationReport& rep
     for (const FilterQuality& q : filters_) {
         if (q.n_positions == 0) continue;
         f.overlap += q.overlap;
-        f.ceiling += q.ceiling;
         f.mass += q.mass;
         f.least = std::min(f.least, q.overlap);
         ++f.n_heads;
     }
     if (f.n_heads == 0) return;
     f.overlap /= f.n_heads;
-    f.ceiling /= f.n_heads;
     f.mass /= f.n_heads;
     SparsePolicy hisa = hisa_;
     hisa.index_dim = index_dim;

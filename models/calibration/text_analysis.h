@@ -49,8 +49,8 @@ private:
     std::vector<std::size_t> retrieval_heads(const Calibration& c) const;
     void add_kv_head(std::uint32_t layer, std::uint32_t kv_head, const Rows& keys, const IndexFit& fit, Calibration& c);
 
-    FilterQuality filter_of(const IndexFit& fit, float temperature, const Rows& keys, const std::vector<Rows>& queries,
-                            const std::vector<Rows>& attention) const;
+    FilterQuality filter_of(const IndexFit& fit, const Calibration& c, std::size_t head, const Rows& keys,
+                            const std::vector<Rows>& queries, const std::vector<Rows>& attention) const;
     void report_filter(std::uint32_t index_dim, CalibrationReport& report) const;
 
     const ModelShape& shape_;

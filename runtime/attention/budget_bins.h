@@ -8,9 +8,10 @@ namespace winnow {
 
 // The histograms by which stages apply the budget rule in one round. How many bins each of them has it decides itself.
 
-/// Rows of bins of a kv head: one for tokens and, where mass counts, one for each query head's mass.
-inline std::uint32_t rows_of_bins(BudgetRule rule, std::uint32_t n_group) {
-    return rule == BudgetRule::kTopP ? 1 + n_group : 1;
+/// Rows of bins of a kv head: one for tokens and, where mass counts (by the rule, or because a level that follows asks
+/// what was dropped), one for each query head's mass.
+inline std::uint32_t rows_of_bins(BudgetRule rule, std::uint32_t n_group, bool is_final = true) {
+    return rule == BudgetRule::kTopP || !is_final ? 1 + n_group : 1;
 }
 
 /// Width of one of n bins, in nats.

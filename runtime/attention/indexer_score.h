@@ -34,6 +34,7 @@ public:
         std::uint32_t max_rows = 0;  ///< most rows that can be scored
         std::uint32_t n_splits = 8;
         bool append_index = false;  ///< also appends the newest token's index key
+        bool codes = false;         ///< index keys have codes
         bool append_only = false;   ///< and nothing else
         ScoreEnding ending = ScoreEnding::kList;
         SelectTuning tuning = {};  ///< by the device where it is empty
@@ -53,6 +54,8 @@ public:
         vk::BufferRange policies;      ///< HeadPolicy
         vk::BufferRange last_queries;  ///< f32
         vk::BufferRange dropped;       ///< f32 [n_heads]
+        vk::BufferRange index_codes;   ///< of index keys; any buffer where they have none
+        vk::BufferRange code_tables;   ///< their tables (code_tables)
     };
     IndexerScore(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;

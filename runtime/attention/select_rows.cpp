@@ -16,9 +16,9 @@ constexpr std::uint32_t kBinSpace = 20 * 1024 / 4, kMostBins = 4096;
 // One workgroup ranks this many rows in four tiles; more, and the two dispatches here cost less.
 constexpr std::uint32_t kLeastRows = 16384;
 
-std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group) {
+std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group, bool is_final) {
     std::uint32_t n = kMostBins;
-    while (rows_of_bins(rule, n_group) * n > kBinSpace) n /= 2;
+    while (rows_of_bins(rule, n_group, is_final) * n > kBinSpace) n /= 2;
     return n;
 }
 
@@ -28,17 +28,19 @@ bool SelectRows::takes(const SelectLevel& level, HeadPool pool, std::uint32_t ma
     return level.unit == 1 && pool != HeadPool::kEach && max_rows > kLeastRows;
 }
 
-double SelectRows::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
+double SelectRows::bin_width(BudgetRule rule, std::uint32_t n_group, bool is_final) {
+    return bin_nats(n_bins(rule, n_group, is_final));
+}
 
 std::uint64_t SelectRows::rank_bytes(std::uint32_t n_kv_heads, std::uint32_t score_stride) {
     return std::uint64_t{n_kv_heads} * score_stride * 2;
 }
-std::uint64_t SelectRows::bin_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group) {
-    return std::uint64_t{n_kv_heads} * rows_of_bins(rule, n_group) * n_bins(rule, n_group) * 4;
+std::uint64_t SelectRows::bin_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group, bool is_final) {
+    return std::uint64_t{n_kv_heads} * rows_of_bins(rule, n_group, is_final) * n_bins(rule, n_group, is_final) * 4;
 }
 std::uint64_t SelectRows::through_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group,
-                                        std::uint32_t n_splits) {
-    return std::uint64_t{n_kv_heads} * n_splits * n_bins(rule, n_group) * 4;
+                                        std::uint32_t n_splits, bool is_final) {
+    return std::uint64_t{n_kv_heads} * n_splits * n_bins(rule, n_group, is_final) * 4;
 }
 
 SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(config) {
@@ -48,7 +50,7 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const std::uint32_t group_size = select_tuning(device, 1, false, c.tuning).group_size;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    std::array<std::uint32_t, 12> spec{group_size,
+    std::array<std::uint32_t, 13> spec{group_size,
                                        group,
                                        group_size / subgroup,
                                        c.n_splits,
@@ -58,12 +60,13 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
                                        static_cast<std::uint32_t>(c.level.rule),
                                        static_cast<std::uint32_t>(c.pool),
                                        c.score_stride,
-                                       n_bins(c.level.rule, group),
-                                       0};
+                                       n_bins(c.level.rule, group, c.is_final),
+                                       0,
+                                       c.is_final ? 1u : 0u};
     const vk::ShaderVariant& shader = vk::find_shader("select_rows");
-    count_ = vk::ComputePipeline(device, shader, 13, sizeof(SelectPush), spec, subgroup);
-    spec.back() = 1;
-    write_ = vk::ComputePipeline(device, shader, 13, sizeof(SelectPush), spec, subgroup);
+    count_ = vk::ComputePipeline(device, shader, 14, sizeof(SelectPush), spec, subgroup);
+    spec[11] = 1;
+    write_ = vk::ComputePipeline(device, shader, 14, sizeof(SelectPush), spec, subgroup);
 }
 
 void SelectRows::record_count(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
@@ -77,13 +80,13 @@ void SelectRows::record(const vk::ComputePipeline& pass, vk::Recorder& recorder,
                         const SelectPush& push) const {
     recorder.dispatch(pass,
                       {b.state, b.tables, b.lists, b.parents, b.scores, b.partials, b.ranks, b.bins, b.through,
-                       b.counters, b.controls, b.policies, b.cuts},
+                       b.counters, b.controls, b.policies, b.cuts, b.dropped},
                       push, config_.n_splits, config_.n_kv_heads);
 }
 
 std::uint64_t SelectRows::bytes_moved(const Config& c, std::uint64_t n_tokens, std::uint64_t n_kept) {
     return n_tokens * (4ull * c.n_heads + 2 * 2ull * c.n_kv_heads) + n_kept * c.n_kv_heads * 4 +
-           through_bytes(c.level.rule, c.n_kv_heads, c.n_heads / c.n_kv_heads, c.n_splits);
+           through_bytes(c.level.rule, c.n_kv_heads, c.n_heads / c.n_kv_heads, c.n_splits, c.is_final);
 }
 
 }  // namespace winnow

@@ -8,8 +8,8 @@
 
 namespace winnow {
 
-/// The budget rule over the scored tokens of a last level, by many workgroups: for lists of tokens that one workgroup
-/// would take too long over. After an IndexerScore that ends with denominators. shaders/attention/select_rows.comp
+/// The budget rule over the scored tokens of a level, by many workgroups: for lists of tokens that one workgroup would
+/// take too long over. After an IndexerScore that ends with denominators. shaders/attention/select_rows.comp
 class SelectRows {
 public:
     struct Config {
@@ -18,6 +18,7 @@ public:
         SelectLevel level;               ///< of units of one token
         HeadPool pool = HeadPool::kMax;  ///< not kEach
         std::uint32_t parent_unit = 0;   ///< of the level above; 0 = this is the first
+        bool is_final = true;            ///< no level follows
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_splits = 8;      ///< of this stage
         std::uint32_t n_score_splits = 8;
@@ -31,7 +32,8 @@ public:
         vk::BufferRange bins;              ///< bin_bytes, zero between steps
         vk::BufferRange through;           ///< through_bytes
         vk::BufferRange counters, controls, policies;
-        vk::BufferRange cuts;  ///< SelectCut [n_kv_heads]
+        vk::BufferRange cuts;     ///< SelectCut [n_kv_heads]
+        vk::BufferRange dropped;  ///< f32 [n_heads], written where a level follows
     };
     /// @throws Error(kInvalidArgument) for units of more than a token and for heads that choose each for themselves.
     SelectRows(vk::Device& device, const Config& config);
@@ -39,15 +41,16 @@ public:
     void record_count(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
     void record_write(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
 
-    /// Whether a last level is for this stage: its rows are many, and it ranks tokens once for all heads.
+    /// Whether a level is for this stage: its rows are many, and it ranks tokens once for all heads.
     static bool takes(const SelectLevel& level, HeadPool pool, std::uint32_t max_rows);
     static constexpr std::uint32_t kDispatches = 2;
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
-    static double bin_width(BudgetRule rule, std::uint32_t n_group);
+    static double bin_width(BudgetRule rule, std::uint32_t n_group, bool is_final = true);
     static std::uint64_t rank_bytes(std::uint32_t n_kv_heads, std::uint32_t score_stride);
-    static std::uint64_t bin_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group);
+    static std::uint64_t bin_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group,
+                                   bool is_final = true);
     static std::uint64_t through_bytes(BudgetRule rule, std::uint32_t n_kv_heads, std::uint32_t n_group,
-                                       std::uint32_t n_splits);
+                                       std::uint32_t n_splits, bool is_final = true);
     /// Bytes read and written for `n_tokens` candidates of which `n_kept` are listed.
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_kept);
 

@@ -18,11 +18,13 @@ public:
         std::uint32_t index_dim = 0;     ///< 0 = no index keys
         std::uint32_t index_unit = 64;   ///< tokens of a row of the index sums; 0 = there are none
         IndexType index_type = IndexType::kF16;
+        bool codes = false;  ///< index keys have codes
     };
     struct Buffers {
         vk::BufferRange tables, keys;
         vk::BufferRange summary_min, summary_max, summary_sum;
         vk::BufferRange maps, index_keys, index_sums;
+        vk::BufferRange index_codes, code_tables;  ///< any buffers where index keys have no codes
     };
     SummarizeBlock(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SummarizePush& push) const;

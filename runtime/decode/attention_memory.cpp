@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/decode/attention_memory.h"
 
+#include "runtime/kv/index_codes.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
@@ -25,9 +26,11 @@ AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape
         m.sum = make("summary_sum", z.summary_rows[layer] * z.summary_sum);
         m.index_keys = make("index_keys", z.index_rows[layer] * index_row_bytes(policy.index_type, policy.index_dim));
         m.index_sums = make("index_sums", z.index_sums[layer] * policy.index_dim * 4);
+        m.index_codes = make("index_codes", z.index_codes[layer]);
     }
     none = make("none", 16);
     maps = make("index_maps", z.maps);
+    code_tables = make("code_tables", z.code_tables);
     lists = make("lists", z.lists);
     scores = make("scores", z.scores);
     partials = make("select_partials", z.partials);
@@ -48,6 +51,11 @@ AttentionMemory::AttentionMemory(vk::Device& device, const AttentionShape& shape
 
     vk::Uploader uploader(device);
     if (policy.index_dim != 0) uploader.upload(maps, std::as_bytes(maps_of));
+    std::vector<std::uint32_t> tables;
+    if (has_codes(policy)) {
+        tables = pack_code_tables(*policy.index_codes, policy.index_dim);
+        uploader.upload(code_tables, std::as_bytes(std::span(tables)));
+    }
     std::vector<std::uint32_t> lenders;  // kv heads whose lists serve
     for (const LayerSchedule& layer : policy.layers)
         for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h)
@@ -99,10 +107,11 @@ std::uint32_t AttentionMemory::list_offset(std::uint32_t layer, std::size_t leve
 std::uint64_t AttentionMemory::bytes() const {
     std::uint64_t sum = 0;
     for (const Layer& m : layers)
-        for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums}) sum += b->bytes();
-    for (const vk::Buffer* b :
-         {&none, &maps, &lists, &scores, &partials, &counters, &controls, &policies, &last_queries, &dropped,
-          &head_maps, &lse, &counts, &audit_partials, &records, &ranks, &bins, &through, &cuts})
+        for (const vk::Buffer* b : {&m.min, &m.max, &m.sum, &m.index_keys, &m.index_sums, &m.index_codes})
+            sum += b->bytes();
+    for (const vk::Buffer* b : {&none,           &maps,     &code_tables,  &lists,   &scores,    &partials, &counters,
+                                &controls,       &policies, &last_queries, &dropped, &head_maps, &lse,      &counts,
+                                &audit_partials, &records,  &ranks,        &bins,    &through,   &cuts})
         sum += b->bytes();
     return sum;
 }

@@ -19,10 +19,11 @@ public:
     /// Of one layer; empty where the policy has no use for them. Summaries: rows of blocks by physical block, then of
     /// superblocks.
     struct Layer {
-        vk::Buffer min, max;    ///< f16 (f32 beside an f32 cache) [rows, head_dim]
-        vk::Buffer sum;         ///< f32 [rows, head_dim]
-        vk::Buffer index_keys;  ///< f16, or i8 with their scales [tokens of full heads, index_dim]
-        vk::Buffer index_sums;  ///< f32 [blocks of full heads, index_dim]
+        vk::Buffer min, max;     ///< f16 (f32 beside an f32 cache) [rows, head_dim]
+        vk::Buffer sum;          ///< f32 [rows, head_dim]
+        vk::Buffer index_keys;   ///< f16, or i8 with their scales [tokens of full heads, index_dim]
+        vk::Buffer index_sums;   ///< f32 [blocks of full heads, index_dim]
+        vk::Buffer index_codes;  ///< u16 [blocks of full heads, index_code_words, 64 tokens]
     };
 
     AttentionMemory() = default;
@@ -50,6 +51,7 @@ public:
     std::vector<Layer> layers;
     vk::Buffer none;            ///< stands where a shader binds what it does not read
     vk::Buffer maps;            ///< f32 [n_layers, n_kv_heads, A and B, index_dim, head_dim]
+    vk::Buffer code_tables;     ///< u32 [n_layers, n_kv_heads, index_dim, WINNOW_CODE_WORDS]; 16 bytes without
     vk::Buffer lists;           ///< u32 units, ascending: [n_layers or 1][level][n_kv_heads, list_stride(level)]
     vk::Buffer scores;          ///< f32 [n_heads, IndexerScore::score_stride()]
     vk::Buffer partials;        ///< vec2 [n_kv_heads, n_select_splits + 1, n_group]

@@ -68,8 +68,9 @@ void AttentionPipeline::make_sparse_attention(std::uint32_t n_splits, bool quant
                                                                     kv.type, kv.block_size, kAuditSplits});
     if (summary_unit_ != 0 || policy_.index_dim != 0)
         summarize_ = std::make_unique<SummarizeBlock>(
-            device_, SummarizeBlock::Config{shape_.n_kv_heads, shape_.head_dim, kv.type, kv.block_size, summary_unit_,
-                                            policy_.index_dim, index_unit_of(policy_), policy_.index_type});
+            device_,
+            SummarizeBlock::Config{shape_.n_kv_heads, shape_.head_dim, kv.type, kv.block_size, summary_unit_,
+                                   policy_.index_dim, index_unit_of(policy_), policy_.index_type, has_codes(policy_)});
 }
 
 // The last level's choice and attention in one stage, where the policy and the device allow it.
@@ -77,8 +78,10 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     // An anchor attends to everything: its list is for others, and a stage that attends makes none for it.
     const bool has_anchors = std::any_of(policy_.layers.begin(), policy_.layers.end(),
                                          [](const LayerSchedule& l) { return l.kind == LayerKind::kAnchor; });
-    if (policy_.levels.empty() || memory_.cuts || policy_.refresh > 1 || has_anchors) return;
     const KvConfig& kv = cache_.layout().config();
+    if (policy_.levels.empty() || chooses_wide(policy_, last_level(), kv.capacity) || policy_.refresh > 1 ||
+        has_anchors)
+        return;
     auto c = attend_config<SelectAttend::Config>(n_splits, quantize);
     c.skip_values = policy_.value_skip > 0;
     c.level = policy_.levels.back();
@@ -109,6 +112,7 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
     base.index_dim = std::max(policy_.index_dim, 8u);
     base.index_unit = index_unit_of(policy_);
     base.index_type = policy_.index_type;
+    base.codes = has_codes(policy_);
     base.max_rows = sizes.max_rows;
     base.n_splits = sizes.n_select_splits;
     for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
@@ -117,20 +121,22 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
         c.is_final = i + 1 == policy_.levels.size();
         c.append_index = appends_index && i == 0 && policy_.index_dim != 0;
-        if (c.is_final && memory_.cuts) c.ending = ScoreEnding::kDenominators;
+        if (chooses_wide(policy_, i, kv.capacity)) c.ending = ScoreEnding::kDenominators;
         if (c.is_final && select_attend_) c.ending = ScoreEnding::kRanges;
         levels_.emplace_back(device_, c);
+        select_rows_.emplace_back();
         if (c.ending != ScoreEnding::kDenominators) continue;
-        select_rows_ = std::make_unique<SelectRows>(device_, SelectRows::Config{c.n_heads,
-                                                                                c.n_kv_heads,
-                                                                                c.block_size,
-                                                                                c.level,
-                                                                                c.pool,
-                                                                                c.parent_unit,
-                                                                                IndexerScore::score_stride(c.max_rows),
-                                                                                sizes.n_select_splits,
-                                                                                sizes.n_select_splits,
-                                                                                {}});
+        SelectRows::Config r;
+        r.n_heads = c.n_heads;
+        r.n_kv_heads = c.n_kv_heads;
+        r.block_size = c.block_size;
+        r.level = c.level;
+        r.pool = c.pool;
+        r.parent_unit = c.parent_unit;
+        r.is_final = c.is_final;
+        r.score_stride = IndexerScore::score_stride(c.max_rows);
+        r.n_splits = r.n_score_splits = sizes.n_select_splits;
+        select_rows_.back() = std::make_unique<SelectRows>(device_, r);
     }
     if (appends_index && policy_.index_dim != 0) {
         IndexerScore::Config c = base;
@@ -153,11 +159,29 @@ IndexerScore::Buffers AttentionPipeline::selection_buffers(std::uint32_t layer, 
         case Scorer::kMean: rows = own.sum; break;
         case Scorer::kLowdimMean: rows = index_sums; break;
         case Scorer::kExact:
-        case Scorer::kLowdim: break;
+        case Scorer::kLowdim:
+        case Scorer::kCodes: break;
     }
-    return {buffers_.state,     cache_.tables(), rows,       rows_max,   buffers_.query, m.maps,
-            cache_.keys(layer), index_keys,      index_sums, m.lists,    m.lists,        m.scores,
-            m.partials,         m.counters,      m.controls, m.policies, m.last_queries, m.dropped};
+    return {buffers_.state,
+            cache_.tables(),
+            rows,
+            rows_max,
+            buffers_.query,
+            m.maps,
+            cache_.keys(layer),
+            index_keys,
+            index_sums,
+            m.lists,
+            m.lists,
+            m.scores,
+            m.partials,
+            m.counters,
+            m.controls,
+            m.policies,
+            m.last_queries,
+            m.dropped,
+            m.or_none(own.index_codes),
+            m.code_tables};
 }
 
 SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t level) const {
@@ -183,6 +207,7 @@ SelectPush AttentionPipeline::selection_push(std::uint32_t layer, std::size_t le
     p.last_query = layer * shape_.n_heads * shape_.head_dim;
     p.super_first = summary_unit_ == 0 ? 0 : layout.layer_blocks(layer) * (layout.config().block_size / summary_unit_);
     p.super_stride = super_stride_;
+    p.codes = first_head(layer) * policy_.index_dim * WINNOW_CODE_WORDS;
     return p;
 }
 
@@ -191,18 +216,18 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
         levels_[level].record(recorder, selection_buffers(layer, level), selection_push(layer, level));
         recorder.barrier();
         recorder.timestamp(timer, "indexer_score");
+        if (!select_rows_[level]) continue;
+        const AttentionMemory& m = memory_;
+        const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,
+                                          m.partials,     m.ranks,         m.bins,  m.through, m.counters,
+                                          m.controls,     m.policies,      m.cuts,  m.dropped};
+        const SelectPush push = selection_push(layer, level);
+        select_rows_[level]->record_count(recorder, buffers, push);
+        recorder.barrier();
+        select_rows_[level]->record_write(recorder, buffers, push);
+        recorder.barrier();
+        recorder.timestamp(timer, "select_rows");
     }
-    if (!select_rows_) return;
-    const AttentionMemory& m = memory_;
-    const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,
-                                      m.partials,     m.ranks,         m.bins,  m.through, m.counters,
-                                      m.controls,     m.policies,      m.cuts};
-    const SelectPush push = selection_push(layer, last_level());
-    select_rows_->record_count(recorder, buffers, push);
-    recorder.barrier();
-    select_rows_->record_write(recorder, buffers, push);
-    recorder.barrier();
-    recorder.timestamp(timer, "select_rows");
 }
 
 void AttentionPipeline::record_decode(vk::Recorder& recorder, vk::GpuTimer* timer, std::uint32_t layer,
@@ -327,11 +352,12 @@ void AttentionPipeline::record_prefill(vk::Recorder& recorder, std::uint32_t lay
     const AttentionMemory& m = memory_;
     const AttentionMemory::Layer& own = m.layers[layer];
     const SelectPush select = selection_push(layer, 0);
-    summarize_->record(recorder,
-                       {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum),
-                        m.maps, m.or_none(own.index_keys), m.or_none(own.index_sums)},
-                       {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps,
-                        select.super_first, select.super_stride});
+    summarize_->record(
+        recorder,
+        {cache_.tables(), cache_.keys(layer), m.or_none(own.min), m.or_none(own.max), m.or_none(own.sum), m.maps,
+         m.or_none(own.index_keys), m.or_none(own.index_sums), m.or_none(own.index_codes), m.code_tables},
+        {n_tokens, position, layout.table_offset(layer), layout.table_stride(), select.maps, select.super_first,
+         select.super_stride, select.codes});
 }
 
 void AttentionPipeline::reset() {
@@ -347,7 +373,9 @@ AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) c
 
 std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
     if (!policy_.layers[layer].selects()) return 1;
-    return 1 + static_cast<std::uint32_t>(levels_.size()) + (select_rows_ ? SelectRows::kDispatches : 0);
+    std::uint32_t n = 1;
+    for (const std::unique_ptr<SelectRows>& wide : select_rows_) n += 1 + (wide ? SelectRows::kDispatches : 0);
+    return n;
 }
 
 std::span<const std::uint32_t> AttentionPipeline::attended_counts(std::uint32_t n_tokens) const {

@@ -137,8 +137,8 @@ private:
     std::unique_ptr<SumEvicted> sum_evicted_;
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
-    std::unique_ptr<SelectRows> select_rows_;      ///< where the last level has many tokens
-    std::unique_ptr<SelectAttend> select_attend_;  ///< where it has few rows, and chooses anew in every step
+    std::vector<std::unique_ptr<SelectRows>> select_rows_;  ///< by level; null where it has few tokens
+    std::unique_ptr<SelectAttend> select_attend_;           ///< where it has few rows, and chooses anew in every step
     const vk::Buffer* captured_from_ = nullptr;
     const vk::Buffer* captured_to_ = nullptr;
 };

@@ -30,6 +30,11 @@ bool lists_serve_once(const SparsePolicy& policy) {
                                                [](const LayerSchedule& l) { return l.kind == LayerKind::kReuse; });
 }
 
+bool has_codes(const SparsePolicy& policy) {
+    return std::any_of(policy.levels.begin(), policy.levels.end(),
+                       [](const SelectLevel& level) { return level.scorer == Scorer::kCodes; });
+}
+
 std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool usually) {
     const SelectLevel& last = policy.levels.back();
     if (policy.levels.size() > 1) {
@@ -42,15 +47,11 @@ std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool
     return (capacity + last.unit - 1) / last.unit + 1;
 }
 
-namespace {
-
-// Whether they are more than one workgroup should choose from.
-bool chooses_wide(const SparsePolicy& policy, std::uint32_t capacity) {
-    return !policy.levels.empty() &&
-           SelectRows::takes(policy.levels.back(), policy.pool, last_rows(policy, capacity, true));
+bool chooses_wide(const SparsePolicy& policy, std::size_t level, std::uint32_t capacity) {
+    // Between the first level and the last none has units of one token.
+    const std::uint32_t rows = level + 1 == policy.levels.size() ? last_rows(policy, capacity, true) : capacity;
+    return SelectRows::takes(policy.levels[level], policy.pool, rows);
 }
-
-}  // namespace
 
 AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const SparsePolicy& policy,
                         std::uint32_t n_select_splits) {
@@ -72,8 +73,9 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
             selects && policy.index_dim != 0 ? std::uint64_t{layout.full_blocks(layer)} * kv.block_size : 0);
         z.total += z.summary_rows.back() * (2 * z.summary_element + z.summary_sum);
         z.index_sums.push_back(index_unit_of(policy) == 0 ? 0 : z.index_rows.back() / index_unit_of(policy));
+        z.index_codes.push_back(has_codes(policy) ? z.index_rows.back() * index_code_words(policy.index_dim) * 2 : 0);
         z.total += z.index_rows.back() * index_row_bytes(policy.index_type, policy.index_dim) +
-                   z.index_sums.back() * policy.index_dim * 4;
+                   z.index_sums.back() * policy.index_dim * 4 + z.index_codes.back();
     }
     if (policy.is_dense()) return z;
     std::uint64_t list_words = 0;
@@ -98,6 +100,8 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     const auto at_least = [](std::uint64_t bytes) { return std::max<std::uint64_t>(bytes, 16); };
     z.maps = at_least(
         policy.index_dim != 0 ? std::uint64_t{s.n_layers} * s.n_kv_heads * 2 * policy.index_dim * s.head_dim * 4 : 0);
+    z.code_tables = at_least(
+        has_codes(policy) ? std::uint64_t{s.n_layers} * s.n_kv_heads * policy.index_dim * WINNOW_CODE_WORDS * 4 : 0);
     z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
     z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 8;
@@ -111,16 +115,20 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
     z.counts = std::uint64_t{WINNOW_TOKEN_RING} * s.n_layers * s.n_kv_heads * 4;
     z.audit_partials = std::uint64_t{s.n_kv_heads} * kAuditSplits * group * 16;
     z.records = std::uint64_t{s.n_layers} * s.n_heads * 8;
-    if (chooses_wide(policy, kv.capacity)) {
+    for (std::size_t i = 0; i < policy.levels.size(); ++i) {
+        if (!chooses_wide(policy, i, kv.capacity)) continue;
+        const BudgetRule rule = policy.levels[i].rule;
+        const bool is_final = i + 1 == policy.levels.size();
+        const auto n_group = static_cast<std::uint32_t>(group);
         z.ranks = SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(z.max_rows));
-        z.bins = SelectRows::bin_bytes(policy.levels.back().rule, s.n_kv_heads, static_cast<std::uint32_t>(group));
-        z.through = SelectRows::through_bytes(policy.levels.back().rule, s.n_kv_heads,
-                                              static_cast<std::uint32_t>(group), n_select_splits);
+        z.bins = std::max(z.bins, SelectRows::bin_bytes(rule, s.n_kv_heads, n_group, is_final));
+        z.through =
+            std::max(z.through, SelectRows::through_bytes(rule, s.n_kv_heads, n_group, n_select_splits, is_final));
         z.cuts = s.n_kv_heads * sizeof(SelectCut);
     }
-    z.total += z.maps + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies + z.queries + z.dropped +
-               z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks + z.bins + z.through + z.cuts +
-               16;
+    z.total += z.maps + z.code_tables + z.lists + z.scores + z.partials + z.counters + z.controls + z.policies +
+               z.queries + z.dropped + z.head_maps + z.lse + z.counts + z.audit_partials + z.records + z.ranks +
+               z.bins + z.through + z.cuts + 16;
     return z;
 }
 

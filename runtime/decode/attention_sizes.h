@@ -28,14 +28,21 @@ bool lists_serve_once(const SparsePolicy& policy);
 /// steered audit may widen that to the whole cache, which is possible but not usual.
 std::uint32_t last_rows(const SparsePolicy& policy, std::uint32_t capacity, bool usually);
 
+/// Whether a level usually has more rows than one workgroup should choose from: SelectRows then does.
+bool chooses_wide(const SparsePolicy& policy, std::size_t level, std::uint32_t capacity);
+
+/// Whether index keys have codes: a level scores them.
+bool has_codes(const SparsePolicy& policy);
+
 /// Every buffer's size of an AttentionPipeline, in one place for allocation and planning.
 struct AttentionSizes {
-    std::vector<std::uint64_t> summary_rows, index_rows, index_sums;
+    std::vector<std::uint64_t> summary_rows, index_rows, index_sums, index_codes;  // by layer; codes in bytes
     std::uint64_t summary_element = 0, summary_sum = 0;
     std::vector<std::uint32_t> strides;
-    std::uint64_t maps = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0, policies = 0, queries = 0;
+    std::uint64_t maps = 0, code_tables = 0, lists = 0, scores = 0, partials = 0, counters = 0, controls = 0,
+                  policies = 0, queries = 0;
     std::uint64_t dropped = 0, head_maps = 0, lse = 0, counts = 0, audit_partials = 0, records = 0;
-    std::uint64_t ranks = 0, bins = 0, through = 0, cuts = 0;  // of SelectRows
+    std::uint64_t ranks = 0, bins = 0, through = 0, cuts = 0;  // of SelectRows, the most that a level takes
     std::uint32_t max_rows = 0, super_stride = 0, summary_unit = 0, n_select_splits = 0;
     std::uint64_t total = 0;
 };

@@ -3,15 +3,17 @@
 // Computes: one level of selection for a layer. Scores rows (tokens, blocks or superblocks; all of them or the children
 // of the rows that the level above kept), then the last workgroup of each kv head applies the budget rule and writes
 // the kept rows as a sorted list, or that is left to select_rows or select_attend (kEnding). Quest's box bound, block
-// means (HISA), low-dimensional index keys (RTPurbo, FASA) and exact keys are variants of the row; top-k, attention
-// top-p (Twilight) and a threshold are variants of the rule.
+// means (HISA), low-dimensional index keys (RTPurbo, FASA) or their codes, and exact keys are variants of the row;
+// top-k, attention top-p (Twilight) and a threshold are variants of the rule.
 // One workgroup handles: its slices of the rows of one kv head, in turn with the others; the workgroup kSplits handles
-// sinks and window, which are always attended and count towards the mass, and appends the newest token's index key.
+// sinks and window, which are always attended and count towards the mass, and appends the newest token's index key and
+// its code.
 // Bindings: 0 state; 1 block table; 2 rows; 3 second rows (box: max); 4 q f32 [n_heads, head_dim]; 5 index maps f32
 //   [A: index_dim, head_dim][B: index_dim, head_dim] per kv head; 6 K pool; 7 index keys [n_physical, block, index_dim], index_keys.glsl;
 //   8 sums of index keys f32 [n_physical * block / unit, index_dim]; 9 lists u32 of this level; 10 lists of the level above; 11 scores f32
 //   [n_heads, max_rows]; 12 partial (m, d) [n_kv_heads, kSplits + 1, kGroup]; 13 counters; 14 controls; 15 policies;
-//   16 last selecting queries f32; 17 mass that dropped rows hold, log, f32 [n_heads]
+//   16 last selecting queries f32; 17 mass that dropped rows hold, log, f32 [n_heads]; 18 codes of index keys and 19 their
+//   tables, index_codes.glsl
 // Needs: storage16, subgroup arithmetic, ballot and shuffle.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -47,6 +49,7 @@ layout(constant_id = 18) const uint kIndexUnit = 64;  // tokens of a row of the 
 layout(constant_id = 19) const uint kIndexType = 0;   // of index keys
 layout(constant_id = 20) const uint kEnding = WINNOW_SCORE_LIST;
 layout(constant_id = 21) const uint kRowsInFlight = 2; // rows that a slot loads at once
+layout(constant_id = 22) const uint kCodes = 0;        // 1 = index keys have codes
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -55,6 +58,7 @@ layout(constant_id = 21) const uint kRowsInFlight = 2; // rows that a slot loads
 #include "shaders/common/kv_store.glsl"
 #include "shaders/common/words.glsl"
 #include "shaders/common/index_keys.glsl"
+#include "shaders/common/index_codes.glsl"
 
 layout(push_constant, scalar) uniform Push { SelectPush push; };
 layout(set = 0, binding = 2, scalar) restrict readonly buffer Rows { uvec4 rows[]; };
@@ -75,17 +79,21 @@ layout(set = 0, binding = 14, scalar) coherent buffer Controls { SelectControl c
 layout(set = 0, binding = 15, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
 layout(set = 0, binding = 16, scalar) coherent buffer LastQueries { float last_queries[]; };
 layout(set = 0, binding = 17, scalar) coherent buffer Dropped { float dropped[]; };
+CODE_PLANE(18)
+CODE_TABLES(19)
 
 const uint kBins = 256;
 #include "shaders/common/candidates.glsl"
 
-const bool kIndexed = kScorer == WINNOW_SCORE_LOWDIM || kScorer == WINNOW_SCORE_LOWDIM_MEAN;
+const bool kCoded = kScorer == WINNOW_SCORE_CODES;
+const bool kIndexed = kScorer == WINNOW_SCORE_LOWDIM || kScorer == WINNOW_SCORE_LOWDIM_MEAN || kCoded;
 const uint kDim = kIndexed ? kIndexDim : kHeadDim;
 const uint kUnits = kDim / 8;
 const uint kUnitsPerLane = (kUnits + kLanes - 1) / kLanes;
 const uint kKeyUnits = kHeadDim / 8;
 const uint kSlots = kGroupSize / kLanes;
-const uint kInFlight = kGroup * kUnitsPerLane > 8 ? 1 : kRowsInFlight;  // bounded by registers
+const uint kQueryUnits = kCoded ? 0 : kGroup * kUnitsPerLane;  // that a lane holds: of codes shared memory does
+const uint kInFlight = kQueryUnits > 8 ? 1 : kRowsInFlight;    // bounded by registers
 const float kEmpty = -3.0e38;
 #include "shaders/common/softmax_state.glsl"
 const uint kValues = kInFlight * kGroup;
@@ -95,6 +103,8 @@ shared float shared_query[kIndexed ? kGroup * kDim : 1];
 shared vec2 shared_states[kSubgroups * kGroup];
 shared uint arrived;
 shared float shared_index_key[kIndexDim];
+shared uint shared_code_places[kCoded ? kIndexDim : 1];
+shared vec4 shared_code_curves[kCoded ? kIndexDim : 1];
 
 vec4 q[kGroup * 2 * kUnitsPerLane];
 HeadTable table;
@@ -152,7 +162,19 @@ void load_query() {
     }
 }
 
+uint code_tables_at() { return push.codes + kv_head * kIndexDim * WINNOW_CODE_WORDS; }
+
+void stage_codes() {
+    for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
+        const uint at = code_tables_at() + r * WINNOW_CODE_WORDS;
+        shared_code_places[r] = code_tables[at];
+        shared_code_curves[r] = CODE_CURVE(at);
+    }
+}
+
+float largest_appended = 0.0;
 float appended(uint r) { return shared_index_key[r]; }
+float stored_key(uint r) { return index_stored(shared_index_key[r], largest_appended); }
 
 // Index key of the newest token and its place in the block's sum: one subgroup per index dimension.
 void append_index_key() {
@@ -168,6 +190,10 @@ void append_index_key() {
     barrier();
     INDEX_LARGEST(largest, appended)
     INDEX_STORE_ROW(row, appended, largest, gl_LocalInvocationIndex, kGroupSize)
+    if (kCodes != 0) {
+        largest_appended = largest;
+        CODE_STORE_ROW(row, stored_key, code_tables_at(), gl_LocalInvocationIndex, kGroupSize)
+    }
     for (uint r = gl_LocalInvocationIndex; kIndexUnit != 0 && r < kIndexDim; r += kGroupSize) {
         const uint at = (row / max(kIndexUnit, 1u)) * kIndexDim + r;
         index_sums[at] = (position % kIndexUnit == 0 ? 0.0 : index_sums[at]) + index_stored(appended(r), largest);
@@ -237,6 +263,32 @@ void score_rows(bool tokens) {
     share_out(slot_scores);
 }
 
+// The same by their codes, a row to each invocation. Word by word: one load serves five or six dimensions.
+void score_codes() {
+    [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
+    for (uint word = 0; word < kCodeWords; ++word) {
+        uint w[kInFlight];
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+            w[t] = 0;
+            if (slot_rows[t].inside) w[t] = uint(code_plane[code_at(slot_rows[t].row, word)]);
+        }
+        for (uint c = 0; c < kCodeColumns; ++c) {
+            const uint r = code_dim(word, c);
+            if (r >= kIndexDim) continue;
+            const uint place = shared_code_places[r];
+            const vec4 curve = shared_code_curves[r];
+            float x_query[kGroup];
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[g * kDim + r];
+            [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+                const uint code = bitfieldExtract(w[t], int(code_first(place)), int(code_bits(place)));
+                const float x = code_value(curve, code);
+                [[unroll]] for (uint g = 0; g < kGroup; ++g)
+                    slot_scores[t * kGroup + g] += x_query[g] * x;
+            }
+        }
+    }
+}
+
 void load_rows(uint first, uint end, float threshold) { hold_scored_rows(first, end, threshold); }
 
 // Block table entries of the rows that come next, so that their loads wait neither for the entry nor, the first time,
@@ -278,7 +330,8 @@ void score_range(uint first, uint end, uint stride, bool always) {
             }
         }
         if (!always) fetch_blocks(first + stride);
-        score_rows(always || kUnit == 1);
+        if (kCoded && !always) score_codes();
+        else score_rows(always || kUnit == 1);
         [[unroll]] for (uint j = 0; j < kOwned; ++j) {
             const uint value = own_value(j);
             uint t = 0;
@@ -423,11 +476,12 @@ void main() {
     fetch_blocks(gl_WorkGroupID.x * kInFlight * kSlots);
     if (kAppendOnly == 0 && kIndexed) {
         stage_query();
+        if (kCoded) stage_codes();
         barrier();
     }
-    if (kAppendOnly == 0) load_query();
-    if (stopped != 0 || table.window != 0) return;  // a windowed head selects nothing
     const bool always = gl_WorkGroupID.x == kSplits;
+    if (kAppendOnly == 0 && (!kCoded || always)) load_query();
+    if (stopped != 0 || table.window != 0) return;  // a windowed head selects nothing
     if (kAppendIndex != 0 && always) append_index_key();
     if (kAppendOnly != 0) return;
     if (kEnding != WINNOW_SCORE_RANGES && list_still_serves(controls[push.final_control + kv_head])) return;

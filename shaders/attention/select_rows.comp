@@ -8,8 +8,8 @@
 // Bindings: 0 state; 1 block table; 2 lists u32 of this level; 3 lists of the level above; 4 scores f32 [n_heads,
 // max_rows]; 5 (log of the
 //   denominator, share of sinks and window) of each head [n_kv_heads, kScoreSplits + 1, kGroup], the first of each kv head; 6 ranks u16
-//   [n_kv_heads, max_rows]; 7 bins of all ranges u32 [n_kv_heads, 1 + kGroup or 1 (top-k), kBins], zero between dispatches; 8 tokens up to each bin
-//   u32 [n_kv_heads, kSplits, kBins]; 9 counters; 10 controls; 11 policies; 12 cuts
+//   [n_kv_heads, max_rows]; 7 bins of all ranges u32 [n_kv_heads, 1 + kGroup or 1 (nobody asks for mass), kBins], zero between dispatches; 8 tokens up
+//   to each bin u32 [n_kv_heads, kSplits, kBins]; 9 counters; 10 controls; 11 policies; 12 cuts; 13 mass that dropped rows hold, log, f32 [n_heads]
 // Needs: subgroup arithmetic.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -30,6 +30,7 @@ layout(constant_id = 8) const uint kPool = 0;
 layout(constant_id = 9) const uint kMaxRows = 16;    // stride of the scores, a multiple of 16
 layout(constant_id = 10) const uint kBins = 1024;    // of the ranking: 32 nats in all
 layout(constant_id = 11) const uint kPass = 0;
+layout(constant_id = 12) const uint kFinal = 1;      // 0: a level comes after this one
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -49,9 +50,9 @@ layout(set = 0, binding = 9, scalar) coherent buffer Counters { uint counters[];
 layout(set = 0, binding = 10, scalar) coherent buffer Controls { SelectControl controls[]; };
 layout(set = 0, binding = 11, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
 layout(set = 0, binding = 12, scalar) restrict buffer Cuts { SelectCut cuts[]; };
+layout(set = 0, binding = 13, scalar) restrict writeonly buffer Dropped { float dropped[]; };
 
 const uint kUnit = 1;
-const uint kFinal = 1;
 #include "shaders/common/candidates.glsl"
 
 const uint kNeverKept = 0xffff;  // as a rank in memory
@@ -124,11 +125,20 @@ void count_range(uint split, uint n_active, uint begin, uint end) {
     }
     barrier();
     find_cuts(0, coarse, rule);
-    if (gl_LocalInvocationIndex != 0) return;
     const uint bin = select_cut[0];
     const uint before = select_before_count[0];  // everything, where there is no cut
     const uint room = rule.budget_max - min(rule.budget_max, before);
-    const uint n = before + (bin < kBins ? min(room, select_count[bin]) : 0);
+    const uint at_cut = bin < kBins ? min(room, select_count[bin]) : 0;
+    if (kFinal == 0 && gl_LocalInvocationIndex < kGroup) {
+        // What is not kept still holds attention: the next level's denominator has it. Of the bin that the cut goes
+        // through only so much is known as that its rows count as equal.
+        const uint g = gl_LocalInvocationIndex;
+        float kept = float(select_before_mass[g]);
+        if (at_cut > 0) kept += float(select_mass[g * kBins + bin]) * float(at_cut) / float(select_count[bin]);
+        dropped[kv_head * kGroup + g] = shared_lse[g] + log(max(1.0 - kept / kMassUnit, 1.0e-9));
+    }
+    if (gl_LocalInvocationIndex != 0) return;
+    const uint n = before + at_cut;
     cuts[kv_head] = SelectCut(1, bin, room);
     controls[push.control + kv_head] = SelectControl(min(n, push.list_stride), min(n, push.list_stride), middle_end, position + 1);
 }

@@ -1,12 +1,12 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: after a prefill chunk, the summaries of the blocks and superblocks that it touched and the index keys of
-// its tokens (a decode step does the same for its one token inside qkv and indexer_score). Only the chunk's own keys
-// are read.
+// its tokens with their codes (a decode step does the same for its one token inside qkv and indexer_score). Only the
+// chunk's own keys are read.
 // One workgroup handles: one superblock of one kv head, or what of it the chunk covers; one invocation per channel or
 // index dimension.
 // Bindings: 0 block table; 1 K pool; 2, 3, 4 summaries (min, max, sum); 5 index maps f32; 6 index keys,
-// index_keys.glsl; 7 sums of index keys f32
+// index_keys.glsl; 7 sums of index keys f32; 8 codes of index keys and 9 their tables, index_codes.glsl
 // Needs: storage16.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -21,6 +21,7 @@ layout(constant_id = 3) const uint kSummaryUnit = 64;  // 0 = no summaries
 layout(constant_id = 4) const uint kIndexDim = 0;      // 0 = no index keys
 layout(constant_id = 5) const uint kIndexUnit = 64;    // tokens of a row of the index sums; 0 = there are none
 layout(constant_id = 6) const uint kIndexType = 0;
+layout(constant_id = 7) const uint kCodes = 0;         // 1 = index keys have codes
 
 #define TABLE_BINDING 0
 #define SUMMARY_BINDING 2
@@ -29,6 +30,7 @@ layout(constant_id = 6) const uint kIndexType = 0;
 #include "shaders/common/kv_store.glsl"
 #include "shaders/common/words.glsl"
 #include "shaders/common/index_keys.glsl"
+#include "shaders/common/index_codes.glsl"
 #include "shaders/common/summary.glsl"
 
 const uint kBatch = 16;  // keys on their way at once
@@ -38,6 +40,8 @@ READ_WORDS(key_pool, 1, restrict readonly)
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 INDEX_PLANE(6)
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
+CODE_PLANE(8)
+CODE_TABLES(9)
 
 // One channel over the tokens [begin, end) of a superblock. Sums run in the order of the tokens, as they do when a
 // decode step appends them one by one: the same bits, however the prompt was cut.
@@ -84,6 +88,7 @@ float index_key(uint r) {
     }
     return sum;
 }
+float stored_key(uint r) { return INDEX_VALUE(key_row, r); }
 
 void main() {
     const uint kv_head = gl_WorkGroupID.y;
@@ -103,6 +108,8 @@ void main() {
             key_row = row;
             INDEX_LARGEST(largest, index_key)
             INDEX_STORE_ROW(row, index_key, largest, 0, 1)
+            if (kCodes == 0) continue;
+            CODE_STORE_ROW(row, stored_key, push.codes + kv_head * kIndexDim * WINNOW_CODE_WORDS, 0, 1)
         }
         if (kIndexUnit == 0) return;  // for all of the group
         memoryBarrierBuffer();

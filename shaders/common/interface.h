@@ -190,6 +190,7 @@ struct SelectPush {
     uint last_query;     // first float of the layer's last selecting query
     uint super_first;    // first superblock row of the summaries
     uint super_stride;   // superblocks of a kv head
+    uint codes;          // first word of the layer's code tables
 };
 
 struct SummarizePush {
@@ -200,6 +201,7 @@ struct SummarizePush {
     uint maps;
     uint super_first;
     uint super_stride;
+    uint codes;
 };
 
 struct AttendSparsePush {
@@ -263,6 +265,11 @@ struct AuditPush {
 #define WINNOW_SCORE_MEAN 2         // q . mean key of the block
 #define WINNOW_SCORE_LOWDIM 3       // index query . index key of every token
 #define WINNOW_SCORE_LOWDIM_MEAN 4  // index query . mean index key of the block (HISA)
+#define WINNOW_SCORE_CODES 5        // index query . code of every token's index key
+
+// Terms of the curve that a dimension's codes stand for, and words of its table: the place of its code, then those.
+#define WINNOW_CODE_TERMS 4
+#define WINNOW_CODE_WORDS 5
 
 #define WINNOW_RULE_TOP_K 0
 #define WINNOW_RULE_TOP_P 1

@@ -13,6 +13,7 @@
 #include "runtime/vk/timeline.h"
 #include "tests/reference/attend_dense.h"
 #include "tests/support/close.h"
+#include "tests/support/code_rows.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -371,10 +372,15 @@ TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
     Rig rig(device(), 1500, KvType::kF16);
     for (const IndexType type : {IndexType::kF16, IndexType::kInt8}) {
-        for (const char* name : {"hisa", "rtpurbo"}) {
-            SparsePolicy policy = make_preset(name, kFull);
+        for (const std::string name : {"hisa", "hisa with codes", "rtpurbo"}) {
+            SparsePolicy policy = make_preset(name.substr(0, name.find(' ')), kFull);
             policy.index_dim = 16;
             policy.index_type = type;
+            if (name == "hisa with codes") {
+                policy.levels[0].scorer = Scorer::kCodes;
+                policy.levels[0].unit = 1;
+                policy.index_codes = std::make_shared<IndexCodes>(random_codes(kLayers * kKvHeads, 16, 1));
+            }
             const std::vector<float> maps(std::size_t{kLayers} * kKvHeads * 2 * 16 * kDim, 0.1f);
             const AttentionPipeline p(device(), kShape, rig.cache,
                                       {rig.state, rig.act, rig.partials, rig.counters, rig.attended, rig.act}, kSplits,

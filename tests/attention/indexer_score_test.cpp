@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "tests/support/select_rig.h"
@@ -178,6 +179,27 @@ TEST_F(IndexerScoreTest, IndexKeysOfEightBits) {
                    .index_type = IndexType::kInt8});
         }
     }
+}
+
+// A level of codes alone, and above the keys that they are of: the list of one is the rows of the other.
+TEST_F(IndexerScoreTest, CodesOfIndexKeys) {
+    for (const std::uint32_t n : kLengths) {
+        const CacheShape shape{.n_tokens = n};
+        const std::vector<SelectLevel> filter{top_k(Scorer::kCodes, 1, std::max(n / 4, 1u)),
+                                              top_k(Scorer::kLowdim, 1, 64)};
+        check({.shape = shape, .levels = {top_p(Scorer::kCodes, 1, 0.8f)}, .window = 1, .index_dim = 16});
+        check({.shape = shape, .levels = filter, .window = 1, .index_dim = 16});
+        check({.shape = shape, .levels = filter, .index_dim = 16, .rows_choose_codes = true});
+    }
+    for (const auto& [dim, head_dim, group] :
+         {std::tuple{8u, 64u, 1u}, {24u, 96u, 3u}, {32u, 128u, 4u}, {64u, 256u, 2u}})
+        check({.shape = {.n_tokens = 1500, .head_dim = head_dim, .n_group = group},
+               .levels = {top_k(Scorer::kCodes, 1, 500), top_p(Scorer::kLowdim, 1, 0.5f)},
+               .index_dim = dim});
+    check({.shape = {.n_tokens = 1500, .kv_type = KvType::kQ8_0},
+           .levels = {top_k(Scorer::kCodes, 1, 500), top_k(Scorer::kLowdim, 1, 64)},
+           .index_dim = 16,
+           .index_type = IndexType::kInt8});
 }
 
 TEST_F(IndexerScoreTest, LevelsNest) {

@@ -66,6 +66,24 @@ TEST_F(SelectRowsTest, ChildrenOfBlocks) {
     }
 }
 
+// What a level above the last leaves out is in the next one's denominators.
+TEST_F(SelectRowsTest, LevelsThatOthersFollow) {
+    const auto codes = [](BudgetRule rule, float mass, std::uint32_t budget) {
+        return SelectLevel{.scorer = Scorer::kCodes, .unit = 1, .rule = rule, .mass = mass, .budget = budget};
+    };
+    const SelectLevel last{.scorer = Scorer::kLowdim, .unit = 1, .rule = BudgetRule::kTopP, .mass = 0.5f};
+    for (const std::uint32_t n : {65u, 1025u, 3500u, 8192u})
+        for (const SelectLevel& first :
+             {codes(BudgetRule::kTopK, 1, n / 4), codes(BudgetRule::kTopK, 1, n), codes(BudgetRule::kTopP, 0.7f, 0)})
+            check({.shape = {.n_tokens = n}, .levels = {first, last}, .index_dim = 16, .rows_choose_codes = true});
+    for (const std::uint32_t group : {1u, 4u, 7u})
+        check({.shape = {.n_tokens = 1900, .n_group = group},
+               .levels = {codes(BudgetRule::kTopK, 1, 300), last},
+               .pool = HeadPool::kMean,
+               .index_dim = 16,
+               .rows_choose_codes = true});
+}
+
 TEST_F(SelectRowsTest, LimitsOfTheBudget) {
     const CacheShape shape{.n_tokens = 1500};
     for (const std::uint32_t budget : {1u, 31u, 33u, 1000u, 100000u}) {

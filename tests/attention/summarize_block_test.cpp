@@ -13,10 +13,12 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/kv/index_codes.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/summarize_block.h"
 #include "tests/support/close.h"
+#include "tests/support/code_rows.h"
 #include "tests/support/dense_data.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/index_rows.h"
@@ -25,13 +27,14 @@
 namespace winnow::test {
 namespace {
 
-constexpr std::uint32_t kSuper = 1024, kFirstMap = 5;
+constexpr std::uint32_t kSuper = 1024, kFirstMap = 5, kFirstCode = 7;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct SummarizeCase {
     CacheShape shape;
     std::uint32_t unit = 64, index_dim = 0, index_unit = 64;
     IndexType index_type = IndexType::kF16;
+    bool codes = false;
     std::vector<std::uint32_t> cuts = {};  ///< tokens at which a chunk ends, besides the last
 
     std::string text() const {
@@ -70,8 +73,12 @@ struct Rig {
           sum(dev, "sum", bytes(n_rows * c.shape.head_dim, 4)),
           index_keys(dev, "index_keys",
                      bytes(c.index_dim == 0 ? 0 : cache.n_rows(), index_row_bytes(c.index_type, c.index_dim))),
+          index_codes(dev, "index_codes", bytes(c.codes ? cache.n_rows() * index_code_words(c.index_dim) : 0, 2)),
           index_sums(dev, "index_sums", bytes(c.index_unit == 0 ? 0 : cache.n_rows() / c.index_unit * c.index_dim, 4)) {
         ReplicableRng rng(c.index_dim);
+        if (c.codes)
+            codes =
+                random_codes(c.shape.n_kv_heads, c.index_dim, 0.25f * std::sqrt(static_cast<float>(c.shape.head_dim)));
         maps = rng.normals(kFirstMap + std::size_t{c.shape.n_kv_heads} * 2 * c.index_dim * c.shape.head_dim, 0, 0.25f);
     }
     static std::size_t bytes(std::size_t n, std::size_t element) { return std::max<std::size_t>(n * element, 16); }
@@ -82,6 +89,9 @@ struct Rig {
         const vk::Buffer tables = make_buffer(device, std::span<const std::uint32_t>(cache.table()));
         const vk::Buffer keys = cache.upload(device, cache.keys);
         const vk::Buffer map_buffer = make_buffer(device, std::span<const float>(maps));
+        std::vector<std::uint32_t> code_words(kFirstCode);
+        for (const std::uint32_t word : pack_code_tables(codes, std::max(c.index_dim, 1u))) code_words.push_back(word);
+        const vk::Buffer table_buffer = make_buffer(device, std::span<const std::uint32_t>(code_words));
         std::vector<std::uint32_t> ends = c.cuts;
         ends.push_back(c.shape.n_tokens);
         vk::run_once(device, [&](vk::Recorder& recorder) {
@@ -90,9 +100,9 @@ struct Rig {
                 if (begin >= from && end <= to)
                     stage.record(recorder,
                                  {tables, keys, low.range(), high.range(), sum.range(), map_buffer, index_keys.range(),
-                                  index_sums.range()},
+                                  index_sums.range(), index_codes.range(), table_buffer},
                                  {end - begin, begin, TestCache::table_offset, cache.table_stride, kFirstMap,
-                                  super_first, super_stride});
+                                  super_first, super_stride, kFirstCode});
                 recorder.barrier();
                 begin = end;
             }
@@ -106,6 +116,8 @@ struct Rig {
         if (c.unit != 0) expect_summaries();
         else
             for (const GuardedBuffer* b : {&low, &high, &sum}) b->expect_untouched();
+        if (c.codes) expect_codes();
+        else index_codes.expect_untouched();
         if (c.index_dim != 0) expect_index_keys();
         else
             for (const GuardedBuffer* b : {&index_keys, &index_sums}) b->expect_untouched();
@@ -170,16 +182,30 @@ struct Rig {
         expect_close(got, ref, allowance, "index keys");
         expect_close(written<std::uint32_t>(index_sums), ref_sum, sum_allowance, "index sums");
     }
+    // Exactly those of the keys as they were stored; untouched where no token is.
+    void expect_codes() const {
+        const std::size_t dim = c.index_dim;
+        const std::vector<float> keys = unpack_index_rows(c.index_type, c.index_dim, index_keys.bytes());
+        const std::vector<std::uint16_t> plane = index_codes.contents<std::uint16_t>();
+        std::vector<std::uint16_t> expected(plane.size(), 0xffff);
+        for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h)
+            for (std::uint32_t t = 0; cache.heads[h].window == 0 && t < c.shape.n_tokens; ++t) {
+                const std::size_t row = cache.heads[h].row(t);
+                pack_code_row(expected, codes, h, c.index_dim, row, std::span(keys).subspan(row * dim, dim));
+            }
+        EXPECT_TRUE(plane == expected);
+    }
     std::vector<std::vector<std::byte>> all_bytes() const {
-        return {low.bytes(), high.bytes(), sum.bytes(), index_keys.bytes(), index_sums.bytes()};
+        return {low.bytes(), high.bytes(), sum.bytes(), index_keys.bytes(), index_codes.bytes(), index_sums.bytes()};
     }
 
     vk::Device& device;
     SummarizeCase c;
     TestCache cache;
     std::uint32_t super_first, super_stride, n_rows;
-    GuardedBuffer low, high, sum, index_keys, index_sums;
+    GuardedBuffer low, high, sum, index_keys, index_codes, index_sums;
     std::vector<float> maps;
+    IndexCodes codes;
     bool exact_sums = true;
 };
 
@@ -189,12 +215,12 @@ protected:
     static const SummarizeBlock& stage(const SummarizeCase& c) {
         const CacheShape& s = c.shape;
         std::unique_ptr<SummarizeBlock>& result =
-            stages_[fmt::format("{} {} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads, c.unit,
-                                c.index_dim, c.index_unit, static_cast<int>(c.index_type))];
+            stages_[fmt::format("{} {} {} {} {} {} {} {}", s.head_dim, static_cast<int>(s.kv_type), s.n_kv_heads,
+                                c.unit, c.index_dim, c.index_unit, static_cast<int>(c.index_type), c.codes)];
         if (!result)
             result = std::make_unique<SummarizeBlock>(
                 device(), SummarizeBlock::Config{s.n_kv_heads, s.head_dim, s.kv_type, kBlock, c.unit, c.index_dim,
-                                                 c.index_unit, c.index_type});
+                                                 c.index_unit, c.index_type, c.codes});
         return *result;
     }
     static void check(const SummarizeCase& c) {
@@ -261,6 +287,21 @@ TEST_F(SummarizeBlockTest, IndexKeysOfEightBits) {
                        .cuts = {100, 1025}});
 }
 
+TEST_F(SummarizeBlockTest, CodesOfIndexKeys) {
+    for (const std::uint32_t n : kLengths)
+        check({.shape = {.n_tokens = n}, .unit = 0, .index_dim = 16, .index_unit = 0, .codes = true});
+    for (const std::uint32_t index_dim : {8u, 24u, 32u, 64u})
+        check({.shape = {.n_tokens = 333}, .unit = 0, .index_dim = index_dim, .codes = true, .cuts = {100}});
+    for (const KvType type : {KvType::kF32, KvType::kQ8_0})
+        check({.shape = {.n_tokens = 1100, .kv_type = type},
+               .unit = 0,
+               .index_dim = 16,
+               .index_unit = 0,
+               .index_type = IndexType::kInt8,
+               .codes = true,
+               .cuts = {63, 64, 1025}});
+}
+
 // A whole superblock of the widest keys: what one invocation does must stay below the loop limit of llvmpipe
 // (runtime/vk/quirks.h).
 TEST_F(SummarizeBlockTest, WidestIndexKeysOfASuperblock) {
@@ -268,7 +309,8 @@ TEST_F(SummarizeBlockTest, WidestIndexKeysOfASuperblock) {
         check({.shape = {.n_tokens = 1100, .head_dim = 256, .n_kv_heads = 1},
                .unit = 0,
                .index_dim = 64,
-               .index_type = type});
+               .index_type = type,
+               .codes = true});
 }
 
 TEST_F(SummarizeBlockTest, SumsOfAnyKeys) {

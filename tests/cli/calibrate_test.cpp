@@ -86,7 +86,7 @@ TEST_F(Calibrate, ReportsWhatItMeasured) {
         ContainsRegex("\\| calibrated \\| 8 \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\| [01]\\.[0-9]+ / [01]\\.[0-9]+ \\|"));
     EXPECT_THAT(made.out, HasSubstr("| text of 1024, rotated to 2048 | 8 |"));
     EXPECT_THAT(made.out, HasSubstr("| this text, as its 2048 show it | 8 |"));
-    EXPECT_THAT(made.out, ContainsRegex("hisa: its block filter leaves an overlap of [01]\\.[0-9]+ with .*"
+    EXPECT_THAT(made.out, ContainsRegex("hisa: its filter by codes leaves an overlap of [01]\\.[0-9]+ with .*"
                                         "for 0\\.[23][0-9]+ of the index bytes"));
     // Random weights: one line, and no roles to rely on.
     EXPECT_THAT(made.out, HasSubstr("no structure: no head"));

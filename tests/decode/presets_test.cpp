@@ -92,6 +92,7 @@ std::string scorer_words(const SelectLevel& level) {
         case Scorer::kMean: return "means of " + std::to_string(level.unit);
         case Scorer::kLowdim: return "index keys";
         case Scorer::kLowdimMean: return "block means of index keys";
+        case Scorer::kCodes: return "codes of index keys";
     }
     return "";
 }
@@ -114,6 +115,11 @@ TEST(PresetsTest, TheTableSaysWhatThePresetsDo) {
             EXPECT_EQ(info.scorer.find("each head") != std::string_view::npos, p.pool == HeadPool::kEach);
             if (p.levels.size() == 1) EXPECT_EQ(info.filter, "-");
             else says(info.filter, scorer_words(p.levels.front()));
+            if (info.name == "hisa") {  // as the calibrations of today have it
+                Calibration c;
+                c.codes.bits.assign(1, 0);
+                says(info.filter, scorer_words(make_preset("hisa", kFull, {}, &c).levels.front()));
+            }
             if (last.rule == BudgetRule::kTopP) says(info.budget, fmt::format("attention mass {:.3g}", last.mass));
             else if (last.budget_share > 0)
                 says(info.budget, fmt::format("top {:.0f} %, at least {}", 100 * last.budget_share, last.budget));
@@ -183,6 +189,26 @@ TEST(PresetsTest, RefusesBadNumbers) {
     expect_refused([] { make_preset("quest", kFull, {.budget = 60}).check(12, 3); }, "below sink + window");
     expect_refused([] { make_preset("quest", kFull, {.window = 4000}).check(12, 3); }, "below sink + window");
     expect_refused([] { make_preset("quest", kFull).check(11, 3); }, "layers");
+    // Codes: a coarse level of tokens, which need tables of all heads.
+    const auto codes = [](std::size_t n_heads) {
+        SparsePolicy p = make_preset("hisa", kFull);
+        p.index_dim = 8;
+        p.levels[0].scorer = Scorer::kCodes;
+        p.levels[0].unit = 1;
+        p.index_codes = std::make_shared<IndexCodes>(
+            IndexCodes{std::vector<std::uint8_t>(n_heads * 8, 2), std::vector<float>(n_heads * 8 * kCodeTerms, 1)});
+        return p;
+    };
+    EXPECT_NO_THROW(codes(12 * 3).check(12, 3));
+    expect_refused([&] { codes(11 * 3).check(12, 3); }, "codes of");
+    SparsePolicy without = codes(12 * 3);
+    without.index_codes = nullptr;
+    expect_refused([&] { without.check(12, 3); }, "no index_codes");
+    for (const std::size_t turned : {0, 1}) {  // the same units twice, and not from codes to keys
+        SparsePolicy twice = codes(12 * 3);
+        twice.levels[1 - turned].scorer = turned == 0 ? Scorer::kCodes : Scorer::kLowdim;
+        expect_refused([&] { twice.check(12, 3); }, "coarse to fine");
+    }
 }
 
 TEST(PresetsTest, RefusesBadSchedules) {

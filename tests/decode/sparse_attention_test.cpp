@@ -9,6 +9,7 @@
 #include <set>
 
 #include "tests/reference/indexer_score.h"
+#include "tests/support/code_rows.h"
 #include "tests/support/gpu_fixture.h"
 #include "tests/support/random.h"
 #include "tests/support/sparse_data.h"
@@ -214,9 +215,12 @@ TEST_F(SparseAttentionTest, StepsBetweenAppendsLeaveIndexKeysAlone) {
         std::make_shared<std::vector<float>>(rng.normals(std::size_t{kKvHeads} * 2 * kIndexDim * kDim, 0, 0.25f));
     policy.levels[0].budget = 192;  // three of the five blocks of the middle
     policy.levels[1].budget = policy.sink + policy.window + 48;
-    for (const std::uint32_t min_ctx : {0u, 250u}) {
+    policy.index_codes = std::make_shared<IndexCodes>(random_codes(kKvHeads, kIndexDim, 2));
+    for (const auto& [min_ctx, by_codes] : {std::pair{0u, false}, {250u, false}, {0u, true}, {250u, true}}) {
         SCOPED_TRACE(min_ctx);
         policy.min_ctx = min_ctx;
+        policy.levels[0].scorer = by_codes ? Scorer::kCodes : Scorer::kLowdimMean;
+        policy.levels[0].unit = by_codes ? 1 : 64;
         SparseAttention bulk({}, config(kTokens), policy);
         bulk.append(data.keys, data.values);
         const std::span<const float> expected = bulk.step(data.query);

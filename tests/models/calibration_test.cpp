@@ -338,8 +338,18 @@ TEST(CalibrationTest, PresetsTakeMeasuredSettingsUnlessToldOtherwise) {
     const SparsePolicy hisa = make_preset("hisa", full, {}, &c);
     EXPECT_EQ(hisa.levels.back().budget, 512u);
     EXPECT_FLOAT_EQ(hisa.levels.back().budget_share, 0.125f);
-    EXPECT_EQ(hisa.levels.front().budget, 8192u);
-    EXPECT_FLOAT_EQ(hisa.levels.front().budget_share, 0.25f);
+    EXPECT_EQ(hisa.levels.front().scorer, Scorer::kCodes);
+    EXPECT_EQ(hisa.levels.front().budget, 4608u);
+    EXPECT_FLOAT_EQ(hisa.levels.front().budget_share, 2.25f * 0.125f);
+    EXPECT_EQ(make_preset("hisa", full, {.budget = 20000}, &c).levels.front().budget, 45000u);
+    // A sidecar of before has no codes: whole blocks are filtered then.
+    Calibration old = c;
+    old.codes = {};
+    const SparsePolicy blocks = make_preset("hisa", full, {}, &old);
+    EXPECT_EQ(blocks.levels.front().scorer, Scorer::kLowdimMean);
+    EXPECT_EQ(blocks.levels.front().budget, 8192u);
+    EXPECT_FLOAT_EQ(blocks.levels.front().budget_share, 0.25f);
+    EXPECT_NO_THROW(blocks.check(6, 2));
     const SparsePolicy asked = make_preset("hisa", full, {.budget = 1024}, &c);
     EXPECT_EQ(asked.levels.back().budget, 1024u);
     EXPECT_EQ(asked.levels.back().budget_share, 0);
@@ -446,6 +456,8 @@ TEST_F(SidecarTest, RoundTrip) {
     EXPECT_EQ(read.index_maps, c_.index_maps);
     EXPECT_EQ(read.index_pairs, c_.index_pairs);
     EXPECT_EQ(read.temperatures, c_.temperatures);
+    EXPECT_EQ(read.codes.bits, c_.codes.bits);
+    EXPECT_EQ(read.codes.curves, c_.codes.curves);
     EXPECT_EQ(read.full_heads, c_.full_heads);
     EXPECT_EQ(read.anchors, c_.anchors);
     EXPECT_EQ(read.head_maps, c_.head_maps);
@@ -479,6 +491,16 @@ TEST_F(SidecarTest, RoundTrip) {
     write_sidecar(cached, c_, hash_);
     EXPECT_NE(find_calibration(file, shape_), nullptr);
     unsetenv("XDG_CACHE_HOME");
+}
+
+// What a calibration of before wrote: everything but codes.
+TEST_F(SidecarTest, SidecarsWithoutCodesStillLoad) {
+    c_.codes = {};
+    write_sidecar(path_, c_, hash_);
+    const Calibration read = read_sidecar(path_, hash_, shape_);
+    EXPECT_TRUE(read.codes.empty());
+    EXPECT_EQ(read.index_maps, c_.index_maps);
+    EXPECT_EQ(make_preset("hisa", std::vector<bool>(shape_.n_layers), {}, &read).levels[0].scorer, Scorer::kLowdimMean);
 }
 
 TEST_F(SidecarTest, HashTellsModelsApart) {
@@ -520,6 +542,14 @@ TEST_F(SidecarTest, HostileContentsAreRefused) {
     expect_refused_after("index_maps", [](Calibration& c) { c.index_maps.pop_back(); });
     expect_refused_after("not finite", [](Calibration& c) { c.index_maps[5] = NAN; });
     expect_refused_after("not finite", [](Calibration& c) { c.temperatures[0] = 1e30f; });
+    expect_refused_after("codes of", [](Calibration& c) { c.codes.curves.pop_back(); });
+    expect_refused_after("codes of", [](Calibration& c) { c.codes.bits = {}; });
+    expect_refused_after("bits too many", [](Calibration& c) { c.codes.bits[0] = 7; });
+    expect_refused_after("bits too many", [](Calibration& c) {  // no dimension has too many, their word has
+        for (std::uint32_t r = 0; r < c.index_dim; ++r) c.codes.bits[r] = 6;
+    });
+    expect_refused_after("ascend", [](Calibration& c) { c.codes.curves[1] *= -1; });
+    expect_refused_after("ascend", [](Calibration& c) { c.codes.curves[0] = NAN; });
     expect_refused_after("index_dim", [](Calibration& c) { c.index_dim = 0; });
     expect_refused_after("index_dim", [](Calibration& c) { c.index_dim = 12; });
     expect_refused_after("another shape", [](Calibration& c) { c.n_layers = 3; });

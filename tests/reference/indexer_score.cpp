@@ -20,14 +20,15 @@ struct Scored {
     std::vector<std::vector<double>> queries;  // of the group, or their index queries
     bool indexed;
 
-    std::vector<double> key(std::uint32_t token) const {
+    std::vector<double> key(Scorer scorer, std::uint32_t token) const {
         const std::size_t dim = indexed ? view.index_dim : view.cache.head_dim;
-        const std::span<const float> rows = indexed ? view.index_keys : view.cache.keys;
+        std::span<const float> rows = indexed ? view.index_keys : view.cache.keys;
+        if (scorer == Scorer::kCodes) rows = view.coded_keys;
         const auto first = rows.begin() + static_cast<std::ptrdiff_t>(view.cache.heads[kv_head].row(token) * dim);
         return {first, first + static_cast<std::ptrdiff_t>(dim)};
     }
     double score(std::size_t g, const SelectLevel& level, std::uint32_t unit) const {
-        if (level.unit == 1) return dot(queries[g], key(unit));
+        if (level.unit == 1) return dot(queries[g], key(level.scorer, unit));
         const std::uint32_t begin = unit * level.unit, end = std::min(begin + level.unit, view.position + 1);
         if (level.scorer == Scorer::kLowdimMean) {
             double sum = 0;  // index keys before they are rounded
@@ -58,7 +59,10 @@ Level indexer_score(const SelectView& v, const SelectLevel& level, std::uint32_t
                     const std::vector<std::uint32_t>* parents, std::uint32_t parent_unit,
                     std::span<const double> dropped) {
     const std::size_t dim = v.cache.head_dim;
-    Scored s{v, kv_head, {}, level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean};
+    Scored s{v,
+             kv_head,
+             {},
+             level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean || level.scorer == Scorer::kCodes};
     for (std::uint32_t g = 0; g < v.n_group(); ++g) {
         const std::span<const float> q = v.query.subspan((kv_head * v.n_group() + g) * dim, dim);
         s.queries.emplace_back(q.begin(), q.end());

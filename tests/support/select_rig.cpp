@@ -9,9 +9,11 @@
 #include <numeric>
 #include <utility>
 
+#include "runtime/kv/index_codes.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/summarize_block.h"
+#include "tests/support/code_rows.h"
 #include "tests/support/index_rows.h"
 
 namespace winnow::test {
@@ -34,53 +36,64 @@ std::uint32_t unit_of(const SelectCase& c, std::initializer_list<Scorer> scorers
 }
 std::uint32_t summary_unit(const SelectCase& c) { return unit_of(c, {Scorer::kBox, Scorer::kMean}, kBlock); }
 std::uint32_t index_unit(const SelectCase& c) { return unit_of(c, {Scorer::kLowdimMean}, kBlock); }
+bool scores_codes(const SelectCase& c) {
+    return std::any_of(c.levels.begin(), c.levels.end(),
+                       [](const SelectLevel& level) { return level.scorer == Scorer::kCodes; });
+}
+Chooser chooser_of(const SelectCase& c, std::size_t level) {
+    if (level + 1 == c.levels.size()) return c.chooser;
+    return c.rows_choose_codes && c.levels[level].scorer == Scorer::kCodes ? Chooser::kRows : Chooser::kScore;
+}
+constexpr std::uint32_t kFirstCodeWord = 3;
 
 }  // namespace
 
 const IndexerScore& SelectStages::get(vk::Device& device, const SelectCase& c, std::size_t i) {
     const SelectLevel& level = c.levels[i];
-    IndexerScore::Config config{
-        .n_heads = c.shape.n_heads(),
-        .n_kv_heads = c.shape.n_kv_heads,
-        .head_dim = c.shape.head_dim,
-        .kv_type = c.shape.kv_type,
-        .block_size = kBlock,
-        .level = level,
-        .pool = c.pool,
-        .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit,
-        .is_final = i + 1 == c.levels.size(),
-        .index_dim = std::max(c.index_dim, 8u),
-        .index_unit = index_unit(c),
-        .index_type = c.index_type,
-        .max_rows = c.max_rows,
-        .n_splits = kSplits,
-        .append_index = i == 0 && c.index_dim != 0,
-        .append_only = false,
-        .ending = i + 1 == c.levels.size() ? static_cast<ScoreEnding>(c.chooser) : ScoreEnding::kList};
-    const std::string key = fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
-        static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit, static_cast<int>(level.rule),
-        static_cast<int>(c.pool), config.parent_unit, config.is_final, config.index_dim, config.index_unit,
-        config.append_index, static_cast<int>(config.index_type), static_cast<int>(config.ending), c.max_rows);
+    IndexerScore::Config config{.n_heads = c.shape.n_heads(),
+                                .n_kv_heads = c.shape.n_kv_heads,
+                                .head_dim = c.shape.head_dim,
+                                .kv_type = c.shape.kv_type,
+                                .block_size = kBlock,
+                                .level = level,
+                                .pool = c.pool,
+                                .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit,
+                                .is_final = i + 1 == c.levels.size(),
+                                .index_dim = std::max(c.index_dim, 8u),
+                                .index_unit = index_unit(c),
+                                .index_type = c.index_type,
+                                .max_rows = c.max_rows,
+                                .n_splits = kSplits,
+                                .append_index = i == 0 && c.index_dim != 0,
+                                .codes = scores_codes(c),
+                                .append_only = false,
+                                .ending = static_cast<ScoreEnding>(chooser_of(c, i))};
+    const std::string key =
+        fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads,
+                    config.head_dim, static_cast<int>(config.kv_type), static_cast<int>(level.scorer), level.unit,
+                    static_cast<int>(level.rule), static_cast<int>(c.pool), config.parent_unit, config.is_final,
+                    config.index_dim, config.index_unit, config.append_index, static_cast<int>(config.index_type),
+                    static_cast<int>(config.ending), c.max_rows, config.codes);
     std::unique_ptr<IndexerScore>& stage = stages_[key];
     if (!stage) stage = std::make_unique<IndexerScore>(device, config);
     return *stage;
 }
 
-const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c) {
-    const SelectLevel& level = c.levels.back();
+const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c, std::size_t i) {
+    const SelectLevel& level = c.levels[i];
     const SelectRows::Config config{.n_heads = c.shape.n_heads(),
                                     .n_kv_heads = c.shape.n_kv_heads,
                                     .block_size = kBlock,
                                     .level = level,
                                     .pool = c.pool,
-                                    .parent_unit = c.levels.size() == 1 ? 0 : c.levels[c.levels.size() - 2].unit,
+                                    .parent_unit = i == 0 ? 0 : c.levels[i - 1].unit,
+                                    .is_final = i + 1 == c.levels.size(),
                                     .score_stride = IndexerScore::score_stride(c.max_rows),
                                     .n_splits = kRowSplits,
                                     .n_score_splits = kSplits};
     std::unique_ptr<SelectRows>& stage =
-        row_stages_[fmt::format("{} {} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
-                                static_cast<int>(c.pool), config.parent_unit, c.max_rows)];
+        row_stages_[fmt::format("{} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
+                                static_cast<int>(c.pool), config.parent_unit, c.max_rows, config.is_final)];
     if (!stage) stage = std::make_unique<SelectRows>(device, config);
     return *stage;
 }
@@ -172,6 +185,24 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     index_keys_ = guarded(device, "index_keys", index_plane);
     index_sums_ = guarded(device, "index_sums", index_sums);
 
+    // Their codes: of the keys as they are stored.
+    std::vector<std::uint32_t> code_words(kFirstCodeWord);
+    std::vector<std::uint16_t> code_plane(8);
+    if (scores_codes(case_)) {
+        codes_ = random_codes(s.n_kv_heads, dim, 0.25f * std::sqrt(static_cast<float>(s.head_dim)));
+        const std::vector<std::uint32_t> tables = pack_code_tables(codes_, dim);
+        code_words.insert(code_words.end(), tables.begin(), tables.end());
+        const std::vector<float> stored = unpack_index_rows(case_.index_type, dim, index_plane);
+        code_plane.assign(cache_.n_rows() * index_code_words(dim), 0xffff);
+        for (std::uint32_t h = 0; h < s.n_kv_heads; ++h)
+            for (std::uint32_t t = 0; t < position; ++t) {
+                const std::size_t row = cache_.heads[h].row(t);
+                pack_code_row(code_plane, codes_, h, dim, row, std::span(stored).subspan(row * dim, dim));
+            }
+    }
+    code_tables_ = make_buffer(device, std::span<const std::uint32_t>(code_words));
+    index_codes_ = guarded(device, "index_codes", code_plane);
+
     list_stride_ = s.n_tokens + kBlock + 3;
     lists_ =
         std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
@@ -196,16 +227,21 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
         lse_ = output("lse", s.n_heads() * 4);
         counts_ = output("counts", s.n_kv_heads * 4);
     }
-    if (case_.chooser == Chooser::kRows) {
-        select_rows_ = &stages.get_rows(device, case_);
+    std::size_t bin_bytes = 0, through_bytes = 0;
+    for (std::size_t i = 0; i < n_levels; ++i) {
+        select_rows_.push_back(chooser(i) == Chooser::kRows ? &stages.get_rows(device, case_, i) : nullptr);
+        if (select_rows_.back() == nullptr) continue;
+        const BudgetRule rule = case_.levels[i].rule;
+        const bool is_final = i + 1 == n_levels;
+        bin_bytes = std::max(bin_bytes, SelectRows::bin_bytes(rule, s.n_kv_heads, s.n_group, is_final));
+        through_bytes = std::max(through_bytes, SelectRows::through_bytes(rule, s.n_kv_heads, s.n_group,
+                                                                          SelectStages::kRowSplits, is_final));
+    }
+    if (bin_bytes != 0) {
         ranks_ = std::make_unique<GuardedBuffer>(
             device, "ranks", SelectRows::rank_bytes(s.n_kv_heads, IndexerScore::score_stride(case_.max_rows)));
-        bins_ = guarded(
-            device, "bins",
-            std::vector<std::uint8_t>(SelectRows::bin_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group)));
-        through_ = std::make_unique<GuardedBuffer>(
-            device, "through",
-            SelectRows::through_bytes(case_.levels.back().rule, s.n_kv_heads, s.n_group, SelectStages::kRowSplits));
+        bins_ = guarded(device, "bins", std::vector<std::uint8_t>(bin_bytes));
+        through_ = std::make_unique<GuardedBuffer>(device, "through", through_bytes);
         cuts_ = std::make_unique<GuardedBuffer>(device, "cuts", s.n_kv_heads * sizeof(SelectCut));
     }
     std::vector<HeadPolicy> policies(kFirstPolicy);
@@ -247,7 +283,8 @@ SelectPush SelectRig::push(std::size_t level) const {
             .cosine = case_.cosine,
             .last_query = kFirstQuery,
             .super_first = super_first_,
-            .super_stride = super_stride_};
+            .super_stride = super_stride_,
+            .codes = kFirstCodeWord};
 }
 
 void SelectRig::run(std::uint32_t position, bool stopped) {
@@ -260,12 +297,47 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
             if (scorer == Scorer::kBox) rows = min_, rows_max = max_;
             if (scorer == Scorer::kMean) rows = sum_;
             if (scorer == Scorer::kLowdimMean) rows = index_sums_->range();
-            stages_[i]->record(
-                recorder,
-                {state, tables_, rows, rows_max, query_, maps_, keys_, index_keys_->range(), index_sums_->range(),
-                 lists_->range(), lists_->range(), scores_->range(), partials_->range(), counters_->range(),
-                 controls_->range(), policies_, last_queries_->range(), dropped_->range()},
-                push(i));
+            stages_[i]->record(recorder,
+                               {state,
+                                tables_,
+                                rows,
+                                rows_max,
+                                query_,
+                                maps_,
+                                keys_,
+                                index_keys_->range(),
+                                index_sums_->range(),
+                                lists_->range(),
+                                lists_->range(),
+                                scores_->range(),
+                                partials_->range(),
+                                counters_->range(),
+                                controls_->range(),
+                                policies_,
+                                last_queries_->range(),
+                                dropped_->range(),
+                                index_codes_->range(),
+                                code_tables_},
+                               push(i));
+            recorder.barrier();
+            if (select_rows_[i] == nullptr) continue;
+            const SelectRows::Buffers buffers{state,
+                                              tables_,
+                                              lists_->range(),
+                                              lists_->range(),
+                                              scores_->range(),
+                                              partials_->range(),
+                                              ranks_->range(),
+                                              bins_->range(),
+                                              through_->range(),
+                                              counters_->range(),
+                                              controls_->range(),
+                                              policies_,
+                                              cuts_->range(),
+                                              dropped_->range()};
+            select_rows_[i]->record_count(recorder, buffers, push(i));
+            recorder.barrier();
+            select_rows_[i]->record_write(recorder, buffers, push(i));
             recorder.barrier();
         }
         if (select_attend_ != nullptr) {
@@ -279,23 +351,6 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                  p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip,
                  WINNOW_NO_SUMS});
         }
-        if (select_rows_ == nullptr) return;
-        const SelectRows::Buffers buffers{state,
-                                          tables_,
-                                          lists_->range(),
-                                          lists_->range(),
-                                          scores_->range(),
-                                          partials_->range(),
-                                          ranks_->range(),
-                                          bins_->range(),
-                                          through_->range(),
-                                          counters_->range(),
-                                          controls_->range(),
-                                          policies_,
-                                          cuts_->range()};
-        select_rows_->record_count(recorder, buffers, push(stages_.size() - 1));
-        recorder.barrier();
-        select_rows_->record_write(recorder, buffers, push(stages_.size() - 1));
     });
 }
 
@@ -327,17 +382,30 @@ SelectRig::Attention SelectRig::attention() const {
             act_->contents<std::uint32_t>()};
 }
 
+Chooser SelectRig::chooser(std::size_t level) const { return chooser_of(case_, level); }
+
 double SelectRig::bin_width(std::size_t level) const {
     const BudgetRule rule = case_.levels[level].rule;
-    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kRows)
-        return SelectRows::bin_width(rule, case_.shape.n_group);
-    if (level + 1 == case_.levels.size() && case_.chooser == Chooser::kAttend)
-        return SelectAttend::bin_width(rule, case_.shape.n_group);
+    if (chooser(level) == Chooser::kRows)
+        return SelectRows::bin_width(rule, case_.shape.n_group, level + 1 == case_.levels.size());
+    if (chooser(level) == Chooser::kAttend) return SelectAttend::bin_width(rule, case_.shape.n_group);
     return 1.0 / 2048;  // the finest bin of shaders/common/select.glsl
 }
 
 std::vector<float> SelectRig::index_keys() const {
     return unpack_index_rows(case_.index_type, case_.index_dim, index_keys_->contents<std::byte>());
+}
+std::vector<float> SelectRig::coded_keys() const {
+    const std::vector<std::uint16_t> plane = index_codes_->contents<std::uint16_t>();
+    std::vector<float> values(cache_.n_rows() * case_.index_dim, kNan);
+    for (std::uint32_t h = 0; h < case_.shape.n_kv_heads; ++h)
+        for (std::uint32_t t = 0; t <= position_; ++t) {
+            const std::size_t row = cache_.heads[h].row(t);
+            const auto codes = unpack_code_row(plane, codes_, h, case_.index_dim, row);
+            for (std::uint32_t r = 0; r < case_.index_dim; ++r)
+                values[row * case_.index_dim + r] = value_of_code(codes_, h, case_.index_dim, r, codes[r]);
+        }
+    return values;
 }
 std::vector<float> SelectRig::index_sums() const { return index_sums_->contents<float>(); }
 
@@ -351,8 +419,8 @@ void SelectRig::expect_untouched() const {
 }
 
 reference::SelectView SelectRig::view() const {
-    return {cache_.view(), cache_.query,    position_,    case_.sinks,  case_.window,
-            case_.pool,    case_.index_dim, maps_values_, index_values_};
+    return {cache_.view(), cache_.query,    position_,    case_.sinks,   case_.window,
+            case_.pool,    case_.index_dim, maps_values_, index_values_, {}};
 }
 
 }  // namespace winnow::test

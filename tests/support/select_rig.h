@@ -27,16 +27,17 @@ struct SelectCase {
     std::uint32_t refresh = 1;
     float cosine = 2;
     Chooser chooser = Chooser::kScore;
-    float skip = 0;                 ///< of kAttend: SelectAttendPush::skip
-    AttendTuning tuning{};          ///< of kAttend
-    std::uint32_t max_rows = 8256;  ///< that the stages are made for; where few, they know that one tile holds all
+    bool rows_choose_codes = false;  ///< SelectRows chooses at a level of codes, whoever does at the last
+    float skip = 0;                  ///< of kAttend: SelectAttendPush::skip
+    AttendTuning tuning{};           ///< of kAttend
+    std::uint32_t max_rows = 8256;   ///< that the stages are made for; where few, they know that one tile holds all
 };
 
 /// Pipelines that tests share: compiling one takes longer than running it.
 class SelectStages {
 public:
     const IndexerScore& get(vk::Device& device, const SelectCase& c, std::size_t level);
-    const SelectRows& get_rows(vk::Device& device, const SelectCase& c);
+    const SelectRows& get_rows(vk::Device& device, const SelectCase& c, std::size_t level);
     const SelectAttend& get_attend(vk::Device& device, const SelectCase& c);
     void clear() {
         stages_.clear();
@@ -78,25 +79,30 @@ public:
     reference::SelectView view() const;
     const TestCache& cache() const { return cache_; }
     std::vector<float> index_keys() const;  ///< as they are stored, NaN where nothing is
+    std::vector<float> coded_keys() const;  ///< what the codes say of those
     std::vector<float> index_sums() const;
 
 private:
+    Chooser chooser(std::size_t level) const;
     SelectPush push(std::size_t level) const;
     std::uint32_t list_offset(std::size_t level) const;
     void expect_index_key() const;
+    void expect_codes(const std::vector<float>& keys) const;
+    bool has_codes() const { return !codes_.empty(); }
     double bin_width(std::size_t level) const;  ///< of the stage that applies the level's rule, in nats
 
     vk::Device& device_;
     SelectCase case_;
     TestCache cache_;
     std::vector<const IndexerScore*> stages_;
-    const SelectRows* select_rows_ = nullptr;
+    std::vector<const SelectRows*> select_rows_;  ///< by level; null where the last workgroup chooses
     const SelectAttend* select_attend_ = nullptr;
     std::uint32_t position_ = 0, list_stride_ = 0, super_first_ = 0, super_stride_ = 0;
     std::vector<float> maps_values_, index_values_;
-    vk::Buffer tables_, keys_, query_, maps_, min_, max_, sum_, policies_, none_;
-    std::unique_ptr<GuardedBuffer> index_keys_, index_sums_, lists_, scores_, partials_, counters_, controls_,
-        last_queries_, dropped_, ranks_, bins_, through_, cuts_;
+    IndexCodes codes_;
+    vk::Buffer tables_, keys_, query_, maps_, code_tables_, min_, max_, sum_, policies_, none_;
+    std::unique_ptr<GuardedBuffer> index_keys_, index_codes_, index_sums_, lists_, scores_, partials_, counters_,
+        controls_, last_queries_, dropped_, ranks_, bins_, through_, cuts_;
     vk::Buffer values_;
     std::unique_ptr<GuardedBuffer> attend_partials_, attend_counters_, attended_, act_, lse_, counts_;
 };

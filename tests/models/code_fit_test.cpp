@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes of index keys as calibration fits them.
+#include "models/calibration/code_fit.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <set>
+
+#include "models/calibration/moments.h"
+#include "runtime/kv/index_codes.h"
+#include "tests/support/code_rows.h"
+#include "tests/support/random.h"
+
+namespace winnow::test {
+namespace {
+
+// Normal keys of which each dimension has a deviation of its own.
+Rows normal_keys(std::uint32_t n, const std::vector<float>& deviations, std::uint32_t seed) {
+    ReplicableRng rng(seed);
+    Rows keys(n, static_cast<Eigen::Index>(deviations.size()));
+    for (Eigen::Index t = 0; t < keys.rows(); ++t)
+        for (Eigen::Index r = 0; r < keys.cols(); ++r)
+            keys(t, r) = 3 + rng.normal(0, deviations[static_cast<std::size_t>(r)]);
+    return keys;
+}
+
+double mean_square(const Rows& a, const Rows& b, Eigen::Index r) {
+    return (a.col(r) - b.col(r)).squaredNorm() / static_cast<double>(a.rows());
+}
+
+TEST(CodeFitTest, ErrorsAreNearlyTheLeast) {
+    const std::vector<float> ones(16, 1.0f);
+    const CodeFit fit = fit_codes(normal_keys(20000, ones, 1), Eigen::VectorXd::Ones(16));
+    const Rows keys = normal_keys(20000, ones, 2), coded = coded_keys(keys, fit.bits.data(), fit.curves.data());
+    // Of the normal distribution, by bits (Max 1960).
+    constexpr double kError[] = {1, 0.3634, 0.1175, 0.03454, 0.009497};
+    std::uint32_t sum = 0;
+    for (std::uint32_t r = 0; r < 16; ++r) {
+        ASSERT_GE(fit.bits[r], 2);  // the dimensions are alike: 48 bits fall to them evenly, as words allow
+        ASSERT_LE(fit.bits[r], 4);
+        sum += fit.bits[r];
+        EXPECT_NEAR(mean_square(keys, coded, r) / kError[fit.bits[r]], 1, 0.08) << r;  // values are on a cubic
+    }
+    EXPECT_EQ(sum, 48u);
+}
+
+TEST(CodeFitTest, BitsGoWhereScoresVary) {
+    std::vector<float> deviations;
+    for (std::uint32_t r = 0; r < 16; ++r) deviations.push_back(std::exp2(-0.25f * static_cast<float>(r)));
+    Eigen::VectorXd weights(16);
+    for (Eigen::Index r = 0; r < 16; ++r) weights[r] = std::exp2(-0.5 * static_cast<double>(r));
+    const Rows samples = normal_keys(4000, deviations, 3);
+    const CodeFit fit = fit_codes(samples, weights);
+    EXPECT_GE(fit.bits[0], 5);
+    EXPECT_LE(fit.bits[15], 1);
+    EXPECT_TRUE(code_fault({fit.bits, fit.curves}, 1, 16).empty());
+    // Error of the scores against that of three bits everywhere, which is what water-filling saves.
+    const Rows coded = coded_keys(samples, fit.bits.data(), fit.curves.data());
+    double error = 0, even = 0;
+    for (Eigen::Index r = 0; r < 16; ++r) {
+        error += weights[r] * mean_square(samples, coded, r);
+        even += weights[r] * 0.03454 * std::pow(deviations[static_cast<std::size_t>(r)], 2);
+    }
+    EXPECT_LT(error, 0.5 * even);
+}
+
+TEST(CodeFitTest, SamplesThatAreAllTheSame) {
+    const Rows samples = Rows::Constant(50, 8, 1.5f);
+    const CodeFit fit = fit_codes(samples, Eigen::VectorXd::Ones(8));
+    EXPECT_TRUE(code_fault({fit.bits, fit.curves}, 1, 8).empty());
+    EXPECT_EQ(coded_keys(samples, fit.bits.data(), fit.curves.data()), samples);
+}
+
+TEST(CodeFitTest, NearestIsWhatAScanFinds) {
+    const IndexCodes codes = random_codes(1, 24, 1);
+    const Rows keys = normal_keys(300, std::vector<float>(24, 2.0f), 4),
+               coded = coded_keys(keys, codes.bits.data(), codes.curves.data());
+    for (Eigen::Index t = 0; t < keys.rows(); ++t)
+        for (std::uint32_t r = 0; r < 24; ++r)
+            ASSERT_EQ(coded(t, r), value_of_code(codes, 0, 24, r, nearest_code(codes, 0, 24, r, keys(t, r))));
+}
+
+// Words of 16 bits, each of which has dimensions from the first and from the last.
+TEST(CodeFitTest, DimensionsAreSpreadOverWords) {
+    for (const std::uint32_t dim : {8u, 16u, 24u, 32u, 40u, 48u, 56u, 64u}) {
+        const std::uint32_t n = index_code_words(dim);
+        EXPECT_LE(16 * n, std::max(3 * dim, 16u));
+        std::vector<std::uint32_t> of_word(n);
+        for (std::uint32_t r = 0; r < dim; ++r) ++of_word[index_code_word(dim, r)];
+        const auto [least, most] = std::minmax_element(of_word.begin(), of_word.end());
+        EXPECT_LE(*most - *least, 1u) << dim;
+        EXPECT_EQ(index_code_word(dim, 0), 0u);
+        if (n > 1) {
+            EXPECT_EQ(index_code_word(dim, n), n - 1);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace winnow::test
