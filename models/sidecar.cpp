@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -55,7 +56,8 @@ void read_ints(const GgufFile& file, const char* key, std::vector<T>& to) {
     if (array == nullptr) return;
     if (!array->strings.empty() || !array->floats.empty()) refuse(fmt::format("calibration.{} holds no integers", key));
     for (const std::int64_t value : array->integers) {
-        if (value < 0 || value > 0xffff) refuse(fmt::format("calibration.{} is out of range", key));
+        if (value < 0 || value > std::min<std::int64_t>(0xffff, std::numeric_limits<T>::max()))
+            refuse(fmt::format("calibration.{} is out of range", key));
         to.push_back(static_cast<T>(value));
     }
 }

@@ -58,6 +58,7 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
     }
     const vk::Buffer policies = b.words(policy_words), pending = b.words(control_words);
     const vk::Buffer controls = b.words(control_words);
+    const vk::Buffer dropped = b.zeros(s.n_heads * 4);
     SelectPush push{};
     push.table_stride = on.table_stride();
     push.list_stride = n;
@@ -68,8 +69,9 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
         [&](vk::Recorder& r, std::uint32_t) {
             r.copy({pending, 0, pending.bytes()}, {controls, 0, controls.bytes()});  // as indexer_score leaves it
             r.full_barrier();
-            const SelectRows::Buffers buffers{on.state, on.tables(), lists,       lists,    score_rows, partials, ranks,
-                                              bins,     through,     on.counters, controls, policies,   cuts,     {}};
+            const SelectRows::Buffers buffers{on.state, on.tables(), lists, lists,   score_rows,
+                                              partials, ranks,       bins,  through, on.counters,
+                                              controls, policies,    cuts,  dropped};
             stage.record_count(r, buffers, push);
             r.barrier();
             stage.record_write(r, buffers, push);

@@ -119,6 +119,7 @@ CodeFit fit_codes(const Rows& samples, const Eigen::VectorXd& weights) {
     for (std::uint32_t r = 0; r < dim; ++r) {
         std::vector<float> column(static_cast<std::size_t>(samples.rows()));
         for (std::size_t i = 0; i < column.size(); ++i) column[i] = samples(static_cast<Eigen::Index>(i), r);
+        if (column.empty()) column.push_back(0);  // a text of sinks alone
         const Sorted sorted(std::move(column));
         for (std::uint32_t b = 0; b <= kMostCodeBits; ++b) fits[r][b] = fit_curve(sorted, b);
     }

@@ -86,6 +86,8 @@ void AuditController::observe(std::uint32_t layer, std::uint32_t kv_head, float 
     if (is_worst && mean > 1 - (1 - target_) * kSlack) narrow(*levels.back(), n_tokens);
 }
 
+double coarse_ratio(const SelectLevel& coarse) { return coarse.scorer == Scorer::kCodes ? 2.25 : 2; }
+
 void AuditController::widen(std::span<HeadPolicy* const> levels, std::uint32_t n_tokens) const {
     // What a coarse level drops no finer one can reach: when the last one keeps all it is offered, the others widen.
     HeadPolicy& last = *levels.back();
@@ -106,7 +108,8 @@ void AuditController::widen(std::span<HeadPolicy* const> levels, std::uint32_t n
             std::max(static_cast<float>(coarse.budget_max), coarse.budget_share * static_cast<float>(n_tokens));
         const float wanted =
             std::max(static_cast<float>(last.budget_max), last.budget_share * static_cast<float>(n_tokens));
-        const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget && room < 2 * wanted;
+        const bool too_small = levels_.back().rule == BudgetRule::kTopK && is_budget &&
+                               room < static_cast<float>(coarse_ratio(levels_[i])) * wanted;
         if (!offered_all && !too_small) continue;
         if (is_budget) change_budget(coarse, 1 / kWiden, n_tokens);
         else change_mass(coarse, kWiden);

@@ -9,6 +9,10 @@
 
 namespace winnow {
 
+/// How many tokens a coarse level lets through for one that the last level may keep. Codes are near the keys' own
+/// scores, a mean of 64 keys is not.
+double coarse_ratio(const SelectLevel& coarse);
+
 /// Holds the captured mass of every (layer, kv head) at a target. Heads that use one selection (their own, or that of a
 /// layer that lends it) steer it together: it widens when any of them stays below the target, narrows when the worst is
 /// well above it, and falls back to everything when one of them would need most of the cache anyway. Plain logic, no

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "runtime/decode/audit_controller.h"
 #include "runtime/kv/index_codes.h"
 #include "shaders/common/interface.h"
 #include "winnow/sparse.h"
@@ -31,10 +32,6 @@ SelectLevel top_p(Scorer scorer, std::uint32_t unit, float mass) {
     level.mass = mass;
     return level;
 }
-
-// What a coarse level lets through of the tokens that the last one may keep. Codes are near the keys' own scores, a
-// mean of 64 keys is not.
-double coarse_ratio(const SelectLevel& coarse) { return coarse.scorer == Scorer::kCodes ? 2.25 : 2; }
 
 // Every full layer after the first `n_dense` selects for itself.
 void every_layer_selects(SparsePolicy& p, const std::vector<bool>& windowed, std::uint32_t n_dense) {
@@ -350,8 +347,11 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         last.budget_share = 0;
         for (SelectLevel& level : p.levels)  // a coarse level lets through what the last one may keep
             if (level.budget != 0)
-                level.budget = std::max(level.budget,
-                                        level.scorer == Scorer::kCodes ? overrides.budget / 4 * 9 : overrides.budget);
+                level.budget =
+                    std::max(level.budget, level.scorer == Scorer::kCodes
+                                               ? static_cast<std::uint32_t>(std::min(
+                                                     coarse_ratio(level) * overrides.budget, double{0x7fffffff}))
+                                               : overrides.budget);
     }
     if (overrides.block != 0) {
         if (overrides.block != 16 && overrides.block != 32 && overrides.block != 64)

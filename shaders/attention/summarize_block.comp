@@ -88,7 +88,12 @@ float index_key(uint r) {
     }
     return sum;
 }
-float stored_key(uint r) { return INDEX_VALUE(key_row, r); }
+// As a reader will see it. Halves are rounded by hand once more, which changes none: NVIDIA's compiler takes unpack(pack(x))
+// for x, and knows here what was packed.
+float stored_key(uint r) {
+    const float x = INDEX_VALUE(key_row, r);
+    return kIndexType == WINNOW_INDEX_INT8 ? x : round_half(x);
+}
 
 void main() {
     const uint kv_head = gl_WorkGroupID.y;
