@@ -8,11 +8,10 @@
 #include "runtime/vk/device.h"
 
 namespace winnow {
-namespace {
 
-bool is_indexed(Scorer s) { return s == Scorer::kLowdim || s == Scorer::kLowdimMean || s == Scorer::kCodes; }
-
-}  // namespace
+bool IndexerScore::is_indexed(Scorer s) {
+    return s == Scorer::kLowdim || s == Scorer::kLowdimMean || s == Scorer::kCodes;
+}
 
 std::uint32_t IndexerScore::score_stride(std::uint32_t max_rows) { return (max_rows + 15) / 16 * 16; }
 

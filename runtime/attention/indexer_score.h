@@ -59,6 +59,8 @@ public:
     };
     IndexerScore(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    /// Whether a scorer goes by index keys, or by what is made of them.
+    static bool is_indexed(Scorer scorer);
     /// Floats from one head's scores to the next: whole 16-byte loads of 8 rows.
     static std::uint32_t score_stride(std::uint32_t max_rows);
     /// Bytes read for scoring `n_tokens` (all of them candidates).

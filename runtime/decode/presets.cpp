@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "runtime/attention/indexer_score.h"
 #include "runtime/decode/audit_controller.h"
 #include "runtime/kv/index_codes.h"
 #include "shaders/common/interface.h"
@@ -400,10 +401,7 @@ void SparsePolicy::check(std::uint32_t n_layers, std::uint32_t n_kv_heads) const
         if (i > 0 && (levels[i - 1].unit < level.unit || levels[i - 1].unit % level.unit != 0 ||
                       (same && (levels[i - 1].scorer != Scorer::kCodes || level.scorer == Scorer::kCodes))))
             bad("levels must go from coarse to fine units that nest");
-        if ((level.scorer == Scorer::kLowdim || level.scorer == Scorer::kLowdimMean ||
-             level.scorer == Scorer::kCodes) &&
-            index_dim == 0)
-            bad("an index scorer needs index_dim");
+        if (IndexerScore::is_indexed(level.scorer) && index_dim == 0) bad("an index scorer needs index_dim");
         if (level.scorer == Scorer::kCodes) {
             const std::string fault = index_codes
                                           ? code_fault(*index_codes, std::size_t{n_layers} * n_kv_heads, index_dim)

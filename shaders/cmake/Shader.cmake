@@ -2,14 +2,15 @@
 # Builds GLSL into SPIR-V words that are linked into the program, with a table of all variants.
 #
 #   add_shader(<folder/stem> [VARIANT name] [DEFINES A=1 ...] [FEATURES float16 ...] [IF variable ...]
-#              [OPTIONAL_GLSLANG] [NO_OPT] [TEXELS])
+#              [OPTIONAL_GLSLANG] [NO_OPT] [TEXELS] [MATRICES])
 #
 # The variant's name is stem or stem_VARIANT. A variant with a source of its own has a second stem: folder/stem.second.comp
 # becomes stem_second. FEATURES are the members of winnow::vk::Feature that the
 # device must have, in snake case without the k. A variant whose IF variable is false is left out.
 # OPTIONAL_GLSLANG compiles with the newer tools that WINNOW_GLSLANG and WINNOW_SPIRV_TOOLS_PREFIX
 # name, where they are set. NO_OPT leaves spirv-opt out. TEXELS adds a second variant, stem_VARIANT_texel, that reads its
-# buffers as texels (shaders/common/words.glsl).
+# buffers as texels (shaders/common/words.glsl), MATRICES one, stem_VARIANT_matrix, by cooperative matrices, where the
+# newer tools know them.
 #
 #   glslangValidator --depfile  ->  spirv-opt -O  ->  spirv-val  ->  embed_spirv.cmake
 #
@@ -103,7 +104,7 @@ if(WINNOW_SHADER_DEBUG)
 endif()
 
 function(add_shader source)
-    cmake_parse_arguments(arg "OPTIONAL_GLSLANG;NO_OPT;TEXELS" "VARIANT" "DEFINES;FEATURES;IF" ${ARGN})
+    cmake_parse_arguments(arg "OPTIONAL_GLSLANG;NO_OPT;TEXELS;MATRICES" "VARIANT" "DEFINES;FEATURES;IF" ${ARGN})
     if(arg_UNPARSED_ARGUMENTS)
         message(FATAL_ERROR "add_shader(${source}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
     endif()
@@ -188,6 +189,10 @@ function(add_shader source)
         endif()
         add_shader(${source} VARIANT ${variant} DEFINES ${arg_DEFINES} WINNOW_TEXELS=1
                    FEATURES ${arg_FEATURES} texel_loads)
+    endif()
+    if(arg_MATRICES)
+        add_shader(${source} VARIANT ${arg_VARIANT}_matrix DEFINES ${arg_DEFINES} WINNOW_MATRICES=1 OPTIONAL_GLSLANG
+                   FEATURES ${arg_FEATURES} float16 cooperative_matrix IF WINNOW_GLSL_COOPMAT)
     endif()
 endfunction()
 

@@ -8,8 +8,8 @@
 // over may come in any order, as long as both factors have the same: so a lane's dimensions of a key are eight
 // neighbours, a load, and its dimensions of a value too, for the four tokens whose probabilities it has.
 // Matrices take halves, so a query is two rows, g its value as a half and g + 8 what that lacks, and so are
-// probabilities: 22 bits, of small ones as many as stand above 2^-24, and a lane has both. Sums are rescaled only when a head's maximum outgrew its reference
-// by kSlack.
+// probabilities: 22 bits, of small ones as many as stand above 2^-24, and a lane has both. Sums are rescaled only when
+// a head's maximum outgrew its reference by kSlack.
 #ifndef WINNOW_ATTEND_MATRICES_GLSL
 #define WINNOW_ATTEND_MATRICES_GLSL
 #include "shaders/common/half_weights.glsl"
