@@ -21,7 +21,8 @@ reference::Level level_of(const ScoredRows& in) {
         reference::Row row{unit, to - from, {}, 0};
         for (std::size_t g = 0; g < in.lse.size(); ++g)
             row.log_weight.push_back(std::min(double{in.scores[g * in.stride + unit - first]} - in.lse[g], 0.0));
-        row.pooled = *std::max_element(row.log_weight.begin(), row.log_weight.end());
+        // Ranks end there: weaker rows are all alike.
+        row.pooled = std::max(*std::max_element(row.log_weight.begin(), row.log_weight.end()), -65535.0 / 2048);
         level.rows.push_back(row);
     }
     return level;

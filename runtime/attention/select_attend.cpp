@@ -2,7 +2,8 @@
 #include "runtime/attention/select_attend.h"
 
 #include <algorithm>
-#include <array>
+#include <span>
+#include <vector>
 
 #include "runtime/attention/budget_bins.h"
 #include "runtime/kv/kv_layout.h"
@@ -37,20 +38,26 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
     const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
     const std::uint32_t n_subgroups = 512 / device.limits().subgroup_size;
     // Bins, units, sums of subgroups, and single words.
+    const std::uint64_t scored = c.scores_boxes ? 4ull * group * c.own_rows + 16ull * n_subgroups * group : 0;
     return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
-           4ull * std::max(n_rows, 2u) * n_subgroups + 256;
+           4ull * std::max(n_rows, 2u) * n_subgroups + 256 + scored;
 }
 
 AttendVariant variant_of(const vk::Device& device, const SelectAttend::Config& c) {
     return attend_variant(device,
-                          {kv_shader("select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
+                          {kv_shader(c.scores_boxes ? "select_attend_boxes" : "select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
                            c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
                           c.tuning);
 }
 
 }  // namespace
 
+bool SelectAttend::can_wait(const vk::Device& device, std::uint32_t n_workgroups) {
+    return n_workgroups <= device.limits().n_processors;
+}
+
 bool SelectAttend::takes(const vk::Device& device, const Config& c) {
+    if (c.scores_boxes && (c.level.scorer != Scorer::kBox || c.parent_unit != 0)) return false;
     return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
            variant_of(device, c).shared_bytes <= device.limits().max_shared_memory_bytes;
 }
@@ -66,7 +73,7 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
     const AttendTuning& tuning = variant.tuning;
     const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
-    const std::array<std::uint32_t, 22> spec{tuning.group_size,
+    std::vector<std::uint32_t> spec{tuning.group_size,
                                              c.head_dim,
                                              group,
                                              c.n_kv_heads,
@@ -88,20 +95,25 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(c
                                              held,
                                              most_chosen(c),
                                              c.evicted ? 1u : 0u};
-    pipeline_ =
-        vk::ComputePipeline(device, *variant.shader, 18, sizeof(SelectAttendPush), spec, device.limits().subgroup_size);
+    if (c.scores_boxes) spec.insert(spec.end(), {c.own_rows, c.patience});
+    pipeline_ = vk::ComputePipeline(device, *variant.shader, c.scores_boxes ? 21 : 18, sizeof(SelectAttendPush), spec,
+                                    device.limits().subgroup_size);
 }
 
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
-    recorder.dispatch(
-        pipeline_,
-        {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out, b.lists,
-         b.controls, b.parents, b.lse, b.counts, b.scores, b.ranges, b.policies, config_.evicted ? b.evicted : b.state},
-        push, config_.n_splits, config_.n_kv_heads);
+    std::vector<vk::BufferRange> bound{b.state,   b.tables, b.keys,     b.values,
+                                       b.query,   b.partials, b.counters, b.attended,
+                                       b.act_out, b.lists,  b.controls, b.parents,
+                                       b.lse,     b.counts, b.scores,   b.ranges,
+                                       b.policies, config_.evicted ? b.evicted : b.state};
+    if (config_.scores_boxes) bound.insert(bound.end(), {b.box_low, b.box_high, b.arrivals});
+    recorder.dispatch(pipeline_, bound, std::as_bytes(std::span(&push, 1)), config_.n_splits, config_.n_kv_heads);
 }
 
 std::uint64_t SelectAttend::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {
+    const std::uint64_t boxes = n_rows * c.n_kv_heads * 2 * c.head_dim * summary_element_bytes(c.kv_type);
     return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + n_rows * c.n_heads * 4 +
+           (c.scores_boxes ? boxes : 0) +
            8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 

@@ -14,6 +14,7 @@ namespace winnow {
 /// shaders/attention/select_attend.comp
 class SelectAttend {
 public:
+    static constexpr std::uint32_t kOwnRows = 256, kPatience = 64;
     struct Config {
         std::uint32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
         KvType kv_type = KvType::kF16;
@@ -29,7 +30,13 @@ public:
             0;  ///< tokens attended besides, or by heads with a window: sinks, window, open block
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
-        bool evicted = false;   ///< what left a window counts as one more token
+        bool evicted = false;  ///< what left a window counts as one more token
+        /// The stage scores its rows, boxes of a first level, itself: there is no IndexerScore before it. Of more than
+        /// own_rows each workgroup scores its share and waits for the others of its kv head, for which all of them
+        /// should run at once (can_wait()): one that looked `patience` times scores all rows.
+        bool scores_boxes = false;
+        std::uint32_t own_rows = kOwnRows;  ///< a multiple of 16
+        std::uint32_t patience = kPatience;
         AttendTuning tuning{};  ///< empty = the table's
     };
     struct Buffers {
@@ -45,11 +52,17 @@ public:
         vk::BufferRange scores, ranges;  ///< what IndexerScore left: its scores and its partials
         vk::BufferRange policies;
         vk::BufferRange evicted{};  ///< EvictedSums::sums(); not looked at without Config::evicted
+        /// With Config::scores_boxes, which writes `scores` and `ranges` (f32 [n_kv_heads, n_splits, 2, n_group, 2]):
+        vk::BufferRange box_low{}, box_high{};  ///< minima and maxima of units, as IndexerScore reads them
+        vk::BufferRange arrivals{};             ///< u32 [n_kv_heads] from SelectAttendPush::counter on, zeros
     };
     /// @throws Error(kInvalidArgument) where takes() is false.
     SelectAttend(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
 
+    /// Whether workgroups of Config::scores_boxes may wait for each other: the device tells how many processors it has,
+    /// and each has at most one of them.
+    static bool can_wait(const vk::Device& device, std::uint32_t n_workgroups);
     /// Whether the stage can do a level, and the device has the shared memory for it.
     static bool takes(const vk::Device& device, const Config& config);
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.

@@ -95,6 +95,10 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
+    c.scores_boxes = policy_.levels.size() == 1 && c.level.scorer == Scorer::kBox && n_splits <= sizes.n_select_splits &&
+                     (c.most_rows <= c.own_rows || SelectAttend::can_wait(device_, n_splits * shape_.n_kv_heads));
+    if (c.scores_boxes && !SelectAttend::takes(device_, c)) c.scores_boxes = false;
+    scores_in_attend_ = c.scores_boxes;
     if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
 }
 
@@ -115,7 +119,7 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
     base.codes = has_codes(policy_);
     base.max_rows = sizes.max_rows;
     base.n_splits = sizes.n_select_splits;
-    for (std::size_t i = 0; i < policy_.levels.size(); ++i) {
+    for (std::size_t i = 0; i < policy_.levels.size() && !scores_in_attend_; ++i) {
         IndexerScore::Config c = base;
         c.level = policy_.levels[i];
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
@@ -215,7 +219,7 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
     for (std::size_t level = 0; level < levels_.size(); ++level) {
         levels_[level].record(recorder, selection_buffers(layer, level), selection_push(layer, level));
         recorder.barrier();
-        recorder.timestamp(timer, "indexer_score");
+        recorder.timestamp(timer, level == 0 ? "indexer_score" : "indexer_score of the next level");
         if (!select_rows_[level]) continue;
         const AttentionMemory& m = memory_;
         const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,
@@ -289,6 +293,7 @@ void AttentionPipeline::record_attend_sparse(vk::Recorder& recorder, std::uint32
 
 void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32_t layer) const {
     const AttentionMemory& m = memory_;
+    const AttentionMemory::Layer& own = m.layers[layer];
     const SelectPush select = selection_push(layer, last_level());
     SelectAttendPush p{};
     p.table_offset = select.table_offset;
@@ -311,7 +316,7 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
         recorder,
         {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query, buffers_.partials,
          buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls, m.lists, m.lse, m.counts,
-         m.scores, m.partials, m.policies, cache_.evicted().sums()},
+         m.scores, m.partials, m.policies, cache_.evicted().sums(), m.or_none(own.min), m.or_none(own.max), m.counters},
         p);
 }
 
@@ -373,7 +378,7 @@ AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) c
 
 std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
     if (!policy_.layers[layer].selects()) return 1;
-    std::uint32_t n = 1;
+    std::uint32_t n = 1;  // which may be all: see SelectAttend::Config::scores_boxes
     for (const std::unique_ptr<SelectRows>& wide : select_rows_) n += 1 + (wide ? SelectRows::kDispatches : 0);
     return n;
 }
@@ -390,7 +395,7 @@ std::span<const AttentionPipeline::Mass> AttentionPipeline::audit_records() cons
 }
 
 std::vector<std::uint32_t> AttentionPipeline::read_list(std::uint32_t layer, std::uint32_t kv_head) const {
-    if (levels_.empty() || !policy_.layers[layer].selects()) return {};
+    if (policy_.levels.empty() || !policy_.layers[layer].selects()) return {};
     const auto controls = vk::read_back_as<SelectControl>(device_, memory_.controls);
     const SelectControl& c = controls[memory_.control(layer, last_level()) + kv_head];
     const auto words = vk::read_back_as<std::uint32_t>(device_, memory_.lists);

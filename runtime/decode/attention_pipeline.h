@@ -138,6 +138,7 @@ private:
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
     std::vector<std::unique_ptr<SelectRows>> select_rows_;  ///< by level; null where it has few tokens
+    bool scores_in_attend_ = false;                         ///< select_attend_ needs no levels_
     std::unique_ptr<SelectAttend> select_attend_;           ///< where it has few rows, and chooses anew in every step
     const vk::Buffer* captured_from_ = nullptr;
     const vk::Buffer* captured_to_ = nullptr;

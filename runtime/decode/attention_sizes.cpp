@@ -104,7 +104,8 @@ AttentionSizes sizes_of(const AttentionShape& s, const KvLayout& layout, const S
         has_codes(policy) ? std::uint64_t{s.n_layers} * s.n_kv_heads * policy.index_dim * WINNOW_CODE_WORDS * 4 : 0);
     z.lists = at_least(list_words * (lists_serve_once(policy) ? 1 : s.n_layers) * 4);
     z.scores = at_least(std::uint64_t{s.n_heads} * IndexerScore::score_stride(z.max_rows) * 4);
-    z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 8;
+    // (m, d) of ranges of rows; where select_attend scores, of rows and of what is attended besides.
+    z.partials = std::uint64_t{s.n_kv_heads} * (n_select_splits + 1) * group * 16;
     z.counters = s.n_kv_heads * 8ull;  // selection, audit
     z.controls = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(SelectControl);
     z.policies = std::uint64_t{s.n_layers} * n_levels * s.n_kv_heads * sizeof(HeadPolicy);

@@ -42,6 +42,7 @@ struct DeviceLimits {
     std::uint32_t min_subgroup_size = 0;
     std::uint32_t max_subgroup_size = 0;
     std::uint32_t max_workgroup_subgroups = 0;
+    std::uint32_t n_processors = 0;    ///< that run workgroups at the same time; 0 = the driver does not tell
     MatrixShape matrix;                ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
     bool known_matrix_layout = false;  ///< see matrix_layout.h
     double timestamp_period_ns = 0;

@@ -109,6 +109,16 @@ std::string missing_requirement(VkPhysicalDevice physical, const FeatureChain& h
     return {};
 }
 
+std::uint32_t find_processors(VkPhysicalDevice physical) {
+    if (!has_extension(physical, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME)) return 0;
+    auto built_in = make_struct<VkPhysicalDeviceShaderSMBuiltinsPropertiesNV>(
+        VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV);
+    auto properties = make_struct<VkPhysicalDeviceProperties2>(VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2);
+    properties.pNext = &built_in;
+    vkGetPhysicalDeviceProperties2(physical, &properties);
+    return built_in.shaderSMCount;
+}
+
 /// Shapes that the shaders can be specialised to: units of 8 halves fill whole rows, and the results' rows whole units
 /// of 4 floats.
 bool is_usable(const VkCooperativeMatrixPropertiesKHR& s) {
@@ -263,6 +273,7 @@ DeviceReport query_device(const Instance& instance, VkPhysicalDevice physical, s
         core.minStorageBufferOffsetAlignment % kTexelBytes == 0) {
         features.add(Feature::kTexelLoads);
     }
+    report.limits.n_processors = find_processors(physical);
     report.limits.matrix = find_cooperative_matrix(instance, physical);
     if (report.limits.matrix.m != 0) features.add(Feature::kCooperativeMatrix);
     return report;

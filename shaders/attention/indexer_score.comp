@@ -110,6 +110,11 @@ vec4 q[kGroup * 2 * kUnitsPerLane];
 HeadTable table;
 
 uint slot_index() { return gl_LocalInvocationIndex / kLanes; }
+// Of codes by dimension: what one code needs lies together.
+uint query_at(uint g, uint r) { return kCoded ? r * kGroup + g : g * kDim + r; }
+// n, but the compiler cannot know: a loop of so many turns stays one. Unrolled, codes took 118 KB of machine code, more
+// than a processor keeps.
+uint rolled(uint n) { return min(n, position + n); }
 
 void unpack_halves(uvec4 w, out vec4 a, out vec4 b) {
     a = vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
@@ -134,7 +139,7 @@ void stage_query() {
         for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize)
             sum += maps[map_at + c] * query[head_at + c];
         sum = subgroupAdd(sum);
-        if (subgroupElect()) shared_query[i] = sum;
+        if (subgroupElect()) shared_query[query_at(i / kDim, i % kDim)] = sum;
     }
 }
 
@@ -147,8 +152,8 @@ void load_query() {
             if (unit < kUnits) {
                 if (kIndexed) {
                     for (uint e = 0; e < 4; ++e) {
-                        a[e] = shared_query[g * kDim + unit * 8 + e];
-                        b[e] = shared_query[g * kDim + unit * 8 + 4 + e];
+                        a[e] = shared_query[query_at(g, unit * 8 + e)];
+                        b[e] = shared_query[query_at(g, unit * 8 + 4 + e)];
                     }
                 } else {
                     const uint at = ((kv_head * kGroup + g) * kHeadDim + unit * 8) / 4;
@@ -266,25 +271,43 @@ void score_rows(bool tokens) {
 // The same by their codes, a row to each invocation. Word by word: one load serves five or six dimensions.
 void score_codes() {
     [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
-    for (uint word = 0; word < kCodeWords; ++word) {
+    uint ahead[kInFlight];  // of the next word, under way while this one's codes are worked on
+    [[unroll]] for (uint t = 0; t < kInFlight; ++t)
+        ahead[t] = slot_rows[t].inside ? uint(code_plane[code_at(slot_rows[t].row, 0)]) : 0;
+    for (uint word = 0; word < rolled(kCodeWords); ++word) {
         uint w[kInFlight];
-        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
-            w[t] = 0;
-            if (slot_rows[t].inside) w[t] = uint(code_plane[code_at(slot_rows[t].row, word)]);
-        }
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) w[t] = ahead[t];
+        const uint next = min(word + 1, kCodeWords - 1);
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t)
+            if (slot_rows[t].inside) ahead[t] = uint(code_plane[code_at(slot_rows[t].row, next)]);
         for (uint c = 0; c < kCodeColumns; ++c) {
             const uint r = code_dim(word, c);
             if (r >= kIndexDim) continue;
             const uint place = shared_code_places[r];
             const vec4 curve = shared_code_curves[r];
             float x_query[kGroup];
-            [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[g * kDim + r];
+            [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[query_at(g, r)];
             [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
                 const uint code = bitfieldExtract(w[t], int(code_first(place)), int(code_bits(place)));
                 const float x = code_value(curve, code);
                 [[unroll]] for (uint g = 0; g < kGroup; ++g)
                     slot_scores[t * kGroup + g] += x_query[g] * x;
             }
+        }
+    }
+}
+
+// Sinks and window by their index keys, as rows go by codes: few, a row to each invocation too.
+void score_index_keys() {
+    [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
+    for (uint r = 0; r < rolled(kDim); r += 8) {
+        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+            vec4 a = vec4(0.0), b = vec4(0.0);
+            if (slot_rows[t].inside) INDEX_LOAD(slot_rows[t].row, r / 8, a, b)
+            [[unroll]] for (uint e = 0; e < 4; ++e)
+                [[unroll]] for (uint g = 0; g < kGroup; ++g)
+                    slot_scores[t * kGroup + g] +=
+                        shared_query[query_at(g, r + e)] * a[e] + shared_query[query_at(g, r + 4 + e)] * b[e];
         }
     }
 }
@@ -330,9 +353,21 @@ void score_range(uint first, uint end, uint stride, bool always) {
             }
         }
         if (!always) fetch_blocks(first + stride);
-        if (kCoded && !always) score_codes();
+        if (kCoded && always) score_index_keys();
+        else if (kCoded) score_codes();
         else score_rows(always || kUnit == 1);
-        [[unroll]] for (uint j = 0; j < kOwned; ++j) {
+        [[unroll]] for (uint g = 0; kCoded && g < kGroup; ++g) {  // a row is one invocation's
+            float largest = kEmpty, sum = 0.0;
+            [[unroll]] for (uint t = 0; t < kInFlight; ++t)
+                if (n[t] > 0) largest = max(largest, slot_scores[t * kGroup + g]);
+            [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+                const uint i = first + t * kSlots + slot_index();
+                if (!always && i < end) scores[(kv_head * kGroup + g) * kMaxRows + i] = slot_scores[t * kGroup + g];
+                if (n[t] > 0) sum += float(n[t]) * exp(slot_scores[t * kGroup + g] - largest);
+            }
+            merge_state(own_md[g], vec2(largest, sum));
+        }
+        [[unroll]] for (uint j = 0; !kCoded && j < kOwned; ++j) {
             const uint value = own_value(j);
             uint t = 0;
             [[unroll]] for (uint other = 1; other < kInFlight; ++other)
@@ -352,7 +387,7 @@ void score_range(uint first, uint end, uint stride, bool always) {
 void merge_range(uint place) {
     [[unroll]] for (uint g = 0; g < kGroup; ++g) {
         vec2 md = vec2(kEmpty, 0.0);
-        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
+        [[unroll]] for (uint t = 0; t < (kCoded ? 1 : kInFlight); ++t) {
             const uvec2 owner = owner_of(t * kGroup + g);
             merge_state(md, subgroupShuffle(own_md[owner.y], gl_SubgroupInvocationID - share_lane() + owner.x));
         }
@@ -480,7 +515,7 @@ void main() {
         barrier();
     }
     const bool always = gl_WorkGroupID.x == kSplits;
-    if (kAppendOnly == 0 && (!kCoded || always)) load_query();
+    if (kAppendOnly == 0 && !kCoded) load_query();
     if (stopped != 0 || table.window != 0) return;  // a windowed head selects nothing
     if (kAppendIndex != 0 && always) append_index_key();
     if (kAppendOnly != 0) return;

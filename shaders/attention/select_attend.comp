@@ -1,7 +1,7 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: the budget rule and the attention over what it keeps, in one dispatch, after indexer_score has scored the
-// rows. No workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared
+// rows; the variants select_attend_boxes_* score boxes themselves (score_boxes.glsl). No workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared
 // memory the units that fall to it and attends to them. Where the rows are few (blocks) that costs less than a
 // dispatch. The list is written too, for layers that borrow it. Sinks and everything from middle_end on are attended
 // besides; a windowed head attends to what it sees.
@@ -11,7 +11,8 @@
 //   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
 //   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
-//   17 sums of what left the windows, evicted.glsl
+//   17 sums of what left the windows, evicted.glsl; of boxes 18 minima and 19 maxima of units, 20 arrivals u32 by kv head, and
+//   15 is (m, d) of shares [n_kv_heads, kMaxSplits, kStates, kGroup], score_boxes.glsl
 // Needs: storage16, subgroup arithmetic, ballot and shuffle; the variants *_matrix f16 arithmetic and cooperative matrix.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -50,6 +51,10 @@ layout(constant_id = 18) const uint kBins = 512;      // of the ranking: 32 nats
 layout(constant_id = 19) const uint kHeldRows = 8;    // that an invocation ranks at once, a multiple of 4
 layout(constant_id = 20) const uint kMostChosen = 64; // units that fall to a workgroup
 layout(constant_id = 21) const bool kEvicted = false;
+#ifdef WINNOW_BOXES
+layout(constant_id = 22) const uint kOwnRows = 64;  // that a workgroup scores alone, at most; a multiple of 16
+layout(constant_id = 23) const uint kPatience = 0;  // looks at the others' arrivals
+#endif
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
@@ -74,8 +79,14 @@ layout(set = 0, binding = 10, scalar) restrict buffer Controls { SelectControl c
 layout(set = 0, binding = 11, scalar) restrict readonly buffer Parents { uint parents[]; };
 layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
 layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint attended_counts[]; };
+#ifdef WINNOW_BOXES
+layout(set = 0, binding = 14, scalar) coherent buffer Scores { vec2 score_pairs[]; };
+layout(set = 0, binding = 14, scalar) coherent buffer ScoreQuads { vec4 score_quads[]; };
+layout(set = 0, binding = 15, scalar) coherent buffer Ranges { vec2 ranges[]; };
+#else
 layout(set = 0, binding = 14, scalar) restrict readonly buffer Scores { vec4 score_quads[]; };
 layout(set = 0, binding = 15, scalar) restrict readonly buffer Ranges { vec2 ranges[]; };
+#endif
 layout(set = 0, binding = 16, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
 
 const uint kFinal = 1;
@@ -91,13 +102,28 @@ shared uint first_missing;  // tokens that the row lacks which the sinks reach i
 shared uint first_kept;     // the same where it is kept
 
 HeadTable table;
+#ifdef WINNOW_BOXES
+#define BOX_LOW_BINDING 18
+#define BOX_HIGH_BINDING 19
+#define ARRIVAL_BINDING 20
+#include "shaders/common/score_boxes.glsl"
+#endif
 vec4 fetched[kFetched];
 uint fetched_first = 0xffffffffu;
 
 // Whatever lies there beyond the scored rows: it does not count, and its load need not wait for how many there are.
 void fetch_rows(uint first) {
-    fetch_scores(first, kMaxRows, fetched);
     fetched_first = first;
+#ifdef WINNOW_BOXES
+    if (kMaxRows <= kOwnRows || scored_alone) {
+        [[unroll]] for (uint i = 0; i < kFetched; ++i) {
+            const uint pair = (i % kGroup * kOwnRows + min(first, kOwnRows - kHeld)) / 2 + i / kGroup * 2;
+            fetched[i] = vec4(own_pairs[pair], own_pairs[pair + 1]);
+        }
+        return;
+    }
+#endif
+    fetch_scores(first, kMaxRows, fetched);
 }
 void load_rows(uint first, uint end, float threshold) {
     if (fetched_first != first) fetch_rows(first);
@@ -120,6 +146,7 @@ Attended attended_range(uint n_first, uint recent, uint n_list) {
 }
 uint split_begin(Attended a, uint split) { return split * a.n_items / a.n_active; }
 
+#ifndef WINNOW_BOXES
 // Log of each head's denominator, and the share that sinks and window have of it.
 void merge_ranges() {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
@@ -137,6 +164,7 @@ void merge_ranges() {
         }
     }
 }
+#endif
 
 Attended a;
 uint first_unit;  // of this workgroup, in that order
@@ -262,9 +290,15 @@ void main() {
     position = state.position;
     const uint stopped = state.stopped;
     table = head_table(push.table_offset, push.table_stride, kv_head);
+#ifdef WINNOW_BOXES
+    attend_init(kv_head);
+    fetch_first_blocks(split);
+    put_queries();
+#else
     fetch_rows(gl_LocalInvocationIndex * kHeld);
     attend_init(kv_head);
     merge_ranges();
+#endif
     if (stopped != 0) return;
 
     for (uint i = gl_LocalInvocationIndex; i < kMostChosen; i += kGroupSize) chosen[i].x = kNoUnit;
@@ -276,15 +310,27 @@ void main() {
     } else {
         find_candidates();
         const uint n_rows = n_level_rows();
+#ifdef WINNOW_BOXES
+        score_boxes(split, n_rows);
+        if (kMaxRows > kOwnRows && !scored_alone) fetch_rows(gl_LocalInvocationIndex * kHeld);
+#endif
         n_tokens = choose(split, n_rows);
     }
-    if (split >= a.n_active) return;
+    if (split >= a.n_active) {
+#ifdef WINNOW_BOXES
+        leave_boxes();
+#endif
+        return;
+    }
     place_units();
     attend_evicted(split, push.evicted + kv_head, push.evicted == WINNOW_NO_SUMS ? 0 : n_evicted(table, position));
     const uint n = a.n_first + n_tokens + position + 1 - a.recent;
     const uint begin = split_begin(a, split);
     const uint end = split_begin(a, split + 1);
     attend_range(begin, end, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
+#ifdef WINNOW_BOXES
+    leave_boxes();
+#endif
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, a.n_active, push.counter + kv_head)) return;
 

@@ -39,6 +39,8 @@ void attend_init(uint kv_head) {
     }
 }
 
+void put_queries() {}  // they stay in registers
+
 float own_by_head(float own[kOwned], uint g) {
     const uvec2 owner = owner_of(g);
 #ifdef WINNOW_TEXELS

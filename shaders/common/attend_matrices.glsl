@@ -195,7 +195,9 @@ void attend_range(uint begin, uint end, float skip) {
     TurnPlace place = find_turn(i, end);
     fetch_keys(place);
     if (kAhead) fetch_values(place);
-    put_queries();
+#ifndef WINNOW_BOXES
+    put_queries();  // else it is done
+#endif
     for (; i < end; i += kSubgroups * kTokensInFlight) {
         const TurnPlace next = find_turn(i + kSubgroups * kTokensInFlight, end);
         vec4 score[kTiles];

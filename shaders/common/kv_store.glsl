@@ -35,10 +35,11 @@ vec4 code_nibbles(uint w) { return vec4(w & 0xfu, w >> 8 & 0xfu, w >> 16 & 0xfu,
 #endif
 
 // Values of a float as a half and back. NVIDIA's compiler takes unpack(pack(x)) for x, so the half's bits become a
-// float by hand.
+// float by hand; a subnormal half by its number, since shifted it would be a subnormal float, which devices may take
+// for zero.
 float round_half(float x) {
-    const uint h = packHalf2x16(vec2(x, 0.0));
-    const float y = uintBitsToFloat((h & 0x7fffu) << 13) * uintBitsToFloat(0x77800000u);  // 2^112: the exponents' biases
+    const uint h = packHalf2x16(vec2(x, 0.0)), m = h & 0x7fffu;
+    const float y = m < 0x400u ? float(m) * 5.9604644775390625e-8 : uintBitsToFloat((m << 13) + 0x38000000u);
     return (h & 0x8000u) != 0 ? -y : y;
 }
 

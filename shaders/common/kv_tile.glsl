@@ -41,10 +41,11 @@ uvec4 tile_quad(TileUnit x, uint part) {
     const uint c = tile_pair(x, 4 * part + 2), d = tile_pair(x, 4 * part + 3);
     return uvec4((a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u), (c & 0xffffu) | d << 16, c >> 16 | (d & 0xffff0000u));
 }
-// How pairs have four dimensions, and back.
+// How pairs have four dimensions, and back; halves in their own order, two to a word, likewise.
 vec2 first_pair(vec4 x) { return x.xz; }
 vec2 second_pair(vec4 x) { return x.yw; }
 vec4 from_pairs(vec2 first, vec2 second) { return vec4(first.x, second.x, first.y, second.y); }
+uvec2 half_pairs(uint a, uint b) { return uvec2((a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)); }
 #else
 const uint kUnitDims = 8;
 struct TileUnit { uvec4 w; };
@@ -54,6 +55,7 @@ uvec4 tile_quad(TileUnit x, uint part) { return x.w; }
 vec2 first_pair(vec4 x) { return x.xy; }
 vec2 second_pair(vec4 x) { return x.zw; }
 vec4 from_pairs(vec2 first, vec2 second) { return vec4(first, second); }
+uvec2 half_pairs(uint a, uint b) { return uvec2(a, b); }
 #endif
 
 #endif

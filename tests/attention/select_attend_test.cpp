@@ -244,6 +244,81 @@ TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
     r.expect_untouched();
 }
 
+// The stage scores boxes itself. So few rows that each workgroup scores all of them, by what the stage is made for and by
+// what there is; and shares of workgroups that wait for each other, for ever or not at all.
+SelectCase scored(SelectCase c, std::uint32_t own_rows, std::uint32_t patience) {
+    c.scores_boxes = true;
+    c.own_rows = own_rows;
+    c.patience = patience;
+    return c;
+}
+
+TEST_F(SelectAttendTest, ScoresBoxesAtEveryLength) {
+    for (const std::uint32_t n : kLengths) {
+        for (const std::uint32_t own_rows : {16u, 256u}) {
+            check(scored({.shape = {.n_tokens = n}, .levels = {boxes(16, 200)}, .window = 1}, own_rows, 0));
+            check(scored({.shape = {.n_tokens = n}, .levels = {boxes(64, 300)}}, own_rows, 0));
+        }
+    }
+    for (const std::uint32_t n : {100u, 1500u, 1792u})
+        check(scored({.shape = {.n_tokens = n}, .levels = {boxes(16, 300)}, .max_rows = 112}, 256, 0));
+}
+
+TEST_F(SelectAttendTest, ScoresBoxesOfEveryCacheAndRule) {
+    for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0, KvType::kQ4_0}) {
+        const CacheShape shape{.n_tokens = 1900, .kv_type = type};
+        check(scored({.shape = shape, .levels = {boxes(16, 400)}}, 32, 0));
+    }
+    for (const std::uint32_t own_rows : {32u, 256u})
+        check(scored({.shape = {.n_tokens = 1900}, .levels = {top_p(Scorer::kBox, 16, 0.8f)}}, own_rows, 0));
+    check(scored({.shape = {.n_tokens = 1900},
+                  .levels = {level(Scorer::kBox, 32, BudgetRule::kThreshold, 1, 0, 1e-3f)},
+                  .pool = HeadPool::kMean},
+                 16, 0));
+}
+
+TEST_F(SelectAttendTest, ScoresBoxesOfEveryHeadShape) {
+    for (const CacheShape& shape :
+         {CacheShape{1100, 64, 1}, {1100, 64, 4}, {1100, 80, 3}, {1100, 128, 2}, {1100, 256, 1}})
+        check(scored({.shape = shape, .levels = {boxes(16, 300)}}, 32, 0));  // compiling takes long
+}
+
+TEST_F(SelectAttendTest, ScoresBoxesBesideAnySinksAndWindow) {
+    TestCache cache({.n_tokens = 900});
+    cache.set_window(1, 100, 4);
+    for (const std::uint32_t own_rows : {16u, 256u}) {
+        const SelectCase ring = scored({.shape = cache.shape, .levels = {boxes(32, 300)}}, own_rows, 0);
+        SelectRig r = rig(ring, cache);
+        r.run();
+        r.expect_right();
+        expect_attended(r, ring);
+        for (const std::uint32_t sinks : {0u, 20u, 100u, 2000u})
+            for (const std::uint32_t window : {0u, 65u, 5000u})
+                check(scored({.shape = {.n_tokens = 1111}, .levels = {boxes(16, 200)}, .sinks = sinks, .window = window},
+                             own_rows, 0));
+        SelectRig stopped = rig(scored({.shape = {.n_tokens = 900}, .levels = {boxes(16, 300)}}, own_rows, 0));
+        stopped.run(899, true);
+        stopped.expect_untouched();
+    }
+}
+
+// Whoever scores, and whether the others are waited for, the bits are the same.
+TEST_F(SelectAttendTest, PatienceChangesNothing) {
+    const SelectCase c{.shape = {.n_tokens = 8000, .n_group = 4}, .levels = {boxes(16, 1500)}};
+    SelectRig none = rig(scored(c, 16, 0)), some = rig(scored(c, 16, 1)), much = rig(scored(c, 16, 1000));
+    for (SelectRig* r : {&none, &some, &much}) {
+        r->run();
+        r->expect_right();
+    }
+    EXPECT_EQ(none.list_words(), some.list_words());
+    EXPECT_EQ(none.list_words(), much.list_words());
+    EXPECT_TRUE(none.attention() == some.attention());
+    EXPECT_TRUE(none.attention() == much.attention());
+    const SelectRig::Attention first = much.attention();
+    much.run();  // the counters are as they were
+    EXPECT_TRUE(much.attention() == first);
+}
+
 TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     SelectAttend::Config c{.n_heads = 6,
                            .n_kv_heads = 2,
@@ -262,6 +337,14 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     c.pool = HeadPool::kEach;
     EXPECT_THROW(SelectAttend(device(), c), Error);
     c.pool = HeadPool::kMax;
+    c.scores_boxes = true;
+    EXPECT_TRUE(SelectAttend::takes(device(), c));
+    c.parent_unit = 1024;
+    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    c.parent_unit = 0;
+    c.level.scorer = Scorer::kMean;
+    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    c.scores_boxes = false;
     c.most_rows = 131072;
     EXPECT_THROW(SelectAttend(device(), c), Error);
 }

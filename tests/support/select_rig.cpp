@@ -115,11 +115,15 @@ const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCas
                                       .most_always = 2048,
                                       .score_stride = IndexerScore::score_stride(c.max_rows),
                                       .n_score_splits = kSplits,
+                                      .scores_boxes = c.scores_boxes,
+                                      .own_rows = c.own_rows,
+                                      .patience = c.patience,
                                       .tuning = c.tuning};
     std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
         static_cast<int>(config.kv_type), config.skip_values, config.level.unit, static_cast<int>(config.level.rule),
-        static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight, c.max_rows)];
+        static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight, c.max_rows,
+        c.scores_boxes, c.own_rows, c.patience)];
     if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }
@@ -129,7 +133,7 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     const CacheShape& s = case_.shape;
     const std::uint32_t position = s.position();
     const auto n_levels = static_cast<std::uint32_t>(case_.levels.size());
-    for (std::size_t i = 0; i < n_levels; ++i) stages_.push_back(&stages.get(device, case_, i));
+    for (std::size_t i = 0; i < n_levels && !case_.scores_boxes; ++i) stages_.push_back(&stages.get(device, case_, i));
     tables_ = make_buffer(device, std::span<const std::uint32_t>(cache_.table()));
     keys_ = cache_.upload(device, cache_.keys);
     none_ = make_buffer(device, std::span<const float>(std::vector<float>(4)));
@@ -208,7 +212,8 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
         std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
     scores_ = std::make_unique<GuardedBuffer>(
         device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(case_.max_rows) * 4);
-    partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * (SelectStages::kSplits + 1) * 8);
+    const std::size_t n_states = case_.scores_boxes ? 2 * SelectStages::kAttendSplits : SelectStages::kSplits + 1;
+    partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * n_states * 8);
     counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
     last_queries_ = std::make_unique<GuardedBuffer>(device, "last_queries", (kFirstQuery + cache_.query.size()) * 4);
@@ -341,12 +346,13 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
             recorder.barrier();
         }
         if (select_attend_ != nullptr) {
-            const SelectPush p = push(stages_.size() - 1);
+            const SelectPush p = push(case_.levels.size() - 1);
             select_attend_->record(
                 recorder,
                 {state, tables_, keys_, values_, query_, attend_partials_->range(), attend_counters_->range(),
                  attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
-                 counts_->range(), scores_->range(), partials_->range(), policies_},
+                 counts_->range(), scores_->range(), partials_->range(), policies_, none_, min_, max_,
+                 counters_->range()},
                 {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride,
                  p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip,
                  WINNOW_NO_SUMS});
