@@ -80,7 +80,8 @@ struct Rig {
     AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {}) {
         query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
         AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy,
-                            {}, true, choose_in_attend);
+                            policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(),
+                            true, choose_in_attend);
         for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
             vk::run_once(device, [&](vk::Recorder& r) {
                 for (std::uint32_t layer = 0; layer < kLayers; ++layer)
@@ -106,6 +107,16 @@ struct Rig {
         }
         for (const std::uint32_t c : vk::read_back_as<std::uint32_t>(device, counters)) EXPECT_EQ(c, 0u);
         return result;
+    }
+    /// Dependent dispatches of a layer, which the pipeline must record as it says: each with a barrier after it.
+    std::uint32_t n_dispatches(const AttentionPipeline& p, std::uint32_t layer) const {
+        vk::Recorder recorder(device, "counted");
+        recorder.begin();
+        p.record_decode(recorder, nullptr, layer, true);
+        recorder.end();
+        EXPECT_EQ(recorder.n_dispatches(), p.n_dispatches(layer)) << p.policy().name << " layer " << layer;
+        EXPECT_EQ(recorder.n_barriers(), p.n_dispatches(layer)) << p.policy().name << " layer " << layer;
+        return p.n_dispatches(layer);
     }
     reference::CacheView view(std::uint32_t layer) const {
         return {kDim, keys[layer], values[layer], std::span(heads).subspan(layer * kKvHeads, kKvHeads)};
@@ -138,6 +149,20 @@ SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) 
     if (p.levels.empty()) p.window = n + 1000;
     p.value_skip = 0;
     return p;
+}
+
+// The preset with index keys of random projections, their codes or means of their blocks as a filter.
+SparsePolicy hisa(bool codes, const SparseOverrides& overrides = {}) {
+    constexpr std::uint32_t kIndexDim = 16;
+    const std::size_t n_kv = std::size_t{kLayers} * kKvHeads;
+    Calibration c;
+    c.n_kv_heads = kKvHeads;
+    c.head_dim = kDim;
+    c.index_dim = kIndexDim;
+    c.index_maps = ReplicableRng(5).normals(n_kv * 2 * kIndexDim * kDim, 0, 0.25f);
+    c.temperatures.assign(n_kv, 1.0f);
+    if (codes) c.codes = random_codes(n_kv, kIndexDim, 2);
+    return make_preset("hisa", kFull, overrides, &c);
 }
 
 TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
@@ -194,7 +219,7 @@ TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
         }
         EXPECT_EQ(rig.step(in_attend), first);  // the same bits
         for (std::uint32_t layer = 0; layer < kLayers; ++layer)
-            EXPECT_EQ(in_attend.n_dispatches(layer), by_list.n_dispatches(layer));
+            EXPECT_EQ(rig.n_dispatches(in_attend, layer), rig.n_dispatches(by_list, layer));
     }
 }
 
@@ -321,10 +346,10 @@ TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
         EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads], pipeline.attended_counts(rig.n_tokens)[1]);
         EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads + 1],
                   pipeline.attended_counts(rig.n_tokens)[0]);
-        EXPECT_EQ(pipeline.n_dispatches(layer), 1u);
+        EXPECT_EQ(rig.n_dispatches(pipeline, layer), 1u);
     }
     EXPECT_NE(pipeline.attended_counts(rig.n_tokens)[0], pipeline.attended_counts(rig.n_tokens)[1]);
-    EXPECT_EQ(pipeline.n_dispatches(0), 2u);
+    EXPECT_EQ(rig.n_dispatches(pipeline, 0), 2u);
 }
 
 TEST_F(AttentionPipelineTest, TinyContextsWithValueSkip) {
@@ -348,10 +373,26 @@ TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
 
 TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
-    EXPECT_EQ(narrow.pipeline(make_preset("exact", kFull)).n_dispatches(0), 2u);
-    EXPECT_EQ(wide.pipeline(make_preset("exact", kFull)).n_dispatches(0), 4u);
-    EXPECT_EQ(wide.pipeline(make_preset("quest", kFull)).n_dispatches(2), 2u);     // blocks are few
-    EXPECT_EQ(wide.pipeline(make_preset("twilight", kFull)).n_dispatches(2), 3u);  // every head for itself
+    EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(make_preset("exact", kFull)), 0), 2u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull)), 0), 4u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull)), 2), 2u);     // blocks are few
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);  // every head for itself
+}
+
+// Codes are a level of all tokens, so that they take two more; what they let through is few again.
+TEST_F(AttentionPipelineTest, CodesTakeTwoMoreDispatchesOfManyTokens) {
+    Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
+    for (const bool choose : {false, true}) {  // attention's choice is its own dispatch, as the list's is the level's
+        SCOPED_TRACE(choose);
+        EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(hisa(true), choose), 0), 3u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true), choose), 0), 5u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(false), choose), 0), 3u);  // blocks are few
+        SparsePolicy steered = hisa(true);
+        steered.steered = true;
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(steered, choose), 0), 5u);
+        // So large a budget that the filter lets through more than one workgroup chooses from.
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true, {.budget = 8000}), choose), 0), 7u);
+    }
 }
 
 // A share of the cache below the block filter, as calibration sets it, and an audit that might widen it: few rows come
@@ -363,10 +404,10 @@ TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
     ASSERT_GT(p.levels[0].budget_share, 0);
     for (const bool steered : {false, true}) {
         p.steered = steered;
-        EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 3u) << steered;
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 3u) << steered;
     }
     p.levels[0].budget_share = 1;
-    EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 5u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 5u);
 }
 
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {
