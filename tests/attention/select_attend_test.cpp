@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/kv/kv_layout.h"
 #include "tests/reference/select_attend.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
@@ -48,7 +49,12 @@ protected:
         const reference::SelectView view = r.view();
         const reference::Attended ref = select_attend(view, units, c.levels[last].unit, skip);
         const SelectRig::Attention got = r.attention();
-        const double n_roundings = 8 + std::sqrt(c.shape.n_tokens / 4.0);  // as in attend_sparse_test
+        const CacheShape& s = c.shape;  // as in attend_sparse_test
+        const double n_roundings = 8 + std::sqrt(s.n_tokens / 4.0) +
+                                   half_roundings(device(),
+                                                  {kv_shader("select_attend", s.kv_type), s.kv_type, s.n_group,
+                                                   s.head_dim, SelectStages::kAttendSplits, true, c.skip > 0},
+                                                  c.tuning);
         expect_close(got.attended, ref.output, allowances(ref.terms, n_roundings), "attended");
         for (std::uint32_t head = 0; head < ref.lse.size(); ++head)
             EXPECT_NEAR(got.lse[head], ref.lse[head],
