@@ -8,12 +8,18 @@
 #include <iterator>
 #include <limits>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/attend_dense.h"
+#include "tests/reference/select_attend.h"
+#include "tests/reference/select_rows.h"
+#include "tests/reference/summarize_block.h"
 #include "tests/support/close.h"
 #include "tests/support/code_rows.h"
+#include "tests/support/dense_data.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -24,6 +30,12 @@ const AttentionShape kShape{kLayers, kHeads, kKvHeads, kDim};
 const std::vector<bool> kFull(kLayers, false);
 const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "twilight", "tidal", "delta",
                                      "kascade",   "recycled", "tokenselect", "blasst",   "auto"};
+
+/// Index keys of a layer as the cache stores them, and what their codes say of them: [rows of the pool, index_dim].
+struct IndexRows {
+    std::span<const float> maps;
+    std::vector<float> keys, coded;
+};
 
 /// A cache of random keys and values for all layers, and what the pipeline writes.
 struct Rig {
@@ -93,14 +105,18 @@ struct Rig {
     std::vector<std::vector<float>> step(const AttentionPipeline& p, bool sparse = true, bool audit = false) {
         std::vector<std::vector<float>> result;
         lists.clear();
+        stages.clear();
         for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
             vk::Uploader uploader(device);
             uploader.upload(query, std::as_bytes(std::span(queries[layer])));
             uploader.finish();
+            vk::GpuTimer timer(device, 16);
             vk::run_once(device, [&](vk::Recorder& r) {
-                p.record_decode(r, nullptr, layer, sparse);
+                r.timestamp(&timer, "begin");
+                p.record_decode(r, &timer, layer, sparse);
                 if (audit) p.record_audit(r, layer);
             });
+            for (const vk::GpuTimer::Interval& stage : timer.intervals()) stages.insert(stage.label);
             result.push_back(vk::read_back_as<float>(device, attended));
             for (std::uint32_t h = 0; h < kKvHeads; ++h)
                 lists.push_back(p.read_list(layer, h));  // the next layer may write over it
@@ -121,6 +137,27 @@ struct Rig {
     reference::CacheView view(std::uint32_t layer) const {
         return {kDim, keys[layer], values[layer], std::span(heads).subspan(layer * kKvHeads, kKvHeads)};
     }
+    IndexRows index_rows(const SparsePolicy& policy, std::uint32_t layer) const {
+        const std::uint32_t dim = policy.index_dim;
+        const std::size_t map = std::size_t{dim} * kDim;
+        IndexRows index;
+        index.maps = std::span(*policy.index_maps).subspan(layer * kKvHeads * 2 * map, kKvHeads * 2 * map);
+        index.keys.assign(keys[layer].size() / kDim * dim, std::numeric_limits<float>::quiet_NaN());
+        index.coded = index.keys;
+        for (std::uint32_t h = 0; h < kKvHeads; ++h)
+            for (std::uint32_t t = 0; t < n_tokens; ++t) {
+                const reference::IndexKey key =
+                    reference::index_key(view(layer), h, t, index.maps.subspan((2 * h + 1) * map, map));
+                const std::size_t at = heads[layer * kKvHeads + h].row(t) * dim;
+                for (std::uint32_t r = 0; r < dim; ++r) {
+                    const std::size_t head = layer * kKvHeads + h;
+                    index.keys[at + r] = rounded_to_half(key.value[r]);
+                    const std::uint32_t code = nearest_code(*policy.index_codes, head, dim, r, index.keys[at + r]);
+                    index.coded[at + r] = value_of_code(*policy.index_codes, head, dim, r, code);
+                }
+            }
+        return index;
+    }
     void expect_dense(const std::vector<std::vector<float>>& got) const {
         for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
             reference::Attended ref = reference::attend_dense(queries[layer], view(layer), n_tokens - 1);
@@ -136,6 +173,7 @@ struct Rig {
     std::vector<std::vector<float>> queries, keys, values;
     std::vector<reference::HeadView> heads;
     std::vector<std::vector<std::uint32_t>> lists;  // tokens of the last step, [n_layers][n_kv_heads]
+    std::set<std::string> stages;                   // of the last step
 };
 
 class AttentionPipelineTest : public GpuTest {};
@@ -392,6 +430,62 @@ TEST_F(AttentionPipelineTest, CodesTakeTwoMoreDispatchesOfManyTokens) {
         EXPECT_EQ(wide.n_dispatches(wide.pipeline(steered, choose), 0), 5u);
         // So large a budget that the filter lets through more than one workgroup chooses from.
         EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true, {.budget = 8000}), choose), 0), 7u);
+    }
+}
+
+// As a GPU has it: codes choose, and attention itself among the tokens that they let through.
+TEST_F(AttentionPipelineTest, AttentionChoosesAmongWhatCodesLetThrough) {
+    constexpr std::uint32_t kTokens = 3000;
+    SparsePolicy policy = hisa(true);
+    policy.levels[0].budget = 600;
+    policy.levels[1].budget = 400;
+    SelectLevel filter = policy.levels[0], last = policy.levels[1];
+    last.budget -= policy.sink + policy.window;
+    for (const std::uint32_t capacity : {kTokens, kWideCapacity}) {
+        SCOPED_TRACE(capacity);
+        Rig rig(device(), kTokens, KvType::kF16, capacity);
+        const AttentionPipeline p = rig.pipeline(policy, true);
+        const auto got = rig.step(p);
+        ASSERT_TRUE(rig.stages.count("select_attend") == 1 && rig.stages.count("attend_sparse") == 0);
+        EXPECT_EQ(rig.stages.count("select_rows"), capacity == kWideCapacity ? 1u : 0u);
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            const IndexRows index = rig.index_rows(policy, layer);
+            const reference::SelectView view{rig.view(layer), rig.queries[layer], kTokens - 1, policy.sink,
+                                             policy.window,   policy.pool,        16,          index.maps,
+                                             index.keys,      index.coded};
+            for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+                SCOPED_TRACE(fmt::format("layer {} kv head {}", layer, h));
+                const auto chosen = [&](const std::vector<SelectLevel>& levels) {
+                    std::vector<std::uint32_t> units;
+                    std::vector<double> dropped;
+                    for (std::size_t i = 0; i < levels.size(); ++i) {
+                        const reference::Level scored = indexer_score(view, levels[i], h, i == 0 ? nullptr : &units,
+                                                                      i == 0 ? 0 : levels[i - 1].unit, dropped);
+                        const auto kept = keep_rows(scored, levels[i], levels[i].budget);
+                        dropped = dropped_mass(scored, kept);
+                        units.clear();
+                        for (const std::size_t place : kept) units.push_back(scored.rows[place].unit);
+                        std::sort(units.begin(), units.end());
+                    }
+                    return units;
+                };
+                const auto in_common = [&](const std::vector<std::uint32_t>& wanted) {
+                    const std::vector<std::uint32_t>& list = rig.lists[layer * kKvHeads + h];
+                    EXPECT_EQ(list.size(), wanted.size());
+                    std::vector<std::uint32_t> both;
+                    std::set_intersection(list.begin(), list.end(), wanted.begin(), wanted.end(),
+                                          std::back_inserter(both));
+                    return both.size();
+                };
+                // Ranks that one bin holds fall to lower ids: some dozen rows lie within 1/128 nat of the cuts.
+                EXPECT_GE(in_common(chosen({filter, last})) + 12, last.budget);
+                EXPECT_LT(in_common(chosen({last})) + 24, last.budget) << "codes choose nothing here";
+            }
+            const std::vector<std::vector<std::uint32_t>> lists(rig.lists.begin() + layer * kKvHeads,
+                                                                rig.lists.begin() + (layer + 1) * kKvHeads);
+            const reference::Attended ref = select_attend(view, lists, 1);
+            expect_close(got[layer], ref.output, allowances(ref.terms, 8 + std::sqrt(kTokens / 4.0)), "attended");
+        }
     }
 }
 

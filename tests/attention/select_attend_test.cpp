@@ -131,6 +131,42 @@ TEST_F(SelectAttendTest, ChildrenOfBlocks) {
     }
 }
 
+// Of single tokens, which have no order but that of the list: index keys decide among what their codes let through
+// (hisa), whoever made that list. SelectRows makes those of many tokens: of few, one bin's rows are a share that
+// counts.
+TEST_F(SelectAttendTest, ChildrenOfCodes) {
+    for (const std::uint32_t n : {64u, 65u, 129u, 1025u, 3500u, 8192u}) {
+        const CacheShape shape{.n_tokens = n};
+        const SelectLevel codes = top_k(Scorer::kCodes, 1, std::max(n / 3, 1u));
+        for (const bool rows_choose : {false, true}) {
+            if (rows_choose && n < 1000) continue;
+            for (const std::uint32_t sinks : {4u, 100u})
+                check({.shape = shape,
+                       .levels = {codes, top_k(Scorer::kLowdim, 1, std::max(n / 7, 1u))},
+                       .sinks = sinks,
+                       .index_dim = 16,
+                       .rows_choose_codes = rows_choose});
+            check({.shape = shape,
+                   .levels = {codes, top_p(Scorer::kLowdim, 1, 0.6f)},
+                   .window = 1,
+                   .index_dim = 16,
+                   .rows_choose_codes = rows_choose});
+        }
+    }
+    for (const std::uint32_t sinks : {0u, 20u})  // that one tile holds
+        check({.shape = {.n_tokens = 100},
+               .levels = {top_k(Scorer::kCodes, 1, 30), top_k(Scorer::kLowdim, 1, 10)},
+               .sinks = sinks,
+               .window = 16,
+               .index_dim = 16,
+               .max_rows = 112});
+    check({.shape = {1900, 128, 4},
+           .levels = {top_k(Scorer::kCodes, 1, 700), top_k(Scorer::kLowdim, 1, 300)},
+           .pool = HeadPool::kMean,
+           .index_dim = 24,
+           .index_type = IndexType::kInt8});
+}
+
 TEST_F(SelectAttendTest, LimitsOfTheBudget) {
     const CacheShape shape{.n_tokens = 1500};
     for (const std::uint32_t budget : {1u, 15u, 16u, 17u, 1000u, 100000u}) {
