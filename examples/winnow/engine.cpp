@@ -82,6 +82,28 @@ void warn_unused(const SparsePolicy& policy, const SparseOptions& sparse) {
             log_warning(fmt::format("{} has no effect on --sparse {}, which selects no tokens", flag, policy.name));
 }
 
+// A filter by number of tokens bounds the mass, too: who asked for a share should know. Not beside a budget, which is
+// the smaller bound and was asked for.
+void note_bounded_mass(const SparsePolicy& policy, const SparseOptions& sparse) {
+    if (sparse.overrides.mass < 0 || sparse.overrides.budget != 0 || policy.levels.size() < 2) return;
+    const SelectLevel& filter = policy.levels.front();
+    if (filter.rule != BudgetRule::kTopK) return;
+    const std::string tokens = filter.budget_share > 0
+                                   ? fmt::format("{:.3g} % of the tokens, at least {}",
+                                                 100 * static_cast<double>(filter.budget_share), filter.budget)
+                                   : fmt::format("{} tokens", filter.budget);
+    log_note(
+        fmt::format("--sparse-mass {:.3g}: the filter of {} lets through {}, so that heads whose attention is "
+                    "spread over more keep less{}",
+                    sparse.overrides.mass, policy.name, tokens,
+                    filter.scorer == Scorer::kLowdimMean ? "; one that winnow calibrate makes now goes by mass" : ""));
+}
+
+void tell_of_settings(const SparsePolicy& policy, const SparseOptions& sparse) {
+    warn_unused(policy, sparse);
+    note_bounded_mass(policy, sparse);
+}
+
 }  // namespace
 
 SparseOptions sparse_options(const Options& options) {
@@ -102,7 +124,7 @@ SparseOptions sparse_options(const Options& options) {
 
 SparsePolicy checked_policy(const Options& options, const ModelSource& model, const SparseOptions& sparse) {
     SparsePolicy policy = resolve_policy(model.shape, with_calibration(model, sparse), kv_type(options));
-    warn_unused(policy, sparse);
+    tell_of_settings(policy, sparse);
     return policy;
 }
 
@@ -139,7 +161,7 @@ std::unique_ptr<Session> open_session(const Options& options, ModelSource model,
     progress.clear();
     throw_if_interrupted();
     if (options.n_ctx == 0) log_note(fmt::format("-c 0: a context of {} tokens", opened->n_ctx()));
-    warn_unused(opened->sparse_policy(), session.sparse);
+    tell_of_settings(opened->sparse_policy(), session.sparse);
     log_info(fmt::format("device {} ({}), context {} tokens, {} MiB", opened->device().name, opened->device().driver,
                          opened->n_ctx(), opened->memory().total_bytes() >> 20));
     return opened;

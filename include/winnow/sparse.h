@@ -49,7 +49,7 @@ struct IndexCodes {
 
     bool empty() const { return bits.empty(); }
 };
-/// What code k stands for: a cubic holds what a table fitted to the keys would, without a look-up.
+/// What code k stands for, by a cubic in place of a table. Codes depend on it: callers need -ffp-contract=off (CMake).
 constexpr float code_value(const float* curve, std::uint32_t code) {
     const auto k = static_cast<float>(code);
     return curve[0] + k * (curve[1] + k * (curve[2] + k * curve[3]));

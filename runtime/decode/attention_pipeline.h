@@ -97,7 +97,8 @@ public:
         return memory_.head_policy(layer, kv_head, level);
     }
 
-    /// Bytes of keys, values, summaries and index keys that the last step read, with n tokens in the cache.
+    /// Bytes of keys, values, summaries and index keys that the last step read, with n tokens in the cache; behind a
+    /// level that cuts by mass, index keys as if it had dropped nothing: only the device knows.
     std::uint64_t bytes_read(std::uint64_t n_tokens, bool sparse) const;
 
     std::uint64_t bytes() const { return memory_.bytes(); }

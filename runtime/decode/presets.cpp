@@ -334,12 +334,18 @@ SparsePolicy make_preset(std::string_view name, const std::vector<bool>& windowe
         p.levels.back().rule = BudgetRule::kTopP;
         p.levels.back().mass = overrides.mass;
         p.levels.back().budget = 0;
-        // All of the mass lies in all of the tokens: what a coarse level drops could never be reached.
-        for (std::size_t i = 0; overrides.mass >= 1 && i + 1 < p.levels.size(); ++i) {
-            p.levels[i].rule = BudgetRule::kTopP;
-            p.levels[i].mass = 1;
-            p.levels[i].budget = 0;
-            p.levels[i].budget_share = 0;
+        // What a coarse level drops could never be reached, and all of the mass lies in all of the tokens. Codes tell
+        // mass nearly as well as the keys do: where no budget says how many tokens are enough, theirs leave out a
+        // quarter of what the keys may, however many tokens hold the rest (twice to four times what the keys then
+        // keep). Means of blocks tell no mass.
+        for (std::size_t i = 0; i + 1 < p.levels.size(); ++i) {
+            SelectLevel& coarse = p.levels[i];
+            const bool by_codes = coarse.scorer == Scorer::kCodes && overrides.budget == 0;
+            if (overrides.mass < 1 && !by_codes) continue;
+            coarse.rule = BudgetRule::kTopP;
+            coarse.mass = overrides.mass < 1 ? 1 - (1 - overrides.mass) / 4 : 1;
+            coarse.budget = 0;
+            coarse.budget_share = 0;
         }
     }
     if (overrides.budget > 0 && !p.levels.empty()) {

@@ -27,6 +27,7 @@ const uint kCodeColumns = (kIndexDim + kCodeWords - 1) / kCodeWords;
 uint code_first(uint place) { return place & 0xff; }
 uint code_bits(uint place) { return place >> 8; }
 
+// For scores, which are rounded anyhow, so that a device may fuse its operations.
 float code_value(vec4 curve, uint code) {
     const float k = float(code);
     return curve.x + k * (curve.y + k * (curve.z + k * curve.w));

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/attend_sparse.h"
@@ -118,7 +119,14 @@ struct Rig {
         return result;
     }
     // As in attend_dense_test: roundings of a sum over n tokens, whose terms carry their condition.
-    double n_roundings() const { return 8 + std::sqrt(c.shape.n_tokens / 4.0); }
+    double n_roundings() const {
+        const CacheShape& s = c.shape;
+        return 8 + std::sqrt(s.n_tokens / 4.0) +
+               half_roundings(device,
+                              {kv_shader("attend_sparse", s.kv_type), s.kv_type, s.n_group, s.head_dim, c.n_splits,
+                               true, c.skip > 0},
+                              c.tuning);
+    }
     // A score errs by its terms, exp(x) by |x|, of which the weighted mean is at most log n.
     std::vector<double> lse_allowance(const std::vector<double>& lse) const {
         std::vector<double> result;

@@ -8,12 +8,18 @@
 #include <iterator>
 #include <limits>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
 #include "tests/reference/attend_dense.h"
+#include "tests/reference/select_attend.h"
+#include "tests/reference/select_rows.h"
+#include "tests/reference/summarize_block.h"
 #include "tests/support/close.h"
 #include "tests/support/code_rows.h"
+#include "tests/support/dense_data.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -24,6 +30,12 @@ const AttentionShape kShape{kLayers, kHeads, kKvHeads, kDim};
 const std::vector<bool> kFull(kLayers, false);
 const char* const kTrainingFree[] = {"streaming", "exact",    "quest",       "twilight", "tidal", "delta",
                                      "kascade",   "recycled", "tokenselect", "blasst",   "auto"};
+
+/// Index keys of a layer as the cache stores them, and what their codes say of them: [rows of the pool, index_dim].
+struct IndexRows {
+    std::span<const float> maps;
+    std::vector<float> keys, coded;
+};
 
 /// A cache of random keys and values for all layers, and what the pipeline writes.
 struct Rig {
@@ -80,7 +92,8 @@ struct Rig {
     AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {}) {
         query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
         AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy,
-                            {}, true, choose_in_attend);
+                            policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(),
+                            true, choose_in_attend);
         for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
             vk::run_once(device, [&](vk::Recorder& r) {
                 for (std::uint32_t layer = 0; layer < kLayers; ++layer)
@@ -92,14 +105,18 @@ struct Rig {
     std::vector<std::vector<float>> step(const AttentionPipeline& p, bool sparse = true, bool audit = false) {
         std::vector<std::vector<float>> result;
         lists.clear();
+        stages.clear();
         for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
             vk::Uploader uploader(device);
             uploader.upload(query, std::as_bytes(std::span(queries[layer])));
             uploader.finish();
+            vk::GpuTimer timer(device, 16);
             vk::run_once(device, [&](vk::Recorder& r) {
-                p.record_decode(r, nullptr, layer, sparse);
+                r.timestamp(&timer, "begin");
+                p.record_decode(r, &timer, layer, sparse);
                 if (audit) p.record_audit(r, layer);
             });
+            for (const vk::GpuTimer::Interval& stage : timer.intervals()) stages.insert(stage.label);
             result.push_back(vk::read_back_as<float>(device, attended));
             for (std::uint32_t h = 0; h < kKvHeads; ++h)
                 lists.push_back(p.read_list(layer, h));  // the next layer may write over it
@@ -107,8 +124,39 @@ struct Rig {
         for (const std::uint32_t c : vk::read_back_as<std::uint32_t>(device, counters)) EXPECT_EQ(c, 0u);
         return result;
     }
+    /// Dependent dispatches of a layer, which the pipeline must record as it says: each with a barrier after it.
+    std::uint32_t n_dispatches(const AttentionPipeline& p, std::uint32_t layer) const {
+        vk::Recorder recorder(device, "counted");
+        recorder.begin();
+        p.record_decode(recorder, nullptr, layer, true);
+        recorder.end();
+        EXPECT_EQ(recorder.n_dispatches(), p.n_dispatches(layer)) << p.policy().name << " layer " << layer;
+        EXPECT_EQ(recorder.n_barriers(), p.n_dispatches(layer)) << p.policy().name << " layer " << layer;
+        return p.n_dispatches(layer);
+    }
     reference::CacheView view(std::uint32_t layer) const {
         return {kDim, keys[layer], values[layer], std::span(heads).subspan(layer * kKvHeads, kKvHeads)};
+    }
+    IndexRows index_rows(const SparsePolicy& policy, std::uint32_t layer) const {
+        const std::uint32_t dim = policy.index_dim;
+        const std::size_t map = std::size_t{dim} * kDim;
+        IndexRows index;
+        index.maps = std::span(*policy.index_maps).subspan(layer * kKvHeads * 2 * map, kKvHeads * 2 * map);
+        index.keys.assign(keys[layer].size() / kDim * dim, std::numeric_limits<float>::quiet_NaN());
+        index.coded = index.keys;
+        for (std::uint32_t h = 0; h < kKvHeads; ++h)
+            for (std::uint32_t t = 0; t < n_tokens; ++t) {
+                const reference::IndexKey key =
+                    reference::index_key(view(layer), h, t, index.maps.subspan((2 * h + 1) * map, map));
+                const std::size_t at = heads[layer * kKvHeads + h].row(t) * dim;
+                for (std::uint32_t r = 0; r < dim; ++r) {
+                    const std::size_t head = layer * kKvHeads + h;
+                    index.keys[at + r] = rounded_to_half(key.value[r]);
+                    const std::uint32_t code = nearest_code(*policy.index_codes, head, dim, r, index.keys[at + r]);
+                    index.coded[at + r] = value_of_code(*policy.index_codes, head, dim, r, code);
+                }
+            }
+        return index;
     }
     void expect_dense(const std::vector<std::vector<float>>& got) const {
         for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
@@ -125,6 +173,7 @@ struct Rig {
     std::vector<std::vector<float>> queries, keys, values;
     std::vector<reference::HeadView> heads;
     std::vector<std::vector<std::uint32_t>> lists;  // tokens of the last step, [n_layers][n_kv_heads]
+    std::set<std::string> stages;                   // of the last step
 };
 
 class AttentionPipelineTest : public GpuTest {};
@@ -138,6 +187,20 @@ SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) 
     if (p.levels.empty()) p.window = n + 1000;
     p.value_skip = 0;
     return p;
+}
+
+// The preset with index keys of random projections, their codes or means of their blocks as a filter.
+SparsePolicy hisa(bool codes, const SparseOverrides& overrides = {}) {
+    constexpr std::uint32_t kIndexDim = 16;
+    const std::size_t n_kv = std::size_t{kLayers} * kKvHeads;
+    Calibration c;
+    c.n_kv_heads = kKvHeads;
+    c.head_dim = kDim;
+    c.index_dim = kIndexDim;
+    c.index_maps = ReplicableRng(5).normals(n_kv * 2 * kIndexDim * kDim, 0, 0.25f);
+    c.temperatures.assign(n_kv, 1.0f);
+    if (codes) c.codes = random_codes(n_kv, kIndexDim, 2);
+    return make_preset("hisa", kFull, overrides, &c);
 }
 
 TEST_F(AttentionPipelineTest, WholeMassEqualsDenseForEveryPreset) {
@@ -194,7 +257,7 @@ TEST_F(AttentionPipelineTest, ChoosingInAttentionKeepsTheSame) {
         }
         EXPECT_EQ(rig.step(in_attend), first);  // the same bits
         for (std::uint32_t layer = 0; layer < kLayers; ++layer)
-            EXPECT_EQ(in_attend.n_dispatches(layer), by_list.n_dispatches(layer));
+            EXPECT_EQ(rig.n_dispatches(in_attend, layer), rig.n_dispatches(by_list, layer));
     }
 }
 
@@ -321,10 +384,10 @@ TEST_F(AttentionPipelineTest, ReuseMapsHeads) {
         EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads], pipeline.attended_counts(rig.n_tokens)[1]);
         EXPECT_EQ(pipeline.attended_counts(rig.n_tokens)[layer * kKvHeads + 1],
                   pipeline.attended_counts(rig.n_tokens)[0]);
-        EXPECT_EQ(pipeline.n_dispatches(layer), 1u);
+        EXPECT_EQ(rig.n_dispatches(pipeline, layer), 1u);
     }
     EXPECT_NE(pipeline.attended_counts(rig.n_tokens)[0], pipeline.attended_counts(rig.n_tokens)[1]);
-    EXPECT_EQ(pipeline.n_dispatches(0), 2u);
+    EXPECT_EQ(rig.n_dispatches(pipeline, 0), 2u);
 }
 
 TEST_F(AttentionPipelineTest, TinyContextsWithValueSkip) {
@@ -348,10 +411,82 @@ TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
 
 TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
-    EXPECT_EQ(narrow.pipeline(make_preset("exact", kFull)).n_dispatches(0), 2u);
-    EXPECT_EQ(wide.pipeline(make_preset("exact", kFull)).n_dispatches(0), 4u);
-    EXPECT_EQ(wide.pipeline(make_preset("quest", kFull)).n_dispatches(2), 2u);     // blocks are few
-    EXPECT_EQ(wide.pipeline(make_preset("twilight", kFull)).n_dispatches(2), 3u);  // every head for itself
+    EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(make_preset("exact", kFull)), 0), 2u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull)), 0), 4u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull)), 2), 2u);     // blocks are few
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);  // every head for itself
+}
+
+// Codes are a level of all tokens, so that they take two more; what they let through is few again.
+TEST_F(AttentionPipelineTest, CodesTakeTwoMoreDispatchesOfManyTokens) {
+    Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
+    for (const bool choose : {false, true}) {  // attention's choice is its own dispatch, as the list's is the level's
+        SCOPED_TRACE(choose);
+        EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(hisa(true), choose), 0), 3u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true), choose), 0), 5u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(false), choose), 0), 3u);  // blocks are few
+        SparsePolicy steered = hisa(true);
+        steered.steered = true;
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(steered, choose), 0), 5u);
+        // So large a budget that the filter lets through more than one workgroup chooses from.
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true, {.budget = 8000}), choose), 0), 7u);
+    }
+}
+
+// As a GPU has it: codes choose, and attention itself among the tokens that they let through.
+TEST_F(AttentionPipelineTest, AttentionChoosesAmongWhatCodesLetThrough) {
+    constexpr std::uint32_t kTokens = 3000;
+    SparsePolicy policy = hisa(true);
+    policy.levels[0].budget = 600;
+    policy.levels[1].budget = 400;
+    SelectLevel filter = policy.levels[0], last = policy.levels[1];
+    last.budget -= policy.sink + policy.window;
+    for (const std::uint32_t capacity : {kTokens, kWideCapacity}) {
+        SCOPED_TRACE(capacity);
+        Rig rig(device(), kTokens, KvType::kF16, capacity);
+        const AttentionPipeline p = rig.pipeline(policy, true);
+        const auto got = rig.step(p);
+        ASSERT_TRUE(rig.stages.count("select_attend") == 1 && rig.stages.count("attend_sparse") == 0);
+        EXPECT_EQ(rig.stages.count("select_rows"), capacity == kWideCapacity ? 1u : 0u);
+        for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+            const IndexRows index = rig.index_rows(policy, layer);
+            const reference::SelectView view{rig.view(layer), rig.queries[layer], kTokens - 1, policy.sink,
+                                             policy.window,   policy.pool,        16,          index.maps,
+                                             index.keys,      index.coded};
+            for (std::uint32_t h = 0; h < kKvHeads; ++h) {
+                SCOPED_TRACE(fmt::format("layer {} kv head {}", layer, h));
+                const auto chosen = [&](const std::vector<SelectLevel>& levels) {
+                    std::vector<std::uint32_t> units;
+                    std::vector<double> dropped;
+                    for (std::size_t i = 0; i < levels.size(); ++i) {
+                        const reference::Level scored = indexer_score(view, levels[i], h, i == 0 ? nullptr : &units,
+                                                                      i == 0 ? 0 : levels[i - 1].unit, dropped);
+                        const auto kept = keep_rows(scored, levels[i], levels[i].budget);
+                        dropped = dropped_mass(scored, kept);
+                        units.clear();
+                        for (const std::size_t place : kept) units.push_back(scored.rows[place].unit);
+                        std::sort(units.begin(), units.end());
+                    }
+                    return units;
+                };
+                const auto in_common = [&](const std::vector<std::uint32_t>& wanted) {
+                    const std::vector<std::uint32_t>& list = rig.lists[layer * kKvHeads + h];
+                    EXPECT_EQ(list.size(), wanted.size());
+                    std::vector<std::uint32_t> both;
+                    std::set_intersection(list.begin(), list.end(), wanted.begin(), wanted.end(),
+                                          std::back_inserter(both));
+                    return both.size();
+                };
+                // Ranks that one bin holds fall to lower ids: some dozen rows lie within 1/128 nat of the cuts.
+                EXPECT_GE(in_common(chosen({filter, last})) + 12, last.budget);
+                EXPECT_LT(in_common(chosen({last})) + 24, last.budget) << "codes choose nothing here";
+            }
+            const std::vector<std::vector<std::uint32_t>> lists(rig.lists.begin() + layer * kKvHeads,
+                                                                rig.lists.begin() + (layer + 1) * kKvHeads);
+            const reference::Attended ref = select_attend(view, lists, 1);
+            expect_close(got[layer], ref.output, allowances(ref.terms, 8 + std::sqrt(kTokens / 4.0)), "attended");
+        }
+    }
 }
 
 // A share of the cache below the block filter, as calibration sets it, and an audit that might widen it: few rows come
@@ -363,10 +498,10 @@ TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
     ASSERT_GT(p.levels[0].budget_share, 0);
     for (const bool steered : {false, true}) {
         p.steered = steered;
-        EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 3u) << steered;
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 3u) << steered;
     }
     p.levels[0].budget_share = 1;
-    EXPECT_EQ(wide.pipeline(p).n_dispatches(2), 5u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 5u);
 }
 
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {

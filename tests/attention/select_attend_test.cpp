@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/kv/kv_layout.h"
 #include "tests/reference/select_attend.h"
 #include "tests/support/close.h"
 #include "tests/support/dense_data.h"
@@ -48,7 +49,12 @@ protected:
         const reference::SelectView view = r.view();
         const reference::Attended ref = select_attend(view, units, c.levels[last].unit, skip);
         const SelectRig::Attention got = r.attention();
-        const double n_roundings = 8 + std::sqrt(c.shape.n_tokens / 4.0);  // as in attend_sparse_test
+        const CacheShape& s = c.shape;  // as in attend_sparse_test
+        const double n_roundings = 8 + std::sqrt(s.n_tokens / 4.0) +
+                                   half_roundings(device(),
+                                                  {kv_shader("select_attend", s.kv_type), s.kv_type, s.n_group,
+                                                   s.head_dim, SelectStages::kAttendSplits, true, c.skip > 0},
+                                                  c.tuning);
         expect_close(got.attended, ref.output, allowances(ref.terms, n_roundings), "attended");
         for (std::uint32_t head = 0; head < ref.lse.size(); ++head)
             EXPECT_NEAR(got.lse[head], ref.lse[head],
@@ -123,6 +129,42 @@ TEST_F(SelectAttendTest, ChildrenOfBlocks) {
             check({.shape = shape, .levels = {boxes(1024, 2 * quarter), boxes(16, quarter)}, .sinks = sinks});
         }
     }
+}
+
+// Of single tokens, which have no order but that of the list: index keys decide among what their codes let through
+// (hisa), whoever made that list. SelectRows makes those of many tokens: of few, one bin's rows are a share that
+// counts.
+TEST_F(SelectAttendTest, ChildrenOfCodes) {
+    for (const std::uint32_t n : {64u, 65u, 129u, 1025u, 3500u, 8192u}) {
+        const CacheShape shape{.n_tokens = n};
+        const SelectLevel codes = top_k(Scorer::kCodes, 1, std::max(n / 3, 1u));
+        for (const bool rows_choose : {false, true}) {
+            if (rows_choose && n < 1000) continue;
+            for (const std::uint32_t sinks : {4u, 100u})
+                check({.shape = shape,
+                       .levels = {codes, top_k(Scorer::kLowdim, 1, std::max(n / 7, 1u))},
+                       .sinks = sinks,
+                       .index_dim = 16,
+                       .rows_choose_codes = rows_choose});
+            check({.shape = shape,
+                   .levels = {codes, top_p(Scorer::kLowdim, 1, 0.6f)},
+                   .window = 1,
+                   .index_dim = 16,
+                   .rows_choose_codes = rows_choose});
+        }
+    }
+    for (const std::uint32_t sinks : {0u, 20u})  // that one tile holds
+        check({.shape = {.n_tokens = 100},
+               .levels = {top_k(Scorer::kCodes, 1, 30), top_k(Scorer::kLowdim, 1, 10)},
+               .sinks = sinks,
+               .window = 16,
+               .index_dim = 16,
+               .max_rows = 112});
+    check({.shape = {1900, 128, 4},
+           .levels = {top_k(Scorer::kCodes, 1, 700), top_k(Scorer::kLowdim, 1, 300)},
+           .pool = HeadPool::kMean,
+           .index_dim = 24,
+           .index_type = IndexType::kInt8});
 }
 
 TEST_F(SelectAttendTest, LimitsOfTheBudget) {

@@ -22,6 +22,7 @@
 #include "tests/support/dense_data.h"
 #include "tests/support/guarded_buffer.h"
 #include "tests/support/index_rows.h"
+#include "tests/support/kv_rows.h"
 #include "tests/support/sparse_data.h"
 
 namespace winnow::test {
@@ -122,13 +123,14 @@ struct Rig {
         else
             for (const GuardedBuffer* b : {&index_keys, &index_sums}) b->expect_untouched();
     }
-    // Minimum and maximum are keys, so they are exact. A sum rounds once for each of its tokens, which are added one by
-    // one; those of a TestCache are exact as well.
+    // Minimum and maximum are keys, so they are exact, but for those of a quantised cache, which are stored as halves.
+    // A sum rounds once for each of its tokens, which are added one by one; those of a TestCache of floats are exact.
     void expect_summaries() const {
         const std::size_t dim = c.shape.head_dim;
-        const std::vector<double> nothing(n_rows * dim);
-        std::vector<double> ref_low(n_rows * dim, double{kNan}), ref_high = ref_low, ref_sum = ref_low,
-                                                                 allowance = nothing;
+        const bool quantized = is_quantized(c.shape.kv_type);
+        const auto stored = [&](double key) { return quantized ? storing_error(KvType::kF16, key, 0) : 0; };
+        std::vector<double> ref_low(n_rows * dim, double{kNan}), ref_high = ref_low, ref_sum = ref_low;
+        std::vector<double> low_allowance(n_rows * dim), high_allowance(n_rows * dim), allowance(n_rows * dim);
         for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h) {
             if (cache.heads[h].window != 0) continue;
             for (const std::uint32_t unit : {c.unit, kSuper}) {
@@ -142,13 +144,15 @@ struct Rig {
                         ref_low[at + i] = s.min[i];
                         ref_high[at + i] = s.max[i];
                         ref_sum[at + i] = s.sum[i];
-                        allowance[at + i] = exact_sums ? 0 : (end - t) * kRounding * s.terms[i];
+                        low_allowance[at + i] = stored(s.min[i]);
+                        high_allowance[at + i] = stored(s.max[i]);
+                        allowance[at + i] = exact_sums && !quantized ? 0 : (end - t) * kRounding * s.terms[i];
                     }
                 }
             }
         }
-        expect_close(extremes(low), ref_low, nothing, "min");
-        expect_close(extremes(high), ref_high, nothing, "max");
+        expect_close(extremes(low), ref_low, low_allowance, "min");
+        expect_close(extremes(high), ref_high, high_allowance, "max");
         expect_close(written<std::uint32_t>(sum), ref_sum, allowance, "sum");
     }
     // A key rounds once for each channel, added one by one, and to a half. A sum is one of the halves, which are what

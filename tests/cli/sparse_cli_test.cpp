@@ -4,11 +4,14 @@
 
 #include <cstdlib>
 
+#include "models/model_config.h"
+#include "models/sidecar.h"
 #include "tests/cli/program.h"
 
 namespace winnow::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -99,6 +102,35 @@ TEST_F(SparseProgram, ChatSaysItForEachAnswer) {
     std::size_t n = 0;
     for (std::size_t at = 0; (at = outcome.err.find("| kept ", at)) != std::string::npos; ++at) ++n;
     EXPECT_EQ(n, 2u) << outcome.err;
+}
+
+// A filter that lets through a number of tokens may be in the way of the mass: it is said once, and only then.
+TEST_F(SparseProgram, SaysWhereAFilterBoundsTheMass) {
+    const TemporaryFolder folder;
+    const std::string with_sidecar = folder.copy(model(), "old.gguf");
+    const GgufFile file = GgufFile::open(with_sidecar);
+    Calibration calibration = assume_calibration(read_model_shape(file));
+    const auto lines = [&](const std::vector<std::string>& more) {
+        std::vector<std::string> all{"generate", "-m", with_sidecar, "-p", "the", "-n", "1"};
+        all.insert(all.end(), more.begin(), more.end());
+        const Outcome outcome = run_program(all);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return own_lines(outcome.err, "winnow: note: --sparse-mass");
+    };
+    const auto says = [](const char* tokens) {
+        return ::testing::ElementsAre(AllOf(HasSubstr("--sparse-mass 0.9"), HasSubstr(tokens)));
+    };
+    EXPECT_THAT(lines({"--sparse", "twilight", "--sparse-mass", "0.9"}), says("25 % of the tokens, at least 256"));
+    EXPECT_THAT(lines({"--sparse", "twilight", "--sparse-mass", "1"}),
+                ::testing::IsEmpty());  // the filter is open then
+    EXPECT_THAT(lines({"--sparse", "exact", "--sparse-mass", "0.9"}), ::testing::IsEmpty());
+    write_sidecar(sidecar_beside(with_sidecar), calibration, model_hash(file));
+    EXPECT_THAT(lines({"--sparse", "hisa", "--sparse-mass", "0.9"}), ::testing::IsEmpty());
+    calibration.codes = {};
+    write_sidecar(sidecar_beside(with_sidecar), calibration, model_hash(file));
+    EXPECT_THAT(lines({"--sparse", "hisa", "--sparse-mass", "0.9"}), says("8192 tokens"));
+    EXPECT_THAT(lines({"--sparse", "hisa"}), ::testing::IsEmpty());
+    EXPECT_THAT(lines({"--sparse", "hisa", "--sparse-mass", "0.9", "--sparse-budget", "500"}), ::testing::IsEmpty());
 }
 
 TEST_F(SparseProgram, WarnsOfSettingsWithoutEffect) {

@@ -177,6 +177,31 @@ TEST(PresetsTest, OverridesReachThePolicy) {
         EXPECT_EQ(level.budget, 20000u);
 }
 
+// Codes let through what holds the mass, however many tokens that are, but no more than a budget has a use for; of
+// means of blocks the tokens stay limited.
+TEST(PresetsTest, MassReachesTheFilterByCodes) {
+    Calibration c;
+    c.codes.bits.assign(1, 0);
+    const auto filter = [&](const SparseOverrides& overrides, bool codes) {
+        return make_preset("hisa", kFull, overrides, codes ? &c : nullptr).levels.front();
+    };
+    for (const float mass : {0.5f, 0.9f, 0.99f}) {
+        const SelectLevel by_mass = filter({.mass = mass}, true);
+        EXPECT_EQ(by_mass.rule, BudgetRule::kTopP);
+        EXPECT_FLOAT_EQ(by_mass.mass, 1 - (1 - mass) / 4);
+        EXPECT_EQ(by_mass.budget, 0u);
+        EXPECT_EQ(by_mass.budget_share, 0);
+        const SelectLevel limited = filter({.mass = mass, .budget = 4000}, true);
+        EXPECT_EQ(limited.rule, BudgetRule::kTopK);
+        EXPECT_EQ(limited.budget, 9000u);
+        const SelectLevel blocks = filter({.mass = mass}, false);
+        EXPECT_EQ(blocks.rule, BudgetRule::kTopK);
+        EXPECT_EQ(blocks.budget, 8192u);
+    }
+    EXPECT_EQ(filter({.mass = 1}, true).mass, 1);
+    EXPECT_EQ(filter({}, true).rule, BudgetRule::kTopK);
+}
+
 TEST(PresetsTest, RefusesBadNumbers) {
     expect_refused([] { make_preset("qest", kFull); }, "quest");
     for (const float mass : {0.0f, 1.5f, std::numeric_limits<float>::quiet_NaN()}) {

@@ -83,6 +83,68 @@ TEST(CodeFitTest, NearestIsWhatAScanFinds) {
             ASSERT_EQ(coded(t, r), value_of_code(codes, 0, 24, r, nearest_code(codes, 0, 24, r, keys(t, r))));
 }
 
+// A rounding after each operation; `volatile`, so that no compiler makes one of two.
+float rounded_each(const float* curve, std::uint32_t code) {
+    volatile float x = curve[kCodeTerms - 1];
+    for (std::size_t t = kCodeTerms - 1; t-- > 0;) {
+        x = static_cast<float>(code) * x;
+        x = curve[t] + x;
+    }
+    return x;
+}
+float rounded_once(const float* curve, std::uint32_t code) {
+    float x = curve[kCodeTerms - 1];
+    for (std::size_t t = kCodeTerms - 1; t-- > 0;) x = std::fma(static_cast<float>(code), x, curve[t]);
+    return x;
+}
+
+// On every processor: those that have a fused multiply-add would give other codes and find other curves to descend.
+TEST(CodeFitTest, ValuesAreRoundedAfterEachOperation) {
+    constexpr std::uint32_t kDim = 64;
+    const IndexCodes codes = random_codes(1, kDim, 1);
+    const Rows keys = normal_keys(200, std::vector<float>(kDim, 1.5f), 9),
+               coded = coded_keys(keys, codes.bits.data(), codes.curves.data());
+    std::uint32_t n_otherwise = 0;
+    for (std::uint32_t r = 0; r < kDim; ++r) {
+        const float* curve = codes.curves.data() + r * kCodeTerms;
+        std::set<float> values;
+        for (std::uint32_t k = 0; k < 1u << codes.bits[r]; ++k) {
+            values.insert(rounded_each(curve, k));
+            n_otherwise += rounded_once(curve, k) != rounded_each(curve, k) ? 1 : 0;
+            ASSERT_EQ(value_of_code(codes, 0, kDim, r, k), rounded_each(curve, k)) << "code " << k << " of " << r;
+        }
+        for (Eigen::Index t = 0; t < keys.rows(); ++t) ASSERT_EQ(values.count(coded(t, r)), 1u) << "dimension " << r;
+    }
+    EXPECT_GT(n_otherwise, 50u) << "the test says little";
+
+    // Curves that are level somewhere: rounding decides whether they descend there.
+    constexpr std::uint32_t kBits = 5;
+    const auto ascends = [](const float* curve, auto&& value) {
+        for (std::uint32_t k = 1; k < 1u << kBits; ++k)
+            if (value(curve, k) < value(curve, k - 1)) return false;
+        return true;
+    };
+    ReplicableRng rng(4);
+    IndexCodes one;
+    one.bits.assign(8, 0);
+    one.bits[0] = kBits;
+    one.curves.assign(8 * kCodeTerms, 0.0f);
+    std::uint32_t n_up = 0, n_down = 0;  // of those where it matters
+    for (int i = 0; i < 20000; ++i) {
+        // cubic ((k - at)^3 + line (k - at)), whose values at codes 28 and 29 differ by cubic (line + 1/4)
+        const float at = 28.5f, line = -0.25f + rng.uniform(-0.01f, 0.01f), cubic = rng.uniform(0.5f, 2);
+        const float terms[] = {-cubic * (at * at * at + line * at), cubic * (3 * at * at + line), -3 * cubic * at,
+                               cubic};
+        std::copy_n(terms, kCodeTerms, one.curves.begin());
+        const bool up = ascends(terms, rounded_each);
+        if (up == ascends(terms, rounded_once)) continue;
+        (up ? n_up : n_down) += 1;
+        ASSERT_EQ(code_fault(one, 1, 8).empty(), up) << "curve " << i;
+    }
+    EXPECT_GT(n_up, 10u);
+    EXPECT_GT(n_down, 10u);
+}
+
 // Words of 16 bits, each of which has dimensions from the first and from the last.
 TEST(CodeFitTest, DimensionsAreSpreadOverWords) {
     for (const std::uint32_t dim : {8u, 16u, 24u, 32u, 40u, 48u, 56u, 64u}) {

@@ -41,8 +41,11 @@ struct Scored {
         const Summary s = summarize_block(view.cache, kv_head, begin, end);
         if (level.scorer == Scorer::kMean) return dot(queries[g], s.sum) / (end - begin);
         double bound = 0;
+        const auto stored = [&](double key) {
+            return view.stored_extreme == nullptr ? key : double{view.stored_extreme(key)};
+        };
         for (std::size_t i = 0; i < view.cache.head_dim; ++i)
-            bound += std::max(queries[g][i] * s.min[i], queries[g][i] * s.max[i]);
+            bound += std::max(queries[g][i] * stored(s.min[i]), queries[g][i] * stored(s.max[i]));
         return bound;
     }
 };

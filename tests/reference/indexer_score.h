@@ -16,9 +16,10 @@ struct SelectView {
     std::uint32_t position = 0, sinks = 0, window = 0;
     HeadPool pool = HeadPool::kMax;
     std::uint32_t index_dim = 0;
-    std::span<const float> maps;        ///< per kv head [A: index_dim, head_dim][B: index_dim, head_dim]
-    std::span<const float> index_keys;  ///< as stored [n_physical, block, index_dim]
-    std::span<const float> coded_keys;  ///< what their codes say of them
+    std::span<const float> maps;                ///< per kv head [A: index_dim, head_dim][B: index_dim, head_dim]
+    std::span<const float> index_keys;          ///< as stored [n_physical, block, index_dim]
+    std::span<const float> coded_keys;          ///< what their codes say of them
+    float (*stored_extreme)(double) = nullptr;  ///< what the summary of a block makes of a key; null: nothing else
 
     /// End of the middle region: whole blocks outside the window and the open block, or the end of the sinks.
     std::uint32_t middle_end() const;

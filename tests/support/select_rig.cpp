@@ -15,6 +15,7 @@
 #include "tests/reference/summarize_block.h"
 #include "tests/support/code_rows.h"
 #include "tests/support/index_rows.h"
+#include "tests/support/kv_rows.h"
 
 namespace winnow::test {
 namespace {
@@ -425,8 +426,11 @@ void SelectRig::expect_untouched() const {
 }
 
 reference::SelectView SelectRig::view() const {
-    return {cache_.view(), cache_.query,    position_,    case_.sinks,   case_.window,
-            case_.pool,    case_.index_dim, maps_values_, index_values_, {}};
+    reference::SelectView v{cache_.view(), cache_.query,    position_,    case_.sinks,   case_.window,
+                            case_.pool,    case_.index_dim, maps_values_, index_values_, {}};
+    if (is_quantized(case_.shape.kv_type))  // whose keys are no halves, as the other types' are
+        v.stored_extreme = [](double key) { return rounded_to_half(key); };
+    return v;
 }
 
 }  // namespace winnow::test

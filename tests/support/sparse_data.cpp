@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "runtime/kv/kv_layout.h"
@@ -14,12 +15,23 @@
 namespace winnow::test {
 namespace {
 
-// A number that the type holds exactly, when the first of each 32 dimensions has the code of the largest magnitude: the
-// scale of all is then 2^-6 or 2^-2.
-float quantized_value(KvType type, std::size_t dim, ReplicableRng& rng) {
-    if (type == KvType::kQ4_0) return dim % 32 == 0 ? -2.0f : static_cast<float>(rng.integer(-7, 7)) / 4;
-    const auto code = dim % 32 == 0 ? 127 : static_cast<int>(rng.integer(16, 126));
-    return static_cast<float>((rng.bits() & 1) != 0 ? -code : code) / 64;
+// Numbers that the type holds exactly: whole ones times a half, since the first of each 32 dimensions has the code of
+// the largest magnitude. Scales lie around 2^-6 and 2^-2 and have all bits, so that a product of two halves is rarely
+// another half.
+void fill_quantized(KvType type, std::span<float> row, ReplicableRng& rng) {
+    float scale = 0;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+        const bool is_largest = i % 32 == 0;
+        if (is_largest)
+            scale = half_value(static_cast<std::uint16_t>((rng.integer(0, 1) + (type == KvType::kQ4_0 ? 12 : 8)) << 10 |
+                                                          (rng.bits() & 0x3ff)));
+        if (type == KvType::kQ4_0) {
+            row[i] = scale * (is_largest ? -8.0f : static_cast<float>(rng.integer(-7, 7)));
+        } else {
+            const auto code = is_largest ? 127.0f : static_cast<float>(rng.integer(16, 126));
+            row[i] = scale * ((rng.bits() & 1) != 0 ? -code : code);
+        }
+    }
 }
 
 }  // namespace
@@ -72,12 +84,12 @@ TestCache::TestCache(const CacheShape& cache_shape, std::uint64_t stream) : shap
     for (std::uint32_t h = 0; h < shape.n_kv_heads; ++h) {
         for (std::uint32_t token = 0; token < shape.n_tokens; ++token) {
             const std::size_t at = key_at(h, token);
-            for (std::size_t i = at; is_quantized(shape.kv_type) && i < at + shape.head_dim; ++i) {
-                keys[i] = quantized_value(shape.kv_type, i - at, rng);
-                values[i] = quantized_value(shape.kv_type, i - at, rng);
+            if (is_quantized(shape.kv_type)) {
+                fill_quantized(shape.kv_type, std::span(keys).subspan(at, shape.head_dim), rng);
+                fill_quantized(shape.kv_type, std::span(values).subspan(at, shape.head_dim), rng);
+                continue;
             }
-            for (std::size_t i = at; !is_quantized(shape.kv_type) && i < at + shape.head_dim;
-                 ++i) {  // +-[1/4, 2): multiples of 2^-12
+            for (std::size_t i = at; i < at + shape.head_dim; ++i) {  // +-[1/4, 2): multiples of 2^-12
                 keys[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) |
                                                                 (rng.bits() & 0x3ff)));
                 values[i] = half_value(static_cast<std::uint16_t>((rng.bits() & 0x8000) | (rng.integer(13, 15) << 10) |
@@ -120,6 +132,10 @@ vk::Buffer TestCache::upload(vk::Device& device, const std::vector<float>& rows)
 vk::Buffer TestCache::upload_summary(vk::Device& device, const std::vector<float>& rows) const {
     const KvType type = shape.kv_type == KvType::kF32 ? KvType::kF32 : KvType::kF16;
     return make_buffer(device, std::span<const std::byte>(pack_rows(type, shape.head_dim, rows)), "summary");
+}
+
+double half_roundings(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+    return is_quantized(stage.kv_type) && attend_variant(device, stage, asked).tuning.matrices ? 0x1p13 : 0;
 }
 
 void grade(TestCache& cache) {

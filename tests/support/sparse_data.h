@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/weights/attend_tuning.h"
 #include "shaders/common/interface.h"
 #include "tests/reference/attend_dense.h"
 #include "tests/support/gpu_fixture.h"
@@ -33,7 +34,7 @@ struct CacheShape {
 
 /// One layer's cache with its blocks in random places, NaN in every slot that holds no token, and a query. Keys and
 /// values are halves of at least 2^-12, so that both float types hold the same numbers and sums of 1024 of them are
-/// exact in f32; beside a quantised cache they are what it holds exactly.
+/// exact in f32; those of a quantised cache are what it holds exactly, and most of them neither halves nor sums of f32.
 struct TestCache {
     explicit TestCache(const CacheShape& cache_shape, std::uint64_t stream = 0);
     /// Only the last `window` tokens and the first `sinks` are seen by this head.
@@ -56,6 +57,12 @@ struct TestCache {
     std::vector<float> keys, values;  ///< [n_physical, kBlock, head_dim]
     std::vector<float> query;         ///< [n_heads, head_dim]
 };
+
+/// Roundings (dense_data.h) that attention by matrix units adds to each term of what it attends to, if that is what the
+/// device takes for the stage: keys and values of a quantised cache become halves there, which moves either by 2^-11 of
+/// itself at most. A term has its value once, and its condition has what its key adds to the score, and to those of the
+/// others in the denominator (reference::Attended).
+double half_roundings(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
 
 /// Scores by hand: query head g sees 8 * channel g of a key. Every ninth token is weak in all heads, another ninth in
 /// all but the second.
