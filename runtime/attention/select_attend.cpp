@@ -41,7 +41,7 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
            4ull * std::max(n_rows, 2u) * n_subgroups + 256;
 }
 
-AttendVariant variant_of(const vk::Device& device, const SelectAttend::Config& c) {
+AttendVariant variant_of(vk::Device& device, const SelectAttend::Config& c) {
     return attend_variant(device,
                           {kv_shader("select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
                            c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
@@ -50,7 +50,7 @@ AttendVariant variant_of(const vk::Device& device, const SelectAttend::Config& c
 
 }  // namespace
 
-bool SelectAttend::takes(const vk::Device& device, const Config& c) {
+bool SelectAttend::takes(vk::Device& device, const Config& c) {
     return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
            variant_of(device, c).shared_bytes <= device.limits().max_shared_memory_bytes;
 }

@@ -51,7 +51,7 @@ public:
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
 
     /// Whether the stage can do a level, and the device has the shared memory for it.
-    static bool takes(const vk::Device& device, const Config& config);
+    static bool takes(vk::Device& device, const Config& config);
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
     static double bin_width(BudgetRule rule, std::uint32_t n_group);
     /// @param n_rows that were scored, @param n_tokens that are attended, both in each kv head.

@@ -73,10 +73,10 @@ AttendTuning stage_tuning(const vk::Device& device, const AttendStage& stage, co
 }
 
 /// Empty where the stage is not for matrix units.
-AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+AttendTuning matrix_tuning(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     const vk::DeviceLimits& limits = device.limits();
-    if (stage.by_lanes || !limits.known_matrix_layout || stage.kv_type == KvType::kF32 || stage.n_group > 8 ||
-        stage.head_dim % 64 != 0 || stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices))
+    if (stage.by_lanes || stage.kv_type == KvType::kF32 || stage.n_group > 8 || stage.head_dim % 64 != 0 ||
+        stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices) || !device.known_matrix_layout())
         return {};
     AttendTuning t = asked;
     if (asked.group_size == 0) {
@@ -100,7 +100,7 @@ AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, c
 
 }  // namespace
 
-AttendVariant attend_variant(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+AttendVariant attend_variant(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     const std::string by_matrices = fmt::format("{}_matrix", stage.shader);
     const AttendTuning matrices = matrix_tuning(device, stage, asked);
     std::vector<std::string> names{fmt::format("{}_texel", stage.shader), stage.shader};

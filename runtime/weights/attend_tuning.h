@@ -40,9 +40,9 @@ struct AttendVariant {
     AttendTuning tuning{};
     std::uint64_t shared_bytes = 0;  ///< in all
 };
-/// Matrix units where the device has them and they win, else lanes. @param asked as above
-/// @throws Error(kUnsupported) as above
-AttendVariant attend_variant(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
+/// Matrix units where the device has them and they win, else lanes. @param device may be asked how its matrices lie
+/// @param asked as above @throws Error(kUnsupported) as above
+AttendVariant attend_variant(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
 
 /// Shared memory that shaders/common/attend.glsl declares, to the word, in a workgroup of so many invocations and
 /// subgroups.

@@ -51,7 +51,7 @@ TEST_F(TuningTest, AttentionIsByMatricesWhereItCanBe) {
         }
         return v.tuning.matrices;
     };
-    const bool can = device().limits().known_matrix_layout;  // which takes a build that has the shaders
+    const bool can = device().known_matrix_layout();  // which takes a build that has the shaders
     EXPECT_EQ(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}), can);
     EXPECT_EQ(by_matrices({"attend_dense_q8_0", KvType::kQ8_0, 8, 256, 16}), can);
     EXPECT_EQ(by_matrices({"attend_sparse_q4_0", KvType::kQ4_0, 1, 64, 16, true}), can);
