@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "runtime/attention/budget_bins.h"
 #include "runtime/kv/kv_layout.h"
@@ -41,28 +42,39 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
            4ull * std::max(n_rows, 2u) * n_subgroups + 256;
 }
 
-AttendVariant variant_of(vk::Device& device, const SelectAttend::Config& c) {
-    return attend_variant(device,
-                          {kv_shader("select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
-                           c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
-                          c.tuning);
+// Nothing where the stage cannot do the level, or the device lacks the shared memory for it.
+std::optional<AttendVariant> find_variant(vk::Device& device, const SelectAttend::Config& c) {
+    if (c.level.unit > c.block_size || c.pool == HeadPool::kEach || c.most_rows > kMostRows) return {};
+    const AttendVariant variant =
+        attend_variant(device,
+                       {kv_shader("select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
+                        c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
+                       c.tuning);
+    if (variant.shared_bytes > device.limits().max_shared_memory_bytes) return {};
+    return variant;
+}
+
+AttendVariant need_variant(vk::Device& device, const SelectAttend::Config& c) {
+    const std::optional<AttendVariant> variant = find_variant(device, c);
+    if (!variant) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
+    return *variant;
 }
 
 }  // namespace
 
-bool SelectAttend::takes(vk::Device& device, const Config& c) {
-    return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
-           variant_of(device, c).shared_bytes <= device.limits().max_shared_memory_bytes;
+std::unique_ptr<SelectAttend> SelectAttend::make(vk::Device& device, const Config& config) {
+    const std::optional<AttendVariant> variant = find_variant(device, config);
+    return variant ? std::unique_ptr<SelectAttend>(new SelectAttend(device, config, *variant)) : nullptr;
 }
 
 double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
 
-SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
+SelectAttend::SelectAttend(vk::Device& device, const Config& config)
+    : SelectAttend(device, config, need_variant(device, config)) {}
+
+SelectAttend::SelectAttend(vk::Device& device, const Config& config, const AttendVariant& variant) : config_(config) {
     const Config& c = config;
-    if (!takes(device, c))
-        throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendVariant variant = variant_of(device, c);
     const AttendTuning& tuning = variant.tuning;
     const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);

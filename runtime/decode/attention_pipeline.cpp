@@ -95,7 +95,7 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
-    if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
+    select_attend_ = SelectAttend::make(device_, c);
 }
 
 // The levels, the last of which ends as the stage after it needs it; and the append of an index key where nothing is

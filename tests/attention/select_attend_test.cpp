@@ -252,9 +252,10 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
                            .level = boxes(16, 256),
                            .most_rows = 8192,
                            .score_stride = 8192};
-    EXPECT_TRUE(SelectAttend::takes(device(), c));
+    EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.most_rows = 16384;
-    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
+    EXPECT_THROW(SelectAttend(device(), c), Error);
     c.most_rows = 8192;
     c.level.unit = 1024;
     EXPECT_THROW(SelectAttend(device(), c), Error);
