@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "winnow/types.h"
 
@@ -40,7 +41,10 @@ struct AttendVariant {
     AttendTuning tuning{};
     std::uint64_t shared_bytes = 0;  ///< in all
 };
-/// Matrix units where the device has them and they win, else lanes. @param device may be asked how its matrices lie
+/// Shader variants that can do a stage's work, the one first that serves best on the device: matrix units where it has
+/// them and they win, else lanes. Parameters as of attend_variant().
+std::vector<std::string> attend_variants(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
+/// The best of them. @param device may be asked how its matrices lie
 /// @param asked as above @throws Error(kUnsupported) as above
 AttendVariant attend_variant(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
 
