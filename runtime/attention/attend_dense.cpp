@@ -30,8 +30,8 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
     const AttendVariant variant = attend_variant(device, stage_of(c), c.tuning);
     const AttendTuning& tuning = variant.tuning;
     // By matrix units the sums of 128 dimensions and more leave a core registers for one workgroup, and one wave of
-    // them is best (127 us, two waves 133; 131,072 tokens, 8B, H200).
-    if (tuning.matrices && c.head_dim >= 128)
+    // them is best (127 us, two waves 133; 131,072 tokens, 8B, H200). A shape that is asked for comes as it is.
+    if (tuning.matrices && c.tuning.group_size == 0 && c.head_dim >= 128)
         config_.n_splits = std::min(c.n_splits, (kWave + c.n_kv_heads - 1) / c.n_kv_heads);
     const std::array<std::uint32_t, 12> spec{tuning.group_size,
                                              c.head_dim,

@@ -21,7 +21,7 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t n_splits = 0;  ///< most workgroups per kv head; see default_splits
         bool quantize = true;        ///< also write the quantised output; needs n_group * head_dim % 32 == 0
-        AttendTuning tuning{};       ///< empty = the table's
+        AttendTuning tuning{};       ///< empty = the table's, and then n_splits may be fewer
         bool evicted = false;        ///< what left a window counts as one more token
     };
     struct Buffers {

@@ -19,6 +19,7 @@ struct AttendTuning {
     std::uint32_t lanes = 8;             ///< per token
     std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once; by matrix units a subgroup, 16 or 32
     bool matrices = false;               ///< matrix units in place of lanes
+    bool operator==(const AttendTuning&) const = default;
 };
 
 /// @param n_group query heads per kv head. @param asked taken as it is where it is not empty (bench/tune.cpp).
