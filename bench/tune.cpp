@@ -22,7 +22,9 @@
 #include "runtime/dense/logits.h"
 #include "runtime/dense/matvec_add.h"
 #include "runtime/dense/qkv.h"
+#include "runtime/kv/kv_layout.h"
 #include "runtime/kv/step_buffers.h"
+#include "runtime/weights/attend_tuning.h"
 #include "runtime/weights/weight_planes.h"
 #include "winnow/error.h"
 
@@ -167,6 +169,30 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
     return all;
 }
 
+// Group shapes that the device runs as they are: by lanes, and by matrix units where it has them and they take the
+// heads.
+std::vector<AttendTuning> attend_shapes(vk::Device& device, const Shape& s, std::uint32_t n_splits) {
+    const vk::DeviceLimits& limits = device.limits();
+    const AttendStage stage{kv_shader("attend_dense", KvType::kF16), KvType::kF16, s.n_heads / s.n_kv_heads, s.head_dim,
+                            n_splits};
+    std::vector<AttendTuning> list;
+    const auto add_if_taken = [&](const AttendTuning& asked) {
+        if (asked.group_size > limits.max_workgroup_invocations) return;
+        // Lanes stand in where matrix units do not take it, and smaller groups where shared memory is short.
+        const AttendVariant v = attend_variant(device, stage, asked);
+        if (v.tuning == asked && v.shared_bytes <= limits.max_shared_memory_bytes) list.push_back(asked);
+    };
+    for (const std::uint32_t group : {128u, 256u, 512u})
+        for (const std::uint32_t lanes : {8u, 16u})
+            for (const std::uint32_t flight : {1u, 2u, 4u})
+                if (lanes <= limits.subgroup_size && lanes * 8 <= s.head_dim && flight * s.head_dim / lanes <= 64)
+                    add_if_taken({group, lanes, flight});
+    for (const std::uint32_t group : {128u, 192u, 256u, 384u, 512u})
+        for (const std::uint32_t flight : {16u, 32u})
+            add_if_taken({.group_size = group, .tokens_in_flight = flight, .matrices = true});
+    return list;
+}
+
 std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t n_tokens) {
     std::vector<Candidate> list;
     Bench& b = Bench::get();
@@ -179,43 +205,37 @@ std::vector<Candidate> attentions(const Shape& s, const Shared& m, std::uint32_t
         for (const vk::Buffer* pool : {&cache->keys(l), &cache->values(l)})
             vk::run_once(device, [&](vk::Recorder& r) { r.fill(*pool, kSmallValues); });
     const auto state = std::make_shared<vk::Buffer>(b.state(n_tokens - 1));
-    const std::uint32_t n_group = s.n_heads / s.n_kv_heads;
     std::vector<std::uint32_t> seen;
     for (const std::uint32_t n_groups : {66u, 132u, 264u, 528u}) {
         const std::uint32_t splits = std::clamp(n_groups / s.n_kv_heads, 1u, (n_tokens + 63) / 64);
         if (std::find(seen.begin(), seen.end(), splits) != seen.end()) continue;
         seen.push_back(splits);
-        for (const std::uint32_t group : {128u, 256u, 512u})
-            for (const std::uint32_t lanes : {8u, 16u})
-                for (const std::uint32_t flight : {1u, 2u, 4u}) {
-                    if (lanes * 8 > s.head_dim || flight * s.head_dim / lanes > 64) continue;
-                    const std::uint64_t shared =
-                        4ull * (group / device.limits().subgroup_size * n_group * (s.head_dim + 2) + splits * n_group +
-                                n_group * s.head_dim * 5);
-                    if (shared > device.limits().max_shared_memory_bytes) continue;
-                    AttendDense::Config c;
-                    c.n_heads = s.n_heads;
-                    c.n_kv_heads = s.n_kv_heads;
-                    c.head_dim = s.head_dim;
-                    c.n_splits = splits;
-                    c.tuning = {group, lanes, flight};
-                    list.push_back({fmt::format("attend_dense/{}/{}", s.name, n_tokens),
-                                    fmt::format("group {} lanes {} flight {} splits {}", group, lanes, flight, splits),
-                                    AttendDense::bytes_moved(c, n_tokens),
-                                    n_tokens > 9000 ? 20u : 60u,
-                                    [=, &device] {
-                                        const auto stage = std::make_shared<AttendDense>(device, c);
-                                        return Record([=](vk::Recorder& r, std::uint32_t i) {
-                                            const std::uint32_t l = i % n_layers;
-                                            stage->record(r,
-                                                          {*state, cache->tables(), cache->keys(l), cache->values(l),
-                                                           m->query, m->partials, m->counters, m->attended, m->act_out},
-                                                          {cache->layout().table_offset(l),
-                                                           cache->layout().table_stride(), 0, WINNOW_NO_SUMS});
-                                        });
-                                    },
-                                    {}});
-                }
+        for (const AttendTuning& t : attend_shapes(device, s, splits)) {
+            AttendDense::Config c;
+            c.n_heads = s.n_heads;
+            c.n_kv_heads = s.n_kv_heads;
+            c.head_dim = s.head_dim;
+            c.n_splits = splits;
+            c.tuning = t;
+            const std::string by = t.matrices ? "matrices" : fmt::format("lanes {}", t.lanes);
+            list.push_back(
+                {fmt::format("attend_dense/{}/{}", s.name, n_tokens),
+                 fmt::format("group {} {} flight {} splits {}", t.group_size, by, t.tokens_in_flight, splits),
+                 AttendDense::bytes_moved(c, n_tokens),
+                 n_tokens > 9000 ? 20u : 60u,
+                 [=, &device] {
+                     const auto stage = std::make_shared<AttendDense>(device, c);
+                     return Record([=](vk::Recorder& r, std::uint32_t i) {
+                         const std::uint32_t l = i % n_layers;
+                         stage->record(
+                             r,
+                             {*state, cache->tables(), cache->keys(l), cache->values(l), m->query, m->partials,
+                              m->counters, m->attended, m->act_out},
+                             {cache->layout().table_offset(l), cache->layout().table_stride(), 0, WINNOW_NO_SUMS});
+                     });
+                 },
+                 {}});
+        }
     }
     return list;
 }

@@ -33,9 +33,8 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const AttentionSetup on(at);
     c.n_splits = on.n_splits;
-    if (!SelectAttend::takes(b.device(), c))
-        return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
-    const SelectAttend stage(b.device(), c);
+    const std::unique_ptr<SelectAttend> stage = SelectAttend::make(b.device(), c);
+    if (!stage) return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
     const std::uint32_t group = on.n_group();
     std::minstd_rand random(1);
     std::vector<float> scores(std::size_t{s.n_heads} * c.score_stride);
@@ -61,7 +60,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
         state, SelectAttend::bytes_moved(c, n / unit, budget + kWindow),
         [&](vk::Recorder& r, std::uint32_t i) {
             push.table_offset = on.table_offset(i);
-            stage.record(
+            stage->record(
                 r,
                 {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended,
                  on.act_out, lists, controls, lists, lse, counts, score_rows, range_rows, policies},

@@ -26,12 +26,15 @@ constexpr const char* kNoPlace = "no calibration of this model and no cache to k
 // A bar for each step in turn.
 class Steps {
 public:
+    explicit Steps(bool quick) : quick_(quick) {}
     void update(const std::string& step, std::uint64_t done, std::uint64_t total) {
         throw_if_interrupted();
         if (step != step_) {
             clear();
             step_ = step;
-            log_info("calibrating: " + step);
+            // A quick calibration was announced as a whole, by a command that is about something else.
+            if (quick_) log_info("calibrating: " + step);
+            else announce_step("calibrating: " + step);
             bar_.emplace(step, Progress::Unit::kTokens);
         }
         bar_->update(done, total);
@@ -43,6 +46,7 @@ public:
     }
 
 private:
+    bool quick_;
     std::string step_;
     std::optional<Progress> bar_;
 };
@@ -71,7 +75,7 @@ Learned learn(const Options& options, ModelSource model, const CalibrationInput&
     settings.full_share = options.calibrate.retrieval_share;
     settings.quick = quick;
     if (!quick) settings.target_ctx = context_size(options, 0);
-    Steps steps;
+    Steps steps(quick);
     settings.on_progress = [&steps](const std::string& step, std::uint64_t done, std::uint64_t total) {
         steps.update(step, done, total);
     };

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "runtime/attention/attend_dense.h"
 #include "runtime/kv/kv_layout.h"
 #include "runtime/prefill/attend_prefill.h"
 #include "runtime/prefill/matmul.h"
@@ -17,6 +18,8 @@ namespace winnow::program {
 namespace {
 
 using vk::Feature;
+
+constexpr const char* kNoF32 = "it reads no cache of f32";
 
 constexpr std::array kFeatures{Feature::kFloat16,           Feature::kIntegerDot,
                                Feature::kCooperativeMatrix, Feature::kSubgroupSizeControl,
@@ -61,19 +64,41 @@ VariantChoice choose(const vk::Device& device, std::string stage, std::vector<st
     return {std::move(stage), chosen, matrix, refusal.empty() ? "WINNOW_FORCE_VARIANT names the other" : refusal};
 }
 
-}  // namespace
-
-std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
-    AttendPrefill::Config attention;
-    attention.head_dim = head_dim;
-    attention.kv_type = kv_type;
+VariantChoice choose_prefill(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
+    AttendPrefill::Config c;
+    c.head_dim = head_dim;
+    c.kv_type = kv_type;
     std::string unfit;
-    if (kv_type == KvType::kF32) unfit = "it reads no cache of f32";
+    if (kv_type == KvType::kF32) unfit = kNoF32;
     else if (device.features().has(Feature::kCooperativeMatrix))
         unfit = fmt::format("it has no shape for heads of {}", head_dim);
+    return choose(device, "attend_prefill", AttendPrefill::variants(device, c),
+                  kv_shader("attend_prefill_coopmat", kv_type), unfit);
+}
+
+// Of a decode step. Attention to a part of the cache goes by the same rule, but for values that a policy skips.
+VariantChoice choose_decode(vk::Device& device, KvType kv_type, const ModelShape& shape, std::uint32_t n_ctx) {
+    AttendDense::Config c;
+    c.n_heads = std::max(shape.n_heads, 1u);
+    c.n_kv_heads = std::max(shape.n_kv_heads, 1u);
+    c.head_dim = shape.head_dim;
+    c.kv_type = kv_type;
+    c.n_splits = AttendDense::default_splits(device, c.n_kv_heads, std::max(n_ctx, 1u), c.block_size);
+    const std::string matrix = kv_shader("attend_dense", kv_type) + "_matrix";
+    std::string unfit = kv_type == KvType::kF32 ? kNoF32 : matrix_refusal(device, matrix);
+    if (unfit.empty() && !device.known_matrix_layout())
+        unfit = "it does not know how the matrices of this device lie in a subgroup";
+    if (unfit.empty())
+        unfit = fmt::format("it has no shape for {} heads of {} to a kv head", c.n_heads / c.n_kv_heads, c.head_dim);
+    return choose(device, "attend_dense", AttendDense::variants(device, c), matrix, unfit);
+}
+
+}  // namespace
+
+std::vector<VariantChoice> variant_choices(vk::Device& device, KvType kv_type, const ModelShape& shape,
+                                           std::uint32_t n_ctx) {
     return {choose(device, "matmul", Matmul::variants(device), "matmul_coopmat", {}),
-            choose(device, "attend_prefill", AttendPrefill::variants(device, attention),
-                   kv_shader("attend_prefill_coopmat", kv_type), unfit)};
+            choose_prefill(device, kv_type, shape.head_dim), choose_decode(device, kv_type, shape, n_ctx)};
 }
 
 std::string cache_variant(KvType kv_type) { return kv_shader("", kv_type).substr(1); }

@@ -17,8 +17,10 @@ struct VariantChoice {
     std::string reason;
 };
 
-/// What the stages choose on this device, for a cache of this type. @param head_dim 0 = any.
-std::vector<VariantChoice> variant_choices(const vk::Device& device, KvType kv_type, std::uint32_t head_dim);
+/// What the stages choose on this device, for a cache of this type and so many tokens. @param shape empty = any; the
+/// device may be asked how its matrices lie, see vk::Device.
+std::vector<VariantChoice> variant_choices(vk::Device& device, KvType kv_type, const ModelShape& shape,
+                                           std::uint32_t n_ctx);
 
 /// "f16", "f32", "q8_0" or "q4_0": the variant that every stage takes that reads or writes the cache.
 std::string cache_variant(KvType kv_type);

@@ -152,6 +152,7 @@ private:
 
     void evaluate_text() {
         Baseline base;
+        announce_step(fmt::format("dense: {} positions after {} tokens", n_positions_, n_prefill_));
         decode_positions(sparse_of("off", 0), [&](std::uint32_t i, std::span<const float> logits) {
             base.logits.emplace_back(logits.begin(), logits.end());
             base.lse.push_back(log_sum_exp(logits));
@@ -163,6 +164,7 @@ private:
         window.preset = "streaming";
         window.overrides.window = kWindowBaseline;
         window.overrides.min_ctx = 0;
+        announce_step(fmt::format("window of {} tokens: the same positions", kWindowBaseline));
         decode_positions(window, [&](std::uint32_t i, std::span<const float> logits) {
             base.window_nll += negative_log_likelihood(logits, log_sum_exp(logits), target(i)) / n_positions_;
         });
@@ -170,6 +172,7 @@ private:
         for (EvalRow& row : rows_) {
             std::vector<double> divergences;
             std::uint32_t n_agree = 0;
+            announce_step(row.preset + ": the same positions");
             row.seconds =
                 decode_positions(sparse_of(row.preset, 1), [&](std::uint32_t i, std::span<const float> logits) {
                     const double lse = log_sum_exp(logits);
@@ -221,7 +224,7 @@ private:
     }
 
     void evaluate_probe(const Probe& probe, const std::string& label, std::uint32_t n_probe) {
-        log_info(fmt::format("{}: {} tokens, {} questions", label, probe.context.size(), probe.questions.size()));
+        announce_step(fmt::format("{}: {} tokens, {} questions", label, probe.context.size(), probe.questions.size()));
         const std::vector<Answer> dense = answers(probe, label, sparse_of("off", 0));
         for (EvalRow& row : rows_) {
             if (row.n_probe != n_probe) continue;
@@ -254,7 +257,7 @@ private:
         std::vector<SparseOptions> ways{sparse_of("off", 0)};
         for (const EvalRow& row : rows_) ways.push_back(sparse_of(row.preset, 0));
         const std::uint32_t period = std::min(kRepeatPeriod, n_ctx_ / 2 - 48);
-        log_info("repeated random tokens");
+        announce_step("repeated random tokens");
         Progress progress("repeats", Progress::Unit::kTokens);
         const std::vector<double> found = repeat_perplexities(session_, TokenPool(tokenizer_), ways, period,
                                                               [&](std::uint64_t done, std::uint64_t total) {

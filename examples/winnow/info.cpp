@@ -35,13 +35,13 @@ struct DeviceFacts {
     std::vector<VariantChoice> variants;
 };
 
-DeviceFacts device_facts(const vk::Device& device, KvType kv_type, std::uint32_t head_dim) {
+DeviceFacts device_facts(vk::Device& device, KvType kv_type, const ModelShape& shape, std::uint32_t n_ctx) {
     return {device.info(),
             features_text(device),
             feature_names(device, true),
             feature_names(device, false),
             cache_variant(kv_type),
-            variant_choices(device, kv_type, head_dim)};
+            variant_choices(device, kv_type, shape, n_ctx)};
 }
 
 // The cache's bytes by what its heads keep.
@@ -97,7 +97,7 @@ Plan make_plan(const Options& options, const ModelSource& model) {
         options.fit.empty() || options.fit == "device" ? 0 : parse_size(options.fit, "--fit");
     const ResolvedOptions resolved = options.fit.empty() ? plan_session(*device, model, session, false)
                                                          : fit_session(*device, model, session, card_bytes);
-    return {device_facts(*device, session.kv_type, model.shape.head_dim),
+    return {device_facts(*device, session.kv_type, model.shape, resolved.n_ctx),
             model.shape,
             resolved.memory,
             card_bytes,
@@ -298,7 +298,7 @@ int describe_devices(const Options& options) {
         }
         DeviceOptions one;
         one.select = std::to_string(info.index);
-        const DeviceFacts facts = device_facts(*vk::Device::open(one), kv_type(options), 0);
+        const DeviceFacts facts = device_facts(*vk::Device::open(one), kv_type(options), {}, 0);
         devices.push_back(device_json(facts));
         text += features_and_variants(facts);
     }

@@ -19,6 +19,11 @@ constexpr std::uint64_t kBarWidth = 24;
 
 }  // namespace
 
+void announce_step(const std::string& text) {
+    if (stderr_is_terminal()) log_info(text);
+    else log_note(text);
+}
+
 Progress::Progress(std::string label, Unit unit)
     : label_(std::move(label)), unit_(unit), enabled_(stderr_is_terminal()) {}
 

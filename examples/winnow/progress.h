@@ -6,6 +6,10 @@
 
 namespace winnow::program {
 
+/// Says that a step of a long command begins. Where bars are seen it is information; in a pipe or a file, which have
+/// none, a note, so that minutes do not pass in silence.
+void announce_step(const std::string& text);
+
 /// One line on standard error that shows how far a long step is; nothing when that is no terminal,
 /// or when the step is over before anybody could read it.
 class Progress {

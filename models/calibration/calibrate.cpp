@@ -194,6 +194,7 @@ private:
 
     void fit() {
         clock_.enter("fit");
+        if (options_.on_progress) options_.on_progress("fit of the index", 0, text_moments_.size());
         fits_.resize(text_moments_.size());
         const std::size_t size = std::size_t{c_.index_dim} * c_.head_dim;
         parallel_for(fits_.size(), [&](std::size_t head) {

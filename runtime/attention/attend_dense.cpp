@@ -15,6 +15,10 @@ namespace {
 
 constexpr std::uint32_t kWave = 128;  // workgroups that run at once, about the cores of an H100
 
+AttendStage stage_of(const AttendDense::Config& c) {
+    return {kv_shader("attend_dense", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits};
+}
+
 }  // namespace
 
 AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(config) {
@@ -23,12 +27,11 @@ AttendDense::AttendDense(vk::Device& device, const Config& config) : config_(con
     if (c.quantize && group * c.head_dim % 32 != 0)
         throw Error(ErrorCode::kUnsupported, "query heads of a kv head must hold a multiple of 32 values together");
     const std::uint32_t subgroup = device.limits().subgroup_size;
-    const AttendVariant variant = attend_variant(
-        device, {kv_shader("attend_dense", c.kv_type), c.kv_type, group, c.head_dim, c.n_splits}, c.tuning);
+    const AttendVariant variant = attend_variant(device, stage_of(c), c.tuning);
     const AttendTuning& tuning = variant.tuning;
     // By matrix units the sums of 128 dimensions and more leave a core registers for one workgroup, and one wave of
-    // them is best (127 us, two waves 133; 131,072 tokens, 8B, H200).
-    if (tuning.matrices && c.head_dim >= 128)
+    // them is best (127 us, two waves 133; 131,072 tokens, 8B, H200). A shape that is asked for comes as it is.
+    if (tuning.matrices && c.tuning.group_size == 0 && c.head_dim >= 128)
         config_.n_splits = std::min(c.n_splits, (kWave + c.n_kv_heads - 1) / c.n_kv_heads);
     const std::array<std::uint32_t, 12> spec{tuning.group_size,
                                              c.head_dim,
@@ -50,6 +53,10 @@ void AttendDense::record(vk::Recorder& recorder, const Buffers& b, const AttendP
                       {b.state, b.tables, b.keys, b.values, b.query, b.partials, b.counters, b.attended, b.act_out,
                        config_.evicted ? b.evicted : b.state},
                       push, config_.n_splits, config_.n_kv_heads);
+}
+
+std::vector<std::string> AttendDense::variants(vk::Device& device, const Config& config) {
+    return attend_variants(device, stage_of(config), config.tuning);
 }
 
 std::uint32_t AttendDense::default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/weights/attend_tuning.h"
@@ -17,7 +21,7 @@ public:
         std::uint32_t block_size = 64;
         std::uint32_t n_splits = 0;  ///< most workgroups per kv head; see default_splits
         bool quantize = true;        ///< also write the quantised output; needs n_group * head_dim % 32 == 0
-        AttendTuning tuning{};       ///< empty = the table's
+        AttendTuning tuning{};       ///< empty = the table's, and then n_splits may be fewer
         bool evicted = false;        ///< what left a window counts as one more token
     };
     struct Buffers {
@@ -31,6 +35,8 @@ public:
     };
     AttendDense(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const AttendPush& push) const;
+    /// Shader variants that can do the work, the one first that serves best on the device.
+    static std::vector<std::string> variants(vk::Device& device, const Config& config);
     /// Splits that fill the device, for a cache of `capacity` tokens.
     static std::uint32_t default_splits(const vk::Device& device, std::uint32_t n_kv_heads, std::uint32_t capacity,
                                         std::uint32_t block_size);

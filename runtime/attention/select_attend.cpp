@@ -2,6 +2,7 @@
 #include "runtime/attention/select_attend.h"
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -43,11 +44,23 @@ std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Con
            4ull * std::max(n_rows, 2u) * n_subgroups + 256 + scored;
 }
 
-AttendVariant variant_of(const vk::Device& device, const SelectAttend::Config& c) {
-    return attend_variant(device,
-                          {kv_shader(c.scores_boxes ? "select_attend_boxes" : "select_attend", c.kv_type), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
-                           c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
-                          c.tuning);
+// Nothing where the stage cannot do the level, or the device lacks the shared memory for it.
+std::optional<AttendVariant> find_variant(vk::Device& device, const SelectAttend::Config& c) {
+    if (c.scores_boxes && (c.level.scorer != Scorer::kBox || c.parent_unit != 0)) return {};
+    if (c.level.unit > c.block_size || c.pool == HeadPool::kEach || c.most_rows > kMostRows) return {};
+    const AttendVariant variant = attend_variant(
+        device,
+        {kv_shader(c.scores_boxes ? "select_attend_boxes" : "select_attend", c.kv_type), c.kv_type,
+         c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
+        c.tuning);
+    if (variant.shared_bytes > device.limits().max_shared_memory_bytes) return {};
+    return variant;
+}
+
+AttendVariant need_variant(vk::Device& device, const SelectAttend::Config& c) {
+    const std::optional<AttendVariant> variant = find_variant(device, c);
+    if (!variant) throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
+    return *variant;
 }
 
 }  // namespace
@@ -56,56 +69,54 @@ bool SelectAttend::can_wait(const vk::Device& device, std::uint32_t n_workgroups
     return n_workgroups <= device.limits().n_processors;
 }
 
-bool SelectAttend::takes(const vk::Device& device, const Config& c) {
-    if (c.scores_boxes && (c.level.scorer != Scorer::kBox || c.parent_unit != 0)) return false;
-    return c.level.unit <= c.block_size && c.pool != HeadPool::kEach && c.most_rows <= kMostRows &&
-           variant_of(device, c).shared_bytes <= device.limits().max_shared_memory_bytes;
+std::unique_ptr<SelectAttend> SelectAttend::make(vk::Device& device, const Config& config) {
+    const std::optional<AttendVariant> variant = find_variant(device, config);
+    return variant ? std::unique_ptr<SelectAttend>(new SelectAttend(device, config, *variant)) : nullptr;
 }
 
 double SelectAttend::bin_width(BudgetRule rule, std::uint32_t n_group) { return bin_nats(n_bins(rule, n_group)); }
 
-SelectAttend::SelectAttend(vk::Device& device, const Config& config) : config_(config) {
+SelectAttend::SelectAttend(vk::Device& device, const Config& config)
+    : SelectAttend(device, config, need_variant(device, config)) {}
+
+SelectAttend::SelectAttend(vk::Device& device, const Config& config, const AttendVariant& variant) : config_(config) {
     const Config& c = config;
-    if (!takes(device, c))
-        throw Error(ErrorCode::kInvalidArgument, "select_attend cannot choose from so many rows, or not so");
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    const AttendVariant variant = variant_of(device, c);
     const AttendTuning& tuning = variant.tuning;
     const std::uint32_t most_held = device.is_cpu() ? 4 : 8;
     const std::uint32_t held = std::min(most_held, (c.most_rows / tuning.group_size + 4) / 4 * 4);
     std::vector<std::uint32_t> spec{tuning.group_size,
-                                             c.head_dim,
-                                             group,
-                                             c.n_kv_heads,
-                                             tuning.lanes,
-                                             tuning.group_size / device.limits().subgroup_size,
-                                             c.n_splits,
-                                             tuning.tokens_in_flight,
-                                             c.block_size,
-                                             c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
-                                             kMinTokens,
-                                             c.level.unit,
-                                             c.skip_values ? 1u : 0u,
-                                             c.n_score_splits,
-                                             c.parent_unit,
-                                             static_cast<std::uint32_t>(c.level.rule),
-                                             static_cast<std::uint32_t>(c.pool),
-                                             c.score_stride,
-                                             n_bins(c.level.rule, group),
-                                             held,
-                                             most_chosen(c),
-                                             c.evicted ? 1u : 0u};
+                                    c.head_dim,
+                                    group,
+                                    c.n_kv_heads,
+                                    tuning.lanes,
+                                    tuning.group_size / device.limits().subgroup_size,
+                                    c.n_splits,
+                                    tuning.tokens_in_flight,
+                                    c.block_size,
+                                    c.quantize && group * c.head_dim % 32 == 0 ? 1u : 0u,
+                                    kMinTokens,
+                                    c.level.unit,
+                                    c.skip_values ? 1u : 0u,
+                                    c.n_score_splits,
+                                    c.parent_unit,
+                                    static_cast<std::uint32_t>(c.level.rule),
+                                    static_cast<std::uint32_t>(c.pool),
+                                    c.score_stride,
+                                    n_bins(c.level.rule, group),
+                                    held,
+                                    most_chosen(c),
+                                    c.evicted ? 1u : 0u};
     if (c.scores_boxes) spec.insert(spec.end(), {c.own_rows, c.patience});
     pipeline_ = vk::ComputePipeline(device, *variant.shader, c.scores_boxes ? 21 : 18, sizeof(SelectAttendPush), spec,
                                     device.limits().subgroup_size);
 }
 
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
-    std::vector<vk::BufferRange> bound{b.state,   b.tables, b.keys,     b.values,
-                                       b.query,   b.partials, b.counters, b.attended,
-                                       b.act_out, b.lists,  b.controls, b.parents,
-                                       b.lse,     b.counts, b.scores,   b.ranges,
-                                       b.policies, config_.evicted ? b.evicted : b.state};
+    std::vector<vk::BufferRange> bound{
+        b.state,    b.tables,   b.keys,    b.values, b.query,    b.partials,
+        b.counters, b.attended, b.act_out, b.lists,  b.controls, b.parents,
+        b.lse,      b.counts,   b.scores,  b.ranges, b.policies, config_.evicted ? b.evicted : b.state};
     if (config_.scores_boxes) bound.insert(bound.end(), {b.box_low, b.box_high, b.arrivals});
     recorder.dispatch(pipeline_, bound, std::as_bytes(std::span(&push, 1)), config_.n_splits, config_.n_kv_heads);
 }
@@ -113,8 +124,8 @@ void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const Select
 std::uint64_t SelectAttend::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {
     const std::uint64_t boxes = n_rows * c.n_kv_heads * 2 * c.head_dim * summary_element_bytes(c.kv_type);
     return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + n_rows * c.n_heads * 4 +
-           (c.scores_boxes ? boxes : 0) +
-           8ull * c.n_heads * c.head_dim + (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
+           (c.scores_boxes ? boxes : 0) + 8ull * c.n_heads * c.head_dim +
+           (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 
 }  // namespace winnow

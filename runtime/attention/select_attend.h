@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <memory>
+
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/weights/attend_tuning.h"
@@ -56,21 +58,23 @@ public:
         vk::BufferRange box_low{}, box_high{};  ///< minima and maxima of units, as IndexerScore reads them
         vk::BufferRange arrivals{};             ///< u32 [n_kv_heads] from SelectAttendPush::counter on, zeros
     };
-    /// @throws Error(kInvalidArgument) where takes() is false.
+    /// @throws Error(kInvalidArgument) where make() makes nothing.
     SelectAttend(vk::Device& device, const Config& config);
+    /// Nothing where the stage cannot do the level, or the device lacks the shared memory for it.
+    static std::unique_ptr<SelectAttend> make(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
 
     /// Whether workgroups of Config::scores_boxes may wait for each other: the device tells how many processors it has,
     /// and each has at most one of them.
     static bool can_wait(const vk::Device& device, std::uint32_t n_workgroups);
-    /// Whether the stage can do a level, and the device has the shared memory for it.
-    static bool takes(const vk::Device& device, const Config& config);
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
     static double bin_width(BudgetRule rule, std::uint32_t n_group);
     /// @param n_rows that were scored, @param n_tokens that are attended, both in each kv head.
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_rows, std::uint64_t n_tokens);
 
 private:
+    SelectAttend(vk::Device& device, const Config& config, const AttendVariant& variant);
+
     Config config_;
     vk::ComputePipeline pipeline_;
 };

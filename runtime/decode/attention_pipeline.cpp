@@ -95,11 +95,13 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
-    c.scores_boxes = policy_.levels.size() == 1 && c.level.scorer == Scorer::kBox && n_splits <= sizes.n_select_splits &&
+    c.scores_boxes = policy_.levels.size() == 1 && c.level.scorer == Scorer::kBox &&
+                     n_splits <= sizes.n_select_splits &&
                      (c.most_rows <= c.own_rows || SelectAttend::can_wait(device_, n_splits * shape_.n_kv_heads));
-    if (c.scores_boxes && !SelectAttend::takes(device_, c)) c.scores_boxes = false;
-    scores_in_attend_ = c.scores_boxes;
-    if (SelectAttend::takes(device_, c)) select_attend_ = std::make_unique<SelectAttend>(device_, c);
+    if (c.scores_boxes) select_attend_ = SelectAttend::make(device_, c);
+    scores_in_attend_ = select_attend_ != nullptr;
+    c.scores_boxes = false;
+    if (!select_attend_) select_attend_ = SelectAttend::make(device_, c);
 }
 
 // The levels, the last of which ends as the stage after it needs it; and the append of an index key where nothing is
@@ -312,12 +314,29 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
     p.counter = 0;
     p.skip = policy_.value_skip;
     p.evicted = evicted_row(layer);
-    select_attend_->record(
-        recorder,
-        {buffers_.state, cache_.tables(), cache_.keys(layer), cache_.values(layer), buffers_.query, buffers_.partials,
-         buffers_.counters, buffers_.attended, buffers_.act_attended, m.lists, m.controls, m.lists, m.lse, m.counts,
-         m.scores, m.partials, m.policies, cache_.evicted().sums(), m.or_none(own.min), m.or_none(own.max), m.counters},
-        p);
+    select_attend_->record(recorder,
+                           {buffers_.state,
+                            cache_.tables(),
+                            cache_.keys(layer),
+                            cache_.values(layer),
+                            buffers_.query,
+                            buffers_.partials,
+                            buffers_.counters,
+                            buffers_.attended,
+                            buffers_.act_attended,
+                            m.lists,
+                            m.controls,
+                            m.lists,
+                            m.lse,
+                            m.counts,
+                            m.scores,
+                            m.partials,
+                            m.policies,
+                            cache_.evicted().sums(),
+                            m.or_none(own.min),
+                            m.or_none(own.max),
+                            m.counters},
+                           p);
 }
 
 std::uint32_t AttentionPipeline::evicted_row(std::uint32_t layer) const {

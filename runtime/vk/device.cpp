@@ -100,7 +100,6 @@ std::unique_ptr<Device> Device::open(const DeviceOptions& options) {
     device->create_logical_device();
     device->pipeline_cache_ = std::make_unique<PipelineCache>(*device);
     device->info_.cache_problem = device->pipeline_cache_->problem();
-    device->limits_.known_matrix_layout = has_known_matrix_layout(*device);
     return device;
 }
 
@@ -150,6 +149,11 @@ Device::~Device() {
         vkDestroyDevice(device_, nullptr);
     }
     instance_.reset();  // before the messages that its messenger writes to
+}
+
+bool Device::known_matrix_layout() {
+    std::call_once(matrix_layout_asked_, [this] { known_matrix_layout_ = has_known_matrix_layout(*this); });
+    return known_matrix_layout_;
 }
 
 std::uint64_t Device::free_memory_bytes() const {

@@ -42,9 +42,8 @@ struct DeviceLimits {
     std::uint32_t min_subgroup_size = 0;
     std::uint32_t max_subgroup_size = 0;
     std::uint32_t max_workgroup_subgroups = 0;
-    std::uint32_t n_processors = 0;    ///< that run workgroups at the same time; 0 = the driver does not tell
-    MatrixShape matrix;                ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
-    bool known_matrix_layout = false;  ///< see matrix_layout.h
+    std::uint32_t n_processors = 0;  ///< that run workgroups at the same time; 0 = the driver does not tell
+    MatrixShape matrix;  ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
 
@@ -85,6 +84,10 @@ public:
                limits_.subgroup_size == 32;
     }
 
+    /// Whether its matrices lie as stages need that fill them themselves, see matrix_layout.h. The first call that gets
+    /// as far as asking submits work to the queue, so that nobody else may submit meanwhile; several may ask at once.
+    bool known_matrix_layout();
+
     /// Whether pipelines print what the driver tells of their machine code, see pipeline_statistics.h.
     bool tells_pipeline_statistics() const { return tells_pipeline_statistics_; }
 
@@ -122,6 +125,8 @@ private:
     bool unified_memory_ = false;
     bool validation_enabled_ = false;
     bool tells_pipeline_statistics_ = false;
+    std::once_flag matrix_layout_asked_;
+    bool known_matrix_layout_ = false;
     std::unique_ptr<PipelineCache> pipeline_cache_;
     std::atomic<std::uint64_t> allocated_bytes_{0};
     std::atomic<std::uint64_t> n_allocations_{0};

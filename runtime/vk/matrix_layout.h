@@ -8,7 +8,8 @@ namespace winnow::vk {
 class Device;
 
 /// Whether a cooperative matrix 16 x 16 lies in a subgroup of 32 as NVIDIA's units hold it, see expected_place(): what
-/// stages need that put elements into matrices themselves. Asked of the device once (shaders/vk/matrix_layout.comp).
+/// stages need that put elements into matrices themselves. Asks the device (shaders/vk/matrix_layout.comp):
+/// Device::known_matrix_layout() does so once.
 bool has_known_matrix_layout(Device& device);
 
 /// Row * 16 + column of element `element` of invocation `lane` in that layout; matrix 0 is A, 1 is B, 2 the

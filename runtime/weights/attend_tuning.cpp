@@ -73,10 +73,10 @@ AttendTuning stage_tuning(const vk::Device& device, const AttendStage& stage, co
 }
 
 /// Empty where the stage is not for matrix units.
-AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+AttendTuning matrix_tuning(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     const vk::DeviceLimits& limits = device.limits();
-    if (stage.by_lanes || !limits.known_matrix_layout || stage.kv_type == KvType::kF32 || stage.n_group > 8 ||
-        stage.head_dim % 64 != 0 || stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices))
+    if (stage.by_lanes || stage.kv_type == KvType::kF32 || stage.n_group > 8 || stage.head_dim % 64 != 0 ||
+        stage.head_dim > 256 || (asked.group_size != 0 && !asked.matrices) || !device.known_matrix_layout())
         return {};
     AttendTuning t = asked;
     if (asked.group_size == 0) {
@@ -98,16 +98,25 @@ AttendTuning matrix_tuning(const vk::Device& device, const AttendStage& stage, c
     return bytes() <= limits.max_shared_memory_bytes ? t : AttendTuning{};
 }
 
+std::string matrix_name(const AttendStage& stage) { return fmt::format("{}_matrix", stage.shader); }
+
+std::vector<std::string> variant_names(const AttendStage& stage, bool by_matrices) {
+    std::vector<std::string> names{fmt::format("{}_texel", stage.shader), stage.shader};
+    if (by_matrices) names.insert(names.begin(), matrix_name(stage));
+    return names;
+}
+
 }  // namespace
 
-AttendVariant attend_variant(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
-    const std::string by_matrices = fmt::format("{}_matrix", stage.shader);
+std::vector<std::string> attend_variants(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+    return variant_names(stage, matrix_tuning(device, stage, asked).matrices);
+}
+
+AttendVariant attend_variant(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     const AttendTuning matrices = matrix_tuning(device, stage, asked);
-    std::vector<std::string> names{fmt::format("{}_texel", stage.shader), stage.shader};
-    if (matrices.matrices) names.insert(names.begin(), by_matrices);
     AttendVariant v;
-    v.shader = &vk::best_shader(names, device.features());
-    const bool uses_matrices = v.shader->name == by_matrices;
+    v.shader = &vk::best_shader(variant_names(stage, matrices.matrices), device.features());
+    const bool uses_matrices = v.shader->name == matrix_name(stage);
     v.tuning = uses_matrices ? matrices : stage_tuning(device, stage, asked);
     v.tuning.matrices = uses_matrices;
     v.shared_bytes = stage.own_shared_bytes +

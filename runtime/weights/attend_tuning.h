@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "winnow/types.h"
 
@@ -18,6 +19,7 @@ struct AttendTuning {
     std::uint32_t lanes = 8;             ///< per token
     std::uint32_t tokens_in_flight = 2;  ///< that a lane group loads at once; by matrix units a subgroup, 16 or 32
     bool matrices = false;               ///< matrix units in place of lanes
+    bool operator==(const AttendTuning&) const = default;
 };
 
 /// @param n_group query heads per kv head. @param asked taken as it is where it is not empty (bench/tune.cpp).
@@ -40,9 +42,12 @@ struct AttendVariant {
     AttendTuning tuning{};
     std::uint64_t shared_bytes = 0;  ///< in all
 };
-/// Matrix units where the device has them and they win, else lanes. @param asked as above
-/// @throws Error(kUnsupported) as above
-AttendVariant attend_variant(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
+/// Shader variants that can do a stage's work, the one first that serves best on the device: matrix units where it has
+/// them and they win, else lanes. Parameters as of attend_variant().
+std::vector<std::string> attend_variants(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
+/// The best of them. @param device may be asked how its matrices lie
+/// @param asked as above @throws Error(kUnsupported) as above
+AttendVariant attend_variant(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
 
 /// Shared memory that shaders/common/attend.glsl declares, to the word, in a workgroup of so many invocations and
 /// subgroups.

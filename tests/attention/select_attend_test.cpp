@@ -286,8 +286,8 @@ TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
     r.expect_untouched();
 }
 
-// The stage scores boxes itself. So few rows that each workgroup scores all of them, by what the stage is made for and by
-// what there is; and shares of workgroups that wait for each other, for ever or not at all.
+// The stage scores boxes itself. So few rows that each workgroup scores all of them, by what the stage is made for and
+// by what there is; and shares of workgroups that wait for each other, for ever or not at all.
 SelectCase scored(SelectCase c, std::uint32_t own_rows, std::uint32_t patience) {
     c.scores_boxes = true;
     c.own_rows = own_rows;
@@ -336,8 +336,9 @@ TEST_F(SelectAttendTest, ScoresBoxesBesideAnySinksAndWindow) {
         expect_attended(r, ring);
         for (const std::uint32_t sinks : {0u, 20u, 100u, 2000u})
             for (const std::uint32_t window : {0u, 65u, 5000u})
-                check(scored({.shape = {.n_tokens = 1111}, .levels = {boxes(16, 200)}, .sinks = sinks, .window = window},
-                             own_rows, 0));
+                check(
+                    scored({.shape = {.n_tokens = 1111}, .levels = {boxes(16, 200)}, .sinks = sinks, .window = window},
+                           own_rows, 0));
         SelectRig stopped = rig(scored({.shape = {.n_tokens = 900}, .levels = {boxes(16, 300)}}, own_rows, 0));
         stopped.run(899, true);
         stopped.expect_untouched();
@@ -369,9 +370,10 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
                            .level = boxes(16, 256),
                            .most_rows = 8192,
                            .score_stride = 8192};
-    EXPECT_TRUE(SelectAttend::takes(device(), c));
+    EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.most_rows = 16384;
-    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
+    EXPECT_THROW(SelectAttend(device(), c), Error);
     c.most_rows = 8192;
     c.level.unit = 1024;
     EXPECT_THROW(SelectAttend(device(), c), Error);
@@ -380,12 +382,12 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     EXPECT_THROW(SelectAttend(device(), c), Error);
     c.pool = HeadPool::kMax;
     c.scores_boxes = true;
-    EXPECT_TRUE(SelectAttend::takes(device(), c));
+    EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 1024;
-    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 0;
     c.level.scorer = Scorer::kMean;
-    EXPECT_FALSE(SelectAttend::takes(device(), c));
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
     c.scores_boxes = false;
     c.most_rows = 131072;
     EXPECT_THROW(SelectAttend(device(), c), Error);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "tests/cli/program.h"
 
 namespace winnow::test {
@@ -110,6 +112,31 @@ TEST_F(Calibrate, ReportsWhatItMeasured) {
     EXPECT_THAT(folder_.read("brief.svg"), HasSubstr("recall of the best 64 tokens by the index: not measured"));
 }
 
+// It takes minutes of a real model, which nobody should spend before a silent pipe; a terminal has bars.
+TEST_F(Calibrate, ItsStepsAreLinesWithoutATerminal) {
+    const std::vector<std::string> call{"calibrate", "-m", model_, "-f", text_};
+    const Outcome piped = run(call);
+    ASSERT_EQ(piped.status, 0) << piped.err;
+    const std::string note = "winnow: note: calibrating: ";
+    std::vector<std::string> steps;
+    for (const std::string& line : own_lines(piped.err, note)) steps.push_back(line.substr(note.size()));
+    ASSERT_GE(steps.size(), 5u) << piped.err;
+    EXPECT_THAT(std::vector(steps.begin(), steps.begin() + 5),
+                ElementsAre("random tokens", "text", "fit of the index", "held-out text", "attention"));
+    EXPECT_EQ(steps.back(), "safety check 3/3");
+    EXPECT_EQ(std::adjacent_find(steps.begin(), steps.end()), steps.end());
+    EXPECT_THAT(piped.err, Not(HasSubstr("\r")));
+    EXPECT_THAT(piped.out, Not(HasSubstr("calibrating")));
+
+    std::vector<std::string> quiet = call;
+    quiet.insert(quiet.end(), {"-lv", "1"});
+    EXPECT_TRUE(own_lines(run(quiet).err).empty());
+    options_.terminal = true;
+    const Outcome shown = run(call);
+    EXPECT_EQ(shown.status, 0) << shown.out;
+    EXPECT_THAT(shown.out, Not(HasSubstr("note: calibrating")));
+}
+
 TEST_F(Calibrate, ABadSidecarIsOneLineAndDenseStillWorks) {
     text_ = prompt();
     const std::string sidecar = path("model.winnow.gguf");
@@ -139,6 +166,7 @@ TEST_F(Calibrate, AutoCalibratesOnceAndKeepsIt) {
     const Outcome first = generate("auto");
     EXPECT_EQ(first.status, 0) << first.err;
     EXPECT_THAT(first.err, HasSubstr("no calibration of this model yet"));
+    EXPECT_THAT(first.err, Not(HasSubstr("calibrating:")));  // the answer is not about its steps
     EXPECT_TRUE(folder_.has("cache/winnow"));
     EXPECT_FALSE(folder_.has("model.winnow.gguf"));
     const Outcome second = generate("auto");

@@ -11,7 +11,10 @@ namespace winnow::test {
 namespace {
 
 using nlohmann::json;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 class Eval : public OnDevice {
 protected:
@@ -66,6 +69,22 @@ TEST_F(Eval, NeedlesLieWhereTheirKindsSay) {
     }
     EXPECT_THAT(kinds, ::testing::UnorderedElementsAre("start", "single", "block_edge", "multi_key", "open_block"));
     EXPECT_NEAR(list[0]["needle_nll_delta"].get<double>(), sum / 5, 1e-9);
+}
+
+TEST_F(Eval, ItsStepsAreLinesWithoutATerminal) {
+    const std::string path = model("eval_llama.gguf", "llama", 1024), words = text();
+    const std::vector<std::string> call{
+        "eval", "-m", path, "-f", words, "-c", "960", "--positions", "16", "--presets", "streaming,dense"};
+    const Outcome piped = run_program(call);
+    ASSERT_EQ(piped.status, 0) << piped.err;
+    const std::string note = "winnow: note: ";
+    EXPECT_THAT(
+        own_lines(piped.err, note),
+        ElementsAre(note + "dense: 16 positions after 944 tokens", note + "window of 256 tokens: the same positions",
+                    note + "streaming: the same positions", note + "dense: the same positions",
+                    StartsWith(note + "needles: "), StartsWith(note + "copy: "), StartsWith(note + "aggregation: "),
+                    note + "repeated random tokens"));
+    EXPECT_THAT(piped.err, Not(HasSubstr("\r")));
 }
 
 // A probe that a preset attends to as a whole would call it perfect.

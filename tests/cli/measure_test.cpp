@@ -241,15 +241,46 @@ TEST_F(Measure, InfoNamesFeaturesAndVariants) {
     const json device = parsed({"info", "--shape", "135m", "-c", "512", "-ctk", "f32", "--json"})["device"];
     EXPECT_EQ(device["features"].size() + device["missing_features"].size(), on_software_driver() ? 6u : 5u);
     EXPECT_EQ(device["cache_variant"], "f32");
-    ASSERT_EQ(device["variants"].size(), 2u);
+    ASSERT_EQ(device["variants"].size(), 3u);
     EXPECT_EQ(device["variants"][0]["stage"], "matmul");
     EXPECT_THAT(device["variants"][1]["chosen"], AnyOf("attend_prefill_f32", "attend_prefill_texel_f32"));
     EXPECT_EQ(device["variants"][1]["reason"], "it reads no cache of f32");
+    EXPECT_EQ(device["variants"][2]["stage"], "attend_dense");
+    EXPECT_THAT(device["variants"][2]["chosen"], AnyOf("attend_dense_f32", "attend_dense_f32_texel"));
+    EXPECT_EQ(device["variants"][2]["reason"], "it reads no cache of f32");
     const Outcome devices = run_program({"info"});
     EXPECT_EQ(devices.status, 0) << devices.err;
     EXPECT_THAT(devices.out, HasSubstr("features   "));
     EXPECT_THAT(devices.out, HasSubstr("variants   *_f16 of"));
     EXPECT_THAT(devices.out, HasSubstr(", not matmul"));
+    EXPECT_THAT(devices.out, HasSubstr(", not attend_dense_f16"));
+}
+
+// Of a decode step the device's best, or the one that the variable names.
+TEST_F(Measure, InfoNamesTheVariantOfDecodeAttention) {
+    const auto choice = [](const std::string& forced) {
+        Program::Options options;
+        options.environment["WINNOW_FORCE_VARIANT"] = forced;
+        const Outcome outcome = run_program({"info", "--shape", "8b", "-c", "4096", "--json"}, "", options);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return json::parse(outcome.out, nullptr, false)["device"]["variants"][2];
+    };
+    const json best = choice("");
+    EXPECT_EQ(best["stage"], "attend_dense");
+    if (on_software_driver()) {
+        EXPECT_EQ(best["chosen"], "attend_dense_f16_texel");
+        EXPECT_EQ(best["refused"], "attend_dense_f16_matrix");
+    } else {
+        EXPECT_THAT(best["chosen"], AnyOf("attend_dense_f16", "attend_dense_f16_matrix"));
+    }
+    EXPECT_NE(best["chosen"], best["refused"]);
+    EXPECT_NE(best["reason"], "");
+    const json lanes = choice("attend_dense_f16");
+    EXPECT_EQ(lanes["chosen"], "attend_dense_f16");
+    EXPECT_EQ(lanes["refused"], "attend_dense_f16_matrix");
+    if (best["chosen"] == "attend_dense_f16_matrix") {
+        EXPECT_EQ(lanes["reason"], "WINNOW_FORCE_VARIANT names the other");
+    }
 }
 
 // A card that is named is a GPU, whose chunks are longer than those of a software driver: its scratch is larger.

@@ -2,7 +2,10 @@
 // Group sizes fit devices that run smaller groups than those which they were tuned on.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <string>
+#include <vector>
 
 #include "runtime/step/sample_token.h"
 #include "runtime/vk/device.h"
@@ -43,15 +46,18 @@ TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
 // Matrix units where they are known and do what is asked, lanes everywhere else.
 TEST_F(TuningTest, AttentionIsByMatricesWhereItCanBe) {
     const auto by_matrices = [](const AttendStage& stage, const AttendTuning& asked = {}) {
+        const std::vector<std::string> names = attend_variants(device(), stage, asked);  // as `winnow info` tells them
         const AttendVariant v = attend_variant(device(), stage, asked);
         EXPECT_EQ(v.tuning.matrices, v.shader->name == stage.shader + "_matrix");
+        EXPECT_EQ(vk::best_shader(names, device().features()).name, v.shader->name);
+        EXPECT_EQ(std::find(names.begin(), names.end(), stage.shader + "_matrix") != names.end(), v.tuning.matrices);
         EXPECT_EQ(v.tuning.group_size % device().limits().subgroup_size, 0u);
         if (asked.group_size == 0) {
             EXPECT_LE(v.shared_bytes, device().limits().max_shared_memory_bytes);
         }
         return v.tuning.matrices;
     };
-    const bool can = device().limits().known_matrix_layout;  // which takes a build that has the shaders
+    const bool can = device().known_matrix_layout();  // which takes a build that has the shaders
     EXPECT_EQ(by_matrices({"attend_dense_f16", KvType::kF16, 4, 128, 16}), can);
     EXPECT_EQ(by_matrices({"attend_dense_q8_0", KvType::kQ8_0, 8, 256, 16}), can);
     EXPECT_EQ(by_matrices({"attend_sparse_q4_0", KvType::kQ4_0, 1, 64, 16, true}), can);

@@ -348,15 +348,31 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
         }
         if (select_attend_ != nullptr) {
             const SelectPush p = push(case_.levels.size() - 1);
-            select_attend_->record(
-                recorder,
-                {state, tables_, keys_, values_, query_, attend_partials_->range(), attend_counters_->range(),
-                 attended_->range(), act_->range(), lists_->range(), controls_->range(), lists_->range(), lse_->range(),
-                 counts_->range(), scores_->range(), partials_->range(), policies_, none_, min_, max_,
-                 counters_->range()},
-                {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset, p.parent_stride,
-                 p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0, 0, kFirstCounter, case_.skip,
-                 WINNOW_NO_SUMS});
+            select_attend_->record(recorder,
+                                   {state,
+                                    tables_,
+                                    keys_,
+                                    values_,
+                                    query_,
+                                    attend_partials_->range(),
+                                    attend_counters_->range(),
+                                    attended_->range(),
+                                    act_->range(),
+                                    lists_->range(),
+                                    controls_->range(),
+                                    lists_->range(),
+                                    lse_->range(),
+                                    counts_->range(),
+                                    scores_->range(),
+                                    partials_->range(),
+                                    policies_,
+                                    none_,
+                                    min_,
+                                    max_,
+                                    counters_->range()},
+                                   {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset,
+                                    p.parent_stride, p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0,
+                                    0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
         }
     });
 }

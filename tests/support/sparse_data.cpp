@@ -134,7 +134,7 @@ vk::Buffer TestCache::upload_summary(vk::Device& device, const std::vector<float
     return make_buffer(device, std::span<const std::byte>(pack_rows(type, shape.head_dim, rows)), "summary");
 }
 
-double half_roundings(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
+double half_roundings(vk::Device& device, const AttendStage& stage, const AttendTuning& asked) {
     return is_quantized(stage.kv_type) && attend_variant(device, stage, asked).tuning.matrices ? 0x1p13 : 0;
 }
 

@@ -62,7 +62,7 @@ struct TestCache {
 /// device takes for the stage: keys and values of a quantised cache become halves there, which moves either by 2^-11 of
 /// itself at most. A term has its value once, and its condition has what its key adds to the score, and to those of the
 /// others in the denominator (reference::Attended).
-double half_roundings(const vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
+double half_roundings(vk::Device& device, const AttendStage& stage, const AttendTuning& asked = {});
 
 /// Scores by hand: query head g sees 8 * channel g of a key. Every ninth token is weak in all heads, another ninth in
 /// all but the second.

@@ -3,7 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "runtime/vk/shader_registry.h"
 #include "tests/support/gpu_fixture.h"
@@ -30,13 +35,35 @@ TEST_F(MatrixLayoutTest, IsToldByTheDevice) {
     }
     bool known = true;
     for (unsigned i = 0; i < found.size(); ++i) known = known && found[i] == expected_place(i / 256, i / 8 % 32, i % 8);
-    EXPECT_EQ(device().limits().known_matrix_layout, known);
+    EXPECT_EQ(device().known_matrix_layout(), known);
     if (known) return;
     std::string text;  // what a layout has to be written for
     for (unsigned i = 0; i < found.size(); ++i)
         text += fmt::format("{}{},{}", i % 8 != 0 ? " " : "\n", found[i] / 16, found[i] % 16);
     RecordProperty("layout", text);
     std::fprintf(stderr, "layout of '%s':%s\n", device().info().name.c_str(), text.c_str());
+}
+
+// Programs that never attend should not wait for the answer, and several threads may want it (bench/tune.cpp).
+TEST_F(MatrixLayoutTest, IsAskedForOnceAndNotBefore) {
+    const test::ValidationLog log;
+    DeviceOptions options = log.device_options();
+    options.select = std::to_string(device().info().index);
+    {
+        const std::unique_ptr<Device> other = Device::open(options);
+        EXPECT_EQ(other->n_allocations(), 0u);
+        std::atomic<unsigned> n_known{0};
+        {
+            std::vector<std::jthread> threads;
+            for (int i = 0; i < 4; ++i) threads.emplace_back([&] { n_known += other->known_matrix_layout() ? 1 : 0; });
+        }
+        EXPECT_EQ(n_known, device().known_matrix_layout() ? 4u : 0u);
+        const std::uint64_t n_asked = other->n_allocations();
+        EXPECT_EQ(n_asked > 0, other->prefers_matrices() && has_shader("matrix_layout"));
+        EXPECT_EQ(other->known_matrix_layout(), n_known > 0);
+        EXPECT_EQ(other->n_allocations(), n_asked);
+    }
+    log.expect_silent();
 }
 
 TEST(ExpectedPlace, NamesEveryElementOnce) {
