@@ -66,6 +66,7 @@ layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 ro
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer QueryQuads { vec4 query_quads[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
+layout(set = 0, binding = 5, scalar) restrict readonly buffer MapQuads { vec4 map_quads[]; };
 READ_WORDS(key_pool, 6, readonly)
 INDEX_PLANE(7)
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
@@ -130,16 +131,20 @@ void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
 #endif
 }
 
-// Index query of this kv head's query heads, in shared memory.
+// Index query of this kv head's query heads, in shared memory: four lanes to a value, so that few values are taken one
+// after another and the loads of one overlap.
 void stage_query() {
-    for (uint i = gl_SubgroupID; i < kGroup * kDim; i += kSubgroups) {
-        const uint head_at = (kv_head * kGroup + i / kDim) * kHeadDim;
-        const uint map_at = push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim;
+    const uint part = gl_LocalInvocationIndex % 4;
+    for (uint first = 0; first < kGroup * kDim; first += kGroupSize / 4) {
+        const uint i = min(first + gl_LocalInvocationIndex / 4, kGroup * kDim - 1);
+        const uint query_quad = (kv_head * kGroup + i / kDim) * kHeadDim / 4;
+        const uint map_quad = (push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim) / 4;
         float sum = 0.0;
-        for (uint c = gl_SubgroupInvocationID; c < kHeadDim; c += gl_SubgroupSize)
-            sum += maps[map_at + c] * query[head_at + c];
-        sum = subgroupAdd(sum);
-        if (subgroupElect()) shared_query[query_at(i / kDim, i % kDim)] = sum;
+        [[unroll]] for (uint c = 0; c < kHeadDim / 4; c += 4)
+            if (c + part < kHeadDim / 4) sum += dot(map_quads[map_quad + c + part], query_quads[query_quad + c + part]);
+        sum += subgroupShuffleXor(sum, 1);
+        sum += subgroupShuffleXor(sum, 2);
+        if (part == 0) shared_query[query_at(i / kDim, i % kDim)] = sum;
     }
 }
 
