@@ -66,9 +66,9 @@ struct Layer {
         query_buffer = vk::Buffer(device, "query", query.size() * 4, vk::BufferUse::kDevice);
         vk::Uploader uploader(device);
         uploader.upload(cache.keys(0), std::as_bytes(std::span(keys)).first(cache.keys(0).bytes()));
+        uploader.upload(cache.values(0), std::as_bytes(std::span(keys)).first(cache.values(0).bytes()));
         uploader.upload(query_buffer, std::as_bytes(std::span(query)));
         uploader.finish();
-        vk::run_once(device, [&](vk::Recorder& r) { r.fill(cache.values(0), kSmallValues); });
     }
     AttentionBuffers buffers() const { return {state, query_buffer, partials, counters, attended, act}; }
 
