@@ -22,7 +22,7 @@ IndexerScore::IndexerScore(vk::Device& device, const Config& config) : config_(c
                                         c.level.scorer == Scorer::kBox, c.tuning);
     if (c.level.scorer == Scorer::kCodes) {
         tuning.lanes = 1;           // a row is a few words
-        tuning.rows_in_flight = 4;  // that share what is looked up of a dimension
+        tuning.rows_in_flight = 2;  // that share what is looked up of a dimension; 4 need too many registers
     }
     const std::array<std::uint32_t, 23> spec{tuning.group_size,
                                              c.head_dim,

@@ -273,18 +273,15 @@ void score_rows(bool tokens) {
     share_out(slot_scores);
 }
 
-// The same by their codes, a row to each invocation. Word by word: one load serves five or six dimensions.
+// The same by their codes, a row to each invocation. Word by word: one load serves five or six dimensions. All words are
+// under way together, and move on by one in each turn, so that the loop need not be unrolled to name them.
 void score_codes() {
     [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
-    uint ahead[kInFlight];  // of the next word, under way while this one's codes are worked on
+    uint w[kInFlight * kCodeWords];
     [[unroll]] for (uint t = 0; t < kInFlight; ++t)
-        ahead[t] = slot_rows[t].inside ? uint(code_plane[code_at(slot_rows[t].row, 0)]) : 0;
+        [[unroll]] for (uint word = 0; word < kCodeWords; ++word)
+            w[t * kCodeWords + word] = slot_rows[t].inside ? uint(code_plane[code_at(slot_rows[t].row, word)]) : 0;
     for (uint word = 0; word < rolled(kCodeWords); ++word) {
-        uint w[kInFlight];
-        [[unroll]] for (uint t = 0; t < kInFlight; ++t) w[t] = ahead[t];
-        const uint next = min(word + 1, kCodeWords - 1);
-        [[unroll]] for (uint t = 0; t < kInFlight; ++t)
-            if (slot_rows[t].inside) ahead[t] = uint(code_plane[code_at(slot_rows[t].row, next)]);
         for (uint c = 0; c < kCodeColumns; ++c) {
             const uint r = code_dim(word, c);
             if (r >= kIndexDim) continue;
@@ -293,12 +290,13 @@ void score_codes() {
             float x_query[kGroup];
             [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[query_at(g, r)];
             [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
-                const uint code = bitfieldExtract(w[t], int(code_first(place)), int(code_bits(place)));
+                const uint code = bitfieldExtract(w[t * kCodeWords], int(code_first(place)), int(code_bits(place)));
                 const float x = code_value(curve, code);
                 [[unroll]] for (uint g = 0; g < kGroup; ++g)
                     slot_scores[t * kGroup + g] += x_query[g] * x;
             }
         }
+        [[unroll]] for (uint x = 0; x + 1 < kInFlight * kCodeWords; ++x) w[x] = w[x + 1];
     }
 }
 
