@@ -43,7 +43,7 @@ struct DeviceLimits {
     std::uint32_t max_subgroup_size = 0;
     std::uint32_t max_workgroup_subgroups = 0;
     std::uint32_t n_processors = 0;  ///< that run workgroups at the same time; 0 = the driver does not tell
-    MatrixShape matrix;  ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
+    MatrixShape matrix;              ///< of cooperative matrices f16 x f16 -> f32; zeros without the feature
     double timestamp_period_ns = 0;
     std::uint32_t timestamp_valid_bits = 0;
 

@@ -104,8 +104,6 @@ shared float shared_query[kIndexed ? kGroup * kDim : 1];
 shared vec2 shared_states[kSubgroups * kGroup];
 shared uint arrived;
 shared float shared_index_key[kIndexDim];
-shared uint shared_code_places[kCoded ? kIndexDim : 1];
-shared vec4 shared_code_curves[kCoded ? kIndexDim : 1];
 
 vec4 q[kGroup * 2 * kUnitsPerLane];
 HeadTable table;
@@ -113,9 +111,6 @@ HeadTable table;
 uint slot_index() { return gl_LocalInvocationIndex / kLanes; }
 // Of codes by dimension: what one code needs lies together.
 uint query_at(uint g, uint r) { return kCoded ? r * kGroup + g : g * kDim + r; }
-// n, but the compiler cannot know: a loop of so many turns stays one. Unrolled, codes took 118 KB of machine code, more
-// than a processor keeps.
-uint rolled(uint n) { return min(n, position + n); }
 
 void unpack_halves(uvec4 w, out vec4 a, out vec4 b) {
     a = vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
@@ -173,14 +168,6 @@ void load_query() {
 }
 
 uint code_tables_at() { return push.codes + kv_head * kIndexDim * WINNOW_CODE_WORDS; }
-
-void stage_codes() {
-    for (uint r = gl_LocalInvocationIndex; r < kIndexDim; r += kGroupSize) {
-        const uint at = code_tables_at() + r * WINNOW_CODE_WORDS;
-        shared_code_places[r] = code_tables[at];
-        shared_code_curves[r] = CODE_CURVE(at);
-    }
-}
 
 float largest_appended = 0.0;
 float appended(uint r) { return shared_index_key[r]; }
@@ -273,47 +260,7 @@ void score_rows(bool tokens) {
     share_out(slot_scores);
 }
 
-// The same by their codes, a row to each invocation. Word by word: one load serves five or six dimensions. All words are
-// under way together, and move on by one in each turn, so that the loop need not be unrolled to name them.
-void score_codes() {
-    [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
-    uint w[kInFlight * kCodeWords];
-    [[unroll]] for (uint t = 0; t < kInFlight; ++t)
-        [[unroll]] for (uint word = 0; word < kCodeWords; ++word)
-            w[t * kCodeWords + word] = slot_rows[t].inside ? uint(code_plane[code_at(slot_rows[t].row, word)]) : 0;
-    for (uint word = 0; word < rolled(kCodeWords); ++word) {
-        for (uint c = 0; c < kCodeColumns; ++c) {
-            const uint r = code_dim(word, c);
-            if (r >= kIndexDim) continue;
-            const uint place = shared_code_places[r];
-            const vec4 curve = shared_code_curves[r];
-            float x_query[kGroup];
-            [[unroll]] for (uint g = 0; g < kGroup; ++g) x_query[g] = shared_query[query_at(g, r)];
-            [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
-                const uint code = bitfieldExtract(w[t * kCodeWords], int(code_first(place)), int(code_bits(place)));
-                const float x = code_value(curve, code);
-                [[unroll]] for (uint g = 0; g < kGroup; ++g)
-                    slot_scores[t * kGroup + g] += x_query[g] * x;
-            }
-        }
-        [[unroll]] for (uint x = 0; x + 1 < kInFlight * kCodeWords; ++x) w[x] = w[x + 1];
-    }
-}
-
-// Sinks and window by their index keys, as rows go by codes: few, a row to each invocation too.
-void score_index_keys() {
-    [[unroll]] for (uint i = 0; i < kValues; ++i) slot_scores[i] = 0.0;
-    for (uint r = 0; r < rolled(kDim); r += 8) {
-        [[unroll]] for (uint t = 0; t < kInFlight; ++t) {
-            vec4 a = vec4(0.0), b = vec4(0.0);
-            if (slot_rows[t].inside) INDEX_LOAD(slot_rows[t].row, r / 8, a, b)
-            [[unroll]] for (uint e = 0; e < 4; ++e)
-                [[unroll]] for (uint g = 0; g < kGroup; ++g)
-                    slot_scores[t * kGroup + g] +=
-                        shared_query[query_at(g, r + e)] * a[e] + shared_query[query_at(g, r + 4 + e)] * b[e];
-        }
-    }
-}
+#include "shaders/common/score_codes.glsl"
 
 void load_rows(uint first, uint end, float threshold) { hold_scored_rows(first, end, threshold); }
 

@@ -31,8 +31,8 @@ struct SelectCase {
     float skip = 0;                  ///< of kAttend: SelectAttendPush::skip
     bool scores_boxes = false;       ///< of kAttend: SelectAttend::Config::scores_boxes and two more
     std::uint32_t own_rows = SelectAttend::kOwnRows, patience = 0;
-    AttendTuning tuning{};           ///< of kAttend
-    std::uint32_t max_rows = 8256;   ///< that the stages are made for; where few, they know that one tile holds all
+    AttendTuning tuning{};          ///< of kAttend
+    std::uint32_t max_rows = 8256;  ///< that the stages are made for; where few, they know that one tile holds all
 };
 
 /// Pipelines that tests share: compiling one takes longer than running it.
