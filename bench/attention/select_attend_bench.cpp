@@ -10,7 +10,10 @@
 #include "bench/support/check_choice.h"
 #include "bench/support/registry.h"
 #include "runtime/attention/indexer_score.h"
+#include "runtime/attention/summarize_block.h"
+#include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
+#include "tests/reference/indexer_score.h"
 #include "tests/reference/select_attend.h"
 
 namespace winnow::bench {
@@ -20,8 +23,65 @@ constexpr std::uint32_t kSinks = 4, kWindow = 64;
 
 std::uint32_t word(float x) { return std::bit_cast<std::uint32_t>(x); }
 
-// Even noise for scores of blocks, and a budget of 5 % of the tokens.
-void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
+// Boxes of each layer's units, as prefill leaves them, for the stage to score; none otherwise.
+struct Boxes {
+    Boxes(const AttentionSetup& on, const AttentionCase& at, std::uint32_t unit, bool wanted) {
+        Bench& b = Bench::get();
+        arrivals = b.zeros(at.shape.n_kv_heads * 4);
+        if (!wanted) return;
+        SummarizeBlock::Config c;
+        c.n_kv_heads = at.shape.n_kv_heads;
+        c.head_dim = at.shape.head_dim;
+        c.kv_type = at.kv_type;
+        c.summary_unit = unit;
+        const SummarizeBlock summarize(b.device(), c);
+        const std::uint32_t units = on.cache.layout().layer_blocks(0) * (64 / unit),
+                            supers = (at.n_tokens + 1023) / 1024;
+        const std::uint64_t values = std::uint64_t{units + supers * at.shape.n_kv_heads} * at.shape.head_dim;
+        const vk::Buffer sum = b.buffer(values * 4), none = b.zeros(16);
+        for (std::uint32_t i = 0; i < on.cache.n_layers(); ++i) {
+            low.push_back(b.buffer(values * 2));
+            high.push_back(b.buffer(values * 2));
+            vk::run_once(b.device(), [&](vk::Recorder& r) {
+                summarize.record(r,
+                                 {on.tables(), on.keys(i), low.back(), high.back(), sum, none, none, none, none, none},
+                                 {at.n_tokens, 0, on.table_offset(i), on.table_stride(), 0, units, supers, 0});
+            });
+        }
+    }
+    vk::BufferRange of(const std::vector<vk::Buffer>& all, std::uint32_t i) const {
+        return all.empty() ? arrivals : all[i % all.size()];
+    }
+    std::vector<vk::Buffer> low, high;
+    vk::Buffer arrivals;
+};
+
+// Scores that the reference gives the boxes of a kv head.
+ScoredRows reference_rows(const AttentionSetup& on, const SelectLevel& level, std::uint32_t kv_head,
+                          std::uint32_t n_tokens, std::vector<float>& scores, std::uint32_t stride) {
+    ScoredRows rows{{}, stride, {}, {}, level.unit, kSinks, n_tokens - kWindow};
+    const reference::HeadView head = on.cache.head(kv_head);
+    scores.assign(std::size_t{on.n_group()} * stride, 0);
+    for (std::uint32_t g = 0; g < on.n_group(); ++g) {
+        reference::SelectView view;
+        view.cache = on.cache.view({&head, 1});
+        view.query = on.query_of(kv_head * on.n_group() + g);
+        view.position = n_tokens - 1;
+        view.sinks = kSinks;
+        view.window = kWindow;
+        const reference::Level scored = reference::indexer_score(view, level, 0, nullptr, 0, {});
+        for (std::size_t i = 0; i < scored.rows.size(); ++i)
+            scores[g * stride + i] = static_cast<float>(scored.rows[i].log_weight[0] + scored.lse[0]);
+        rows.lse.push_back(scored.lse[0]);
+        rows.sure.push_back(0);  // a budget of tokens does not ask for it
+    }
+    rows.scores = scores;
+    return rows;
+}
+
+// Even noise for scores of blocks, or boxes of random keys that the stage scores itself, and a budget of 5 % of the
+// tokens.
+void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, bool boxes) {
     Bench& b = Bench::get();
     const Shape& s = at.shape;
     const std::uint32_t n = at.n_tokens, budget = n / 20;
@@ -33,6 +93,12 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const AttentionSetup on(at);
     c.n_splits = on.n_splits;
+    if (boxes) {
+        c.scores_boxes = true;
+        if (!b.device().is_cpu()) c.n_splits = (on.n_splits + 1) / 2;  // as in a session
+        if (c.most_rows > c.own_rows && !SelectAttend::can_wait(b.device(), c.n_splits * s.n_kv_heads))
+            return state.SkipWithError("skipped: too many rows for workgroups that do not wait for each other");
+    }
     const std::unique_ptr<SelectAttend> stage = SelectAttend::make(b.device(), c);
     if (!stage) return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
     const std::uint32_t group = on.n_group();
@@ -42,7 +108,8 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     // (m, d) of each range, alike.
     const float most = 3, sum = static_cast<float>(n) / static_cast<float>(c.n_score_splits);
     std::vector<std::uint32_t> ranges, policy_words;
-    for (std::uint32_t i = 0; i < s.n_kv_heads * (c.n_score_splits + 1) * group; ++i)
+    const std::uint32_t n_states = std::max(c.n_score_splits + 1, 2 * c.n_splits);  // of shares two each
+    for (std::uint32_t i = 0; i < s.n_kv_heads * n_states * group; ++i)
         ranges.insert(ranges.end(), {word(most), word(sum)});
     for (std::uint32_t h = 0; h < s.n_kv_heads; ++h)
         policy_words.insert(policy_words.end(), {word(1), 0, budget, 0, 0});
@@ -50,6 +117,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
     const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * c.most_rows * 4),
                      controls = b.zeros(s.n_kv_heads * sizeof(SelectControl));
     const vk::Buffer lse = b.buffer(s.n_heads * 4), counts = b.zeros(s.n_kv_heads * 4);
+    const Boxes planes(on, at, unit, boxes);
     SelectAttendPush push{};
     push.table_stride = on.table_stride();
     push.list_stride = c.most_rows;
@@ -60,11 +128,29 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
         state, SelectAttend::bytes_moved(c, n / unit, budget + kWindow),
         [&](vk::Recorder& r, std::uint32_t i) {
             push.table_offset = on.table_offset(i);
-            stage->record(
-                r,
-                {on.state, on.tables(), on.keys(i), on.values(i), on.query, on.partials, on.counters, on.attended,
-                 on.act_out, lists, controls, lists, lse, counts, score_rows, range_rows, policies},
-                push);
+            stage->record(r,
+                          {on.state,
+                           on.tables(),
+                           on.keys(i),
+                           on.values(i),
+                           on.query,
+                           on.partials,
+                           on.counters,
+                           on.attended,
+                           on.act_out,
+                           lists,
+                           controls,
+                           lists,
+                           lse,
+                           counts,
+                           score_rows,
+                           range_rows,
+                           policies,
+                           on.state,
+                           planes.of(planes.low, i),
+                           planes.of(planes.high, i),
+                           planes.arrivals},
+                          push);
         },
         [&] {
             const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
@@ -77,13 +163,16 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
             };
             for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
                 const double denominator = most + std::log(sum * static_cast<float>(c.n_score_splits + 1));
-                const ScoredRows rows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
-                                      c.score_stride,
-                                      std::vector<double>(group, denominator),
-                                      std::vector<double>(group),
-                                      unit,
-                                      kSinks,
-                                      n - kWindow};
+                std::vector<float> own;
+                const ScoredRows rows =
+                    boxes ? reference_rows(on, c.level, h, n, own, c.score_stride)
+                          : ScoredRows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
+                                       c.score_stride,
+                                       std::vector<double>(group, denominator),
+                                       std::vector<double>(group),
+                                       unit,
+                                       kSinks,
+                                       n - kWindow};
                 wrong = check_choice(rows, c.level, budget, units(h), SelectAttend::bin_width(c.level.rule, group));
                 if (!wrong.empty()) return wrong;
             }
@@ -103,9 +192,12 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit) {
 }  // namespace
 
 void register_select_attend() {
-    for (const std::uint32_t unit : {16u, 64u})
+    for (const std::uint32_t unit : {16u, 64u}) {
         register_attention("select_attend_" + std::to_string(unit), {kKvTypes, true},
-                           [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit); });
+                           [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, false); });
+        register_attention("select_attend_boxes_" + std::to_string(unit), {{KvType::kF16}, true},
+                           [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, true); });
+    }
 }
 
 }  // namespace winnow::bench

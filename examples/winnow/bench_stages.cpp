@@ -93,11 +93,14 @@ std::vector<StageRow> time_stages(Session& session, const StageWeights& weights,
         if (best.empty() || total_of(rows).microseconds < total_of(best).microseconds) best = std::move(rows);
     }
     const AttentionBytes attention = attention_bytes(session, report, kv_type);
+    const bool scores_apart =
+        std::any_of(best.begin(), best.end(), [](const StageRow& row) { return row.stage == "indexer_score"; });
     for (StageRow& row : best) {
         double bytes = static_cast<double>(weights.of(row.stage));
         if (row.stage == "attend_dense") bytes = attention.dense;
         if (row.stage == "attend_sparse" || row.stage == "select_attend") bytes = attention.sparse;
         if (row.stage == "indexer_score") bytes = attention.selection;
+        if (row.stage == "select_attend" && !scores_apart) bytes += attention.selection;  // it scores boxes itself
         row.bytes = static_cast<std::uint64_t>(std::llround(bytes));
     }
     return best;

@@ -37,7 +37,7 @@ public:
         /// own_rows each workgroup scores its share and waits for the others of its kv head, for which all of them
         /// should run at once (can_wait()): one that looked `patience` times scores all rows.
         bool scores_boxes = false;
-        std::uint32_t own_rows = kOwnRows;  ///< a multiple of 16
+        std::uint32_t own_rows = kOwnRows;  ///< a multiple of 16, at least 16
         std::uint32_t patience = kPatience;
         AttendTuning tuning{};  ///< empty = the table's
     };

@@ -54,8 +54,8 @@ public:
     vk::Buffer code_tables;     ///< u32 [n_layers, n_kv_heads, index_dim, WINNOW_CODE_WORDS]; 16 bytes without
     vk::Buffer lists;           ///< u32 units, ascending: [n_layers or 1][level][n_kv_heads, list_stride(level)]
     vk::Buffer scores;          ///< f32 [n_heads, IndexerScore::score_stride()]
-    vk::Buffer partials;        ///< vec2 [n_kv_heads, n_select_splits + 1, n_group]
-    vk::Buffer counters;        ///< u32 [selection and audit, n_kv_heads]
+    vk::Buffer partials;        ///< vec2 [n_kv_heads, n_select_splits + 1, n_group], or of shares twice as many
+    vk::Buffer counters;        ///< u32 [selection (or arrivals of shares) and audit, n_kv_heads]
     vk::Buffer controls;        ///< SelectControl [n_layers, n_levels, n_kv_heads]
     vk::Buffer policies;        ///< HeadPolicy [n_layers, n_levels, n_kv_heads], host-visible
     vk::Buffer last_queries;    ///< f32 [n_layers, n_heads, head_dim]

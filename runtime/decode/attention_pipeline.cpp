@@ -95,6 +95,7 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
+    // Its shares' states must fit the partials.
     c.scores_boxes = policy_.levels.size() == 1 && c.level.scorer == Scorer::kBox &&
                      n_splits <= sizes.n_select_splits &&
                      (c.most_rows <= c.own_rows || SelectAttend::can_wait(device_, n_splits * shape_.n_kv_heads));
@@ -221,7 +222,7 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
     for (std::size_t level = 0; level < levels_.size(); ++level) {
         levels_[level].record(recorder, selection_buffers(layer, level), selection_push(layer, level));
         recorder.barrier();
-        recorder.timestamp(timer, level == 0 ? "indexer_score" : "indexer_score of the next level");
+        recorder.timestamp(timer, "indexer_score");
         if (!select_rows_[level]) continue;
         const AttentionMemory& m = memory_;
         const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,

@@ -139,7 +139,7 @@ void stage_query() {
             if (c + part < kHeadDim / 4) sum += dot(map_quads[map_quad + c + part], query_quads[query_quad + c + part]);
         sum += subgroupShuffleXor(sum, 1);
         sum += subgroupShuffleXor(sum, 2);
-        if (part == 0) shared_query[query_at(i / kDim, i % kDim)] = sum;
+        if (part == 0 && first + gl_LocalInvocationIndex / 4 < kGroup * kDim) shared_query[query_at(i / kDim, i % kDim)] = sum;
     }
 }
 

@@ -1,10 +1,11 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
-// Computes: the budget rule and the attention over what it keeps, in one dispatch, after indexer_score has scored the
-// rows; the variants select_attend_boxes_* score boxes themselves (score_boxes.glsl). No workgroup waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared
-// memory the units that fall to it and attends to them. Where the rows are few (blocks) that costs less than a
-// dispatch. The list is written too, for layers that borrow it. Sinks and everything from middle_end on are attended
-// besides; a windowed head attends to what it sees.
+// Computes: the budget rule and the attention over what it keeps, in one dispatch. The rows have been scored by
+// indexer_score, or are boxes that the variants select_attend_boxes_* score themselves (score_boxes.glsl). No workgroup
+// waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared memory the units that
+// fall to it and attends to them. Where the rows are few (blocks) that costs less than a dispatch. The list is written
+// too, for layers that borrow it. Sinks and everything from middle_end on are attended besides; a windowed head attends
+// to what it sees.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters;
 //   7 output f32;

@@ -5,7 +5,8 @@
 //
 // Vulkan promises no workgroup that another one runs, so that none may wait for ever: after kPatience looks it scores
 // the others' shares too. Whoever writes a score writes the same bits, so that the result does not depend on who waited.
-// The host asks for shares only where a processor each is known to be there (select_attend.cpp).
+// Two may write the same word at once then, and others read it: as aligned words of the same bits. The host asks for
+// shares only where a processor each is known to be there (SelectAttend::can_wait()).
 //
 // By matrix units a bound is two products, of the query's positive part and the maxima and of its negative part and the
 // minima: a box is read like a key of twice as many dimensions (attend_matrices.glsl).
@@ -52,9 +53,10 @@ uint blocks_ahead[2];
 void fetch_blocks(uint tile) {
     [[unroll]] for (uint i = 0; i < 2; ++i) blocks_ahead[i] = box_block(tile * kTileTokens + 8 * i + lane_head());
 }
-void fetch_boxes(uint tile) {
+void fetch_boxes(uint tile, uint n_rows) {
     [[unroll]] for (uint i = 0; i < 2; ++i) {
-        const uint at = box_row(blocks_ahead[i], tile * kTileTokens + 8 * i + lane_head()) * (kHeadDim / 8);
+        const uint row = tile * kTileTokens + 8 * i + lane_head();
+        const uint at = (row < n_rows ? box_row(blocks_ahead[i], row) : 0) * (kHeadDim / 8);
         [[unroll]] for (uint x = 0; x < kRowQuads; ++x) {
             const uint quad = at + (4 * (x / kBoxQuads) + lane_part()) * kBoxQuads + x % kBoxQuads;
             box_low[i * kRowQuads + x] = box_low_quads[quad];
@@ -133,8 +135,9 @@ void score_share(Share s) {
     while (true) {
         // Both are sent for before one is used: a share has at most one tile of each in common cases.
         if (!has_boxes && box_tile < n_box_tiles) {
-            if ((kMaxRows > kOwnRows && (s.own || s.share != gl_WorkGroupID.x)) || box_tile != first) fetch_blocks(box_tile);
-            fetch_boxes(box_tile);
+            const bool other = kMaxRows > kOwnRows && (s.own || s.share != gl_WorkGroupID.x);
+            if (other || box_tile != first) fetch_blocks(box_tile);
+            fetch_boxes(box_tile, s.n_rows);
             has_boxes = true;
         }
         if (!has_tokens && sure_tile < n_sure_tiles) {
@@ -229,11 +232,13 @@ void score_share(Share s) {
             const float n = sure == 0 ? float(row_tokens(own)) : 1.0;
             [[unroll]] for (uint g = 0; g < kGroup; ++g) {
                 for (uint d = 1; d < kLanes; d <<= 1) score[g] += subgroupShuffleXor(score[g], d);
-                if (i >= n_all) continue;
-                merge_state(md[(kStates == 2 ? sure : 0) * kGroup + g], vec2(score[g], n));
-                if (sure == 1 || share_lane() != 0) continue;
-                if (s.own) own_pairs[(g * kOwnRows + i) / 2][i % 2] = score[g];
-                else score_pairs[((kv_head * kGroup + g) * kMaxRows + i) / 2][i % 2] = score[g];
+                if (i < n_all) {
+                    merge_state(md[(kStates == 2 ? sure : 0) * kGroup + g], vec2(score[g], n));
+                    if (sure == 0 && share_lane() == 0) {
+                        if (s.own) own_pairs[(g * kOwnRows + i) / 2][i % 2] = score[g];
+                        else score_pairs[((kv_head * kGroup + g) * kMaxRows + i) / 2][i % 2] = score[g];
+                    }
+                }
             }
         }
     }
@@ -266,7 +271,8 @@ bool scored_alone = true;
 void score_boxes(uint split, uint n_rows) {
     scored_alone = kMaxRows <= kOwnRows || n_rows <= kOwnRows;
     const uint n_first = min(sinks, position + 1);
-    Share s = Share(scored_alone, split, n_rows, n_first, n_first + (position + 1 > middle_end ? position + 1 - middle_end : 0));
+    const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
+    Share s = Share(scored_alone, split, n_rows, n_first, n_first + n_recent);
     // One loop for all, so that its code is there once. Alone it has one turn, and where nobody gives up too.
     for (uint next = kMaxSplits; ; ) {
         score_share(s);

@@ -415,8 +415,8 @@ TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
     EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(make_preset("exact", kFull)), 0), 2u);
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull)), 0), 4u);
-    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull)), 2), 2u);     // blocks are few
-    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);  // every head for itself
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull), false), 2), 2u);  // blocks are few
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);      // every head for itself
 }
 
 // Codes are a level of all tokens, so that they take two more; what they let through is few again.

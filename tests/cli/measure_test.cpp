@@ -107,7 +107,8 @@ TEST_F(Measure, BenchReportsWhatSparseAttentionReads) {
         stages.push_back(stage["stage"]);
         bytes += stage["bytes"].get<double>();
     }
-    EXPECT_THAT(stages, ::testing::IsSupersetOf({"indexer_score", "attend_dense"}));
+    EXPECT_THAT(stages, Contains("attend_dense"));
+    EXPECT_THAT(stages, AnyOf(Contains("indexer_score"), Contains("select_attend")));  // which may score itself
     EXPECT_THAT(stages, on_software_driver()
                             ? Matcher<std::vector<std::string>>(Contains("attend_sparse"))
                             : AnyOf(Contains("attend_sparse"), Contains("select_attend")));  // whichever pays
