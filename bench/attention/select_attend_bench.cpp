@@ -56,6 +56,16 @@ struct Boxes {
     vk::Buffer arrivals;
 };
 
+reference::SelectView view_of(const reference::CacheView& cache, std::span<const float> query, std::uint32_t n_tokens) {
+    reference::SelectView view;
+    view.cache = cache;
+    view.query = query;
+    view.position = n_tokens - 1;
+    view.sinks = kSinks;
+    view.window = kWindow;
+    return view;
+}
+
 // Scores that the reference gives the boxes of a kv head.
 ScoredRows reference_rows(const AttentionSetup& on, const SelectLevel& level, std::uint32_t kv_head,
                           std::uint32_t n_tokens, std::vector<float>& scores, std::uint32_t stride) {
@@ -63,12 +73,8 @@ ScoredRows reference_rows(const AttentionSetup& on, const SelectLevel& level, st
     const reference::HeadView head = on.cache.head(kv_head);
     scores.assign(std::size_t{on.n_group()} * stride, 0);
     for (std::uint32_t g = 0; g < on.n_group(); ++g) {
-        reference::SelectView view;
-        view.cache = on.cache.view({&head, 1});
-        view.query = on.query_of(kv_head * on.n_group() + g);
-        view.position = n_tokens - 1;
-        view.sinks = kSinks;
-        view.window = kWindow;
+        const reference::SelectView view =
+            view_of(on.cache.view({&head, 1}), on.query_of(kv_head * on.n_group() + g), n_tokens);
         const reference::Level scored = reference::indexer_score(view, level, 0, nullptr, 0, {});
         for (std::size_t i = 0; i < scored.rows.size(); ++i)
             scores[g * stride + i] = static_cast<float>(scored.rows[i].log_weight[0] + scored.lse[0]);
@@ -178,13 +184,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
             }
             return on.check_attended(
                 [&](std::span<const float> query, const reference::CacheView& cache, std::uint32_t h) {
-                    reference::SelectView view;
-                    view.cache = cache;
-                    view.query = query;
-                    view.position = n - 1;
-                    view.sinks = kSinks;
-                    view.window = kWindow;
-                    return reference::select_attend(view, {units(h)}, unit).output;
+                    return reference::select_attend(view_of(cache, query, n), {units(h)}, unit).output;
                 });
         });
 }

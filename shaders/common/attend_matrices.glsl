@@ -128,6 +128,12 @@ void fetch_values(TurnPlace p) {
         matrix[at] = pair.x;                                   \
         matrix[at + 1] = pair.y;                               \
     }
+// All eight elements of a lane.
+#define PUT_PAIRS(matrix, words)  \
+    PUT_PAIR(matrix, 0, (words).x) \
+    PUT_PAIR(matrix, 2, (words).y) \
+    PUT_PAIR(matrix, 4, (words).z) \
+    PUT_PAIR(matrix, 6, (words).w)
 
 // In powers of two, of this lane's head and tokens value_token(0..3) of a tile.
 vec4 tile_scores(uint tile) {
@@ -138,10 +144,7 @@ vec4 tile_scores(uint tile) {
             coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a;
             coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> b;
             const uvec4 q = query_parts[(j * kUnitSteps + h) * 32 + gl_SubgroupInvocationID];
-            PUT_PAIR(a, 0, q.x)
-            PUT_PAIR(a, 2, q.y)
-            PUT_PAIR(a, 4, q.z)
-            PUT_PAIR(a, 6, q.w)
+            PUT_PAIRS(a, q)
             PUT_PAIR(b, 0, tile_pair(attend_k[tile * 2 * kKeyUnits + j], 2 * h))
             PUT_PAIR(b, 2, tile_pair(attend_k[tile * 2 * kKeyUnits + j], 2 * h + 1))
             PUT_PAIR(b, 4, tile_pair(attend_k[(tile * 2 + 1) * kKeyUnits + j], 2 * h))

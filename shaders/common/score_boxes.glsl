@@ -103,16 +103,10 @@ vec4 box_scores(bool tokens) {
             const uint x = j * kBoxQuads + h / 2, w = h % 2 * 2;
             coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a;
             coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> b;
-            PUT_PAIR(a, 0, up.x)
-            PUT_PAIR(a, 2, up.y)
-            PUT_PAIR(a, 4, up.z)
-            PUT_PAIR(a, 6, up.w)
+            PUT_PAIRS(a, up)
             PUT_BOX(b, box_high, x)
             s = coopMatMulAdd(a, b, s);
-            PUT_PAIR(a, 0, down.x)
-            PUT_PAIR(a, 2, down.y)
-            PUT_PAIR(a, 4, down.z)
-            PUT_PAIR(a, 6, down.w)
+            PUT_PAIRS(a, down)
             PUT_BOX(b, box_low, x)
             s = coopMatMulAdd(a, b, s);
         }
