@@ -35,17 +35,18 @@ uint tile_pair(TileUnit x, uint i) {
     return packFloat2x16((unpackFloat2x16(code) - f16vec2(1032.0)) * scale);
 #endif
 }
+// Two words of halves in their own order as pairs, and of pairs back: it is its own inverse.
+uvec2 half_pairs(uint a, uint b) { return uvec2((a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)); }
 // Eight dimensions in their own order.
 uvec4 tile_quad(TileUnit x, uint part) {
     const uint a = tile_pair(x, 4 * part), b = tile_pair(x, 4 * part + 1);
     const uint c = tile_pair(x, 4 * part + 2), d = tile_pair(x, 4 * part + 3);
-    return uvec4((a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u), (c & 0xffffu) | d << 16, c >> 16 | (d & 0xffff0000u));
+    return uvec4(half_pairs(a, b), half_pairs(c, d));
 }
-// How pairs have four dimensions, and back; halves in their own order, two to a word, likewise.
+// How pairs have four dimensions, and back.
 vec2 first_pair(vec4 x) { return x.xz; }
 vec2 second_pair(vec4 x) { return x.yw; }
 vec4 from_pairs(vec2 first, vec2 second) { return vec4(first.x, second.x, first.y, second.y); }
-uvec2 half_pairs(uint a, uint b) { return uvec2((a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)); }
 #else
 const uint kUnitDims = 8;
 struct TileUnit { uvec4 w; };
