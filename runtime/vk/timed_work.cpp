@@ -21,7 +21,9 @@ using Clock = std::chrono::steady_clock;
 // What raises a GPU's clocks. After seconds without work an H200 runs for a third of a second at a third of its speed.
 constexpr double kWarmMicroseconds = 60e3, kWakeMicroseconds = 600e3;
 constexpr std::chrono::seconds kAsleepAfter{1};
-std::atomic<Clock::duration::rep> last_work{Clock::duration::min().count()};  // when it ended, whichever work
+// Of any TimedWork: when it ended, and how long there has been some without such a pause.
+std::atomic<Clock::duration::rep> last_work{0};
+std::atomic<double> worked_microseconds{0};
 constexpr int kCopySamples = 5;
 constexpr std::uint64_t kCopyBytes = 512ull << 20;  // of each buffer
 constexpr std::uint64_t kSoftwareCopyBytes = 32ull << 20;
@@ -42,10 +44,7 @@ TimedWork::TimedWork(Device& device, std::string name, const std::function<void(
 }
 
 void TimedWork::warm_up() {
-    const Clock::duration::rep last = last_work;
-    const bool asleep = last == Clock::duration::min().count() ||
-                        Clock::now().time_since_epoch() - Clock::duration(last) > kAsleepAfter;
-    for (double total = 0; total < (asleep ? kWakeMicroseconds : kWarmMicroseconds);) {
+    for (double total = 0; total < kWarmMicroseconds || worked_microseconds < kWakeMicroseconds;) {
         const double microseconds = run();
         if (device_.is_cpu() || microseconds <= 0) return;
         total += microseconds;
@@ -53,9 +52,13 @@ void TimedWork::warm_up() {
 }
 
 double TimedWork::run() {
+    // A single short work does not wake the device: what counts is the sum since it slept.
+    if (Clock::now().time_since_epoch() - Clock::duration(last_work) > kAsleepAfter) worked_microseconds = 0;
     timeline_.wait(timeline_.submit(recorder_));
     last_work = Clock::now().time_since_epoch().count();
-    return timer_.total_microseconds();
+    const double microseconds = timer_.total_microseconds();
+    worked_microseconds = worked_microseconds + microseconds;
+    return microseconds;
 }
 
 double measure_copy_bandwidth(Device& device) {

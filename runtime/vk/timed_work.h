@@ -15,8 +15,8 @@ public:
     /// `record` places its own barriers, the last one included if it is to be counted.
     TimedWork(Device& device, std::string name, const std::function<void(Recorder&)>& record);
 
-    /// Submits without pause until an idle GPU has raised its clocks: 60 ms, or 600 where no TimedWork ran for a second;
-    /// once on a software driver.
+    /// Submits without pause until an idle GPU has raised its clocks: 60 ms, and until all TimedWork since the last
+    /// pause of a second sums to 600; once on a software driver.
     void warm_up();
     /// Submits and waits. Microseconds on the device; 0 where it has no timestamps.
     double run();
