@@ -66,19 +66,22 @@ std::vector<Candidate> matvec_candidates(const std::string& stage, const Shape& 
     const std::uint32_t subgroup = Bench::get().device().limits().subgroup_size;
     for (const std::uint32_t group : {128u, 256u, 512u, 1024u})
         for (const std::uint32_t rows : rows_per_group)
-            for (const std::uint32_t pass : {1u, 2u, 4u})
+            for (const std::uint32_t pass : {1u, 2u, 4u, 8u})
                 for (const std::uint32_t flight : {1u, 2u, 4u}) {
                     // No idle subgroups, and no more loads under way than registers hold.
                     if (group / subgroup * pass > rows || pass * flight > 8 || (group == 1024 && pass * flight > 4))
                         continue;
                     if (group > Bench::get().device().limits().max_workgroup_invocations) continue;
-                    const MatvecTuning t{group, rows, pass, flight};
-                    list.push_back({stage + "/" + s.name,
-                                    fmt::format("group {} rows {} pass {} flight {}", group, rows, pass, flight),
-                                    bytes,
-                                    bytes > (64u << 20) ? 12u : 60u,
-                                    [=] { return make(t); },
-                                    {}});
+                    for (const bool share : {false, true}) {
+                        const MatvecTuning t{group, rows, pass, flight, share};
+                        list.push_back({stage + "/" + s.name,
+                                        fmt::format("group {} rows {} pass {} flight {}{}", group, rows, pass, flight,
+                                                    share ? " shared" : ""),
+                                        bytes,
+                                        bytes > (64u << 20) ? 12u : 60u,
+                                        [=] { return make(t); },
+                                        {}});
+                    }
                 }
     return list;
 }
@@ -122,7 +125,7 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                    });
                                }));
     for (const std::uint32_t n_in : {s.q_dim(), s.n_ff}) {
-        const MatvecAdd::Config config = MatvecAdd::config_for(device, n_in, s.n_embd, kType, false);
+        const MatvecAdd::Config config = MatvecAdd::config_for(device, n_in, n_in, s.n_embd, kType, false);
         add(all, matvec_candidates(n_in == s.n_ff ? "down" : "output", s, MatvecAdd::bytes_moved(config, n_in), {32},
                                    [=, &device, w = matrices(s.n_embd, n_in)](const MatvecTuning& t) {
                                        MatvecAdd::Config c = config;
@@ -142,7 +145,7 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
     gate_up.n_ff = s.n_ff;
     gate_up.type_gate = gate_up.type_up = kType;
     add(all, matvec_candidates(
-                 "gate_up", s, GateUp::bytes_moved(gate_up), {32, 64},
+                 "gate_up", s, GateUp::bytes_moved(gate_up), {32, 64, 128},
                  [=, &device, w = matrices(2 * s.n_ff, s.n_embd)](const MatvecTuning& t) {
                      GateUp::Config c = gate_up;
                      c.tuning = t;

@@ -2,7 +2,8 @@
 // Whole attention of a layer, score + select + attend, against the dense stage in the same run, on an 8B layer (32
 // query heads, 8 kv heads, head_dim 128). Synthetic keys: normal noise, and runs of 8 consecutive tokens (2 % of all)
 // that lie in the direction of the queries with scores of about 8 above the rest, so that attention is concentrated as
-// in text. Budget: 5 % of the tokens.
+// in text. Budget: 5 % of the tokens. Layers with the same keys take turns, since of one layer the attended tokens
+// would stay in a GPU's own cache.
 #include "runtime/decode/attention_pipeline.h"
 
 #include <cmath>
@@ -28,10 +29,21 @@ std::uint16_t half(float x) {  // normal range only: bench data
     return static_cast<std::uint16_t>(((bits >> 16) & 0x8000) | ((exponent - 112) << 10) | ((bits >> 13) & 1023));
 }
 
+constexpr std::uint64_t kRowBytes = 2ull * kKvHeads * kHeadDim * 2;  // key and value of a token
+
+// So many layers that what is attended in all of them is more than a cache holds.
+std::uint32_t n_turns(std::uint32_t n) {
+    Bench& b = Bench::get();
+    if (b.device().is_cpu()) return 1;
+    const std::uint64_t attended = n / 20 * kRowBytes, all = n * kRowBytes;
+    const std::uint64_t fit = std::max<std::uint64_t>(b.device().free_memory_bytes() / 2 / all, 1);
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(b.rotation_bytes() / 2 / attended, 1, fit));
+}
+
 // Keys of a cache, its queries, and the buffers of a step.
-struct Layer {
-    explicit Layer(std::uint32_t n)
-        : cache(Bench::get().device(), kv_config({"8b", 1, 4096, 14336, kHeads, kKvHeads, kHeadDim, 0}, n, 1)),
+struct Layers {
+    explicit Layers(std::uint32_t n)
+        : cache(Bench::get().device(), kv_config({"8b", 1, 4096, 14336, kHeads, kKvHeads, kHeadDim, 0}, n, n_turns(n))),
           n_splits(AttendDense::default_splits(Bench::get().device(), kKvHeads, n, 64)),
           state(Bench::get().state(n - 1)),
           attended(Bench::get().buffer(kHeads * kHeadDim * 4)),
@@ -69,7 +81,14 @@ struct Layer {
         uploader.upload(cache.values(0), std::as_bytes(std::span(keys)).first(cache.values(0).bytes()));
         uploader.upload(query_buffer, std::as_bytes(std::span(query)));
         uploader.finish();
+        vk::run_once(device, [&](vk::Recorder& r) {
+            for (std::uint32_t l = 1; l < n_layers(); ++l) {
+                r.copy(cache.keys(0), cache.keys(l));
+                r.copy(cache.values(0), cache.values(l));
+            }
+        });
     }
+    std::uint32_t n_layers() const { return cache.layout().config().n_layers; }
     AttentionBuffers buffers() const { return {state, query_buffer, partials, counters, attended, act}; }
 
     KvCache cache;
@@ -77,14 +96,15 @@ struct Layer {
     vk::Buffer state, attended, act, partials, counters, query_buffer;
 };
 
-SparsePolicy policy_of(const std::string& name, std::uint32_t n) {
-    if (name == "dense") return make_preset("dense", {false});
+SparsePolicy policy_of(const std::string& name, std::uint32_t n, std::uint32_t n_layers) {
+    const std::vector<bool> windowed(n_layers, false);
+    if (name == "dense") return make_preset("dense", windowed);
     SparseOverrides overrides;
     overrides.budget = n / 20;
     const bool blocks_of_64 = name == "quest_64";
     if (blocks_of_64) overrides.block = 64;
-    SparsePolicy p = make_preset(blocks_of_64 ? "quest" : name, {false}, overrides);
-    p.layers[0].kind = LayerKind::kSelect;
+    SparsePolicy p = make_preset(blocks_of_64 ? "quest" : name, windowed, overrides);
+    for (LayerSchedule& layer : p.layers) layer.kind = LayerKind::kSelect;
     return p;
 }
 
@@ -98,19 +118,28 @@ void register_attention_pipeline() {
          cpu ? std::vector<std::uint32_t>{8192, 32768} : std::vector<std::uint32_t>{8192, 32768, 131072}) {
         for (const char* preset : {"dense", "quest", "quest_64", "twilight", "exact"}) {
             // A software driver takes half a second for a dense step over 32,768 tokens, and longer for exact scores.
-            if (cpu && n > 8192 && reads_every_key(policy_of(preset, n))) continue;
+            if (cpu && n > 8192 && reads_every_key(policy_of(preset, n, 1))) continue;
             const std::string name = std::string("attention_pipeline/8b/") + preset + "/n_tokens:" + std::to_string(n);
             add_bench(name, [n, preset](benchmark::State& state) {
                 Bench& b = Bench::get();
-                const Layer layer(n);
-                const AttentionPipeline pipeline(b.device(), {1, kHeads, kKvHeads, kHeadDim}, layer.cache,
-                                                 layer.buffers(), layer.n_splits, policy_of(preset, n));
-                vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_prefill(r, 0, n, 0); });
+                const Layers layers(n);
+                const std::uint32_t n_layers = layers.n_layers();
+                const AttentionPipeline pipeline(b.device(), {n_layers, kHeads, kKvHeads, kHeadDim}, layers.cache,
+                                                 layers.buffers(), layers.n_splits, policy_of(preset, n, n_layers));
+                vk::run_once(b.device(), [&](vk::Recorder& r) {
+                    for (std::uint32_t l = 0; l < n_layers; ++l) pipeline.record_prefill(r, l, n, 0);
+                });
                 const bool sparse = !pipeline.policy().is_dense();
                 // One step first, so that the bytes read are known.
-                vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_decode(r, nullptr, 0, sparse); });
-                b.run(state, pipeline.bytes_read(n, sparse),
-                      [&](vk::Recorder& r, std::uint32_t) { pipeline.record_decode(r, nullptr, 0, sparse); });
+                vk::run_once(b.device(), [&](vk::Recorder& r) {
+                    for (std::uint32_t l = 0; l < n_layers; ++l) {
+                        pipeline.record_decode(r, nullptr, l, sparse);
+                        r.barrier();
+                    }
+                });
+                b.run(state, pipeline.bytes_read(n, sparse) / n_layers, [&](vk::Recorder& r, std::uint32_t i) {
+                    pipeline.record_decode(r, nullptr, i % n_layers, sparse);
+                });
                 if (sparse) {
                     vk::run_once(b.device(), [&](vk::Recorder& r) { pipeline.record_audit(r, 0); });
                     double mass = 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/decode/decode_plan.h"
 
+#include <algorithm>
+
 #include "runtime/vk/device.h"
 
 namespace winnow {
@@ -48,7 +50,8 @@ DecodePlan::DecodePlan(vk::Device& device, const ModelShape& shape, const ModelW
         }
         const auto projection = [&](std::uint32_t n_in, const MatrixRange& range) {
             return &matvec_stages_.get(
-                device, MatvecAdd::config_for(device, n_in, shape.n_embd, type_of(range.ref), shape.post_norms));
+                device, MatvecAdd::config_for(device, n_in, std::max(shape.q_dim(), shape.n_ff), shape.n_embd,
+                                              type_of(range.ref), shape.post_norms));
         };
         stages.output = projection(shape.q_dim(), w.output.front());
         stages.gate_up = &gate_up_stages_.get(device, {shape.n_embd, shape.n_ff, type_of(w.gate_up.front().gate),

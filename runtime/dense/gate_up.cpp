@@ -13,15 +13,16 @@ namespace winnow {
 GateUp::GateUp(vk::Device& device, const Config& c) {
     const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kGateUp, c.n_embd, c.type_gate, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
-    const std::array<std::uint32_t, 9> spec{tuning.group_size,
-                                            rows_per_group_,
-                                            tuning.rows_per_pass,
-                                            c.n_embd / 32,
-                                            c.n_ff / 32,
-                                            static_cast<std::uint32_t>(c.type_gate),
-                                            static_cast<std::uint32_t>(c.type_up),
-                                            static_cast<std::uint32_t>(c.activation),
-                                            tuning.blocks_in_flight};
+    const std::array<std::uint32_t, 10> spec{tuning.group_size,
+                                             rows_per_group_,
+                                             tuning.rows_per_pass,
+                                             c.n_embd / 32,
+                                             c.n_ff / 32,
+                                             static_cast<std::uint32_t>(c.type_gate),
+                                             static_cast<std::uint32_t>(c.type_up),
+                                             static_cast<std::uint32_t>(c.activation),
+                                             tuning.blocks_in_flight,
+                                             tuning.share_act ? 1u : 0u};
     pipeline_ = vk::ComputePipeline(device, vk::find_shader("gate_up", device.features()), 4, sizeof(GateUpPush), spec,
                                     device.limits().subgroup_size);
 }

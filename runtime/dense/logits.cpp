@@ -14,12 +14,13 @@ Logits::Logits(vk::Device& device, const Config& c) {
     const MatvecTuning tuning = matvec_tuning(device, MatvecKind::kLogits, c.n_embd, c.type, c.tuning);
     rows_per_group_ = tuning.rows_per_group;
     n_maxima_ = (c.n_vocab + rows_per_group_ - 1) / rows_per_group_;
-    const std::array<std::uint32_t, 6> spec{tuning.group_size,
+    const std::array<std::uint32_t, 7> spec{tuning.group_size,
                                             rows_per_group_,
                                             tuning.rows_per_pass,
                                             c.n_embd / 32,
                                             static_cast<std::uint32_t>(c.type),
-                                            tuning.blocks_in_flight};
+                                            tuning.blocks_in_flight,
+                                            tuning.share_act ? 1u : 0u};
     pipeline_ = vk::ComputePipeline(device, vk::find_shader("logits", device.features()), 5, sizeof(MatvecPush), spec,
                                     device.limits().subgroup_size);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/dense/matvec_add.h"
 
+#include <algorithm>
 #include <array>
 
 #include "runtime/kv/step_buffers.h"
@@ -10,19 +11,24 @@
 
 namespace winnow {
 
-MatvecAdd::Config MatvecAdd::config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t n_out,
-                                        WeightType type, bool post_norm, const MatvecTuning& asked) {
-    return {n_out, type, post_norm, matvec_tuning(device, MatvecKind::kMatvecAdd, n_in, type, asked)};
+MatvecAdd::Config MatvecAdd::config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t most_in,
+                                        std::uint32_t n_out, WeightType type, bool post_norm,
+                                        const MatvecTuning& asked) {
+    most_in = std::max(n_in, most_in);
+    const std::uint64_t shared = MatvecTuning::shared_bytes(most_in) + (post_norm ? 4ull * n_out : 0);
+    return {n_out, most_in, type, post_norm, matvec_tuning(device, MatvecKind::kMatvecAdd, n_in, type, asked, shared)};
 }
 
 MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) : rows_per_group_(c.tuning.rows_per_group) {
-    const std::array<std::uint32_t, 7> spec{c.tuning.group_size,
+    const std::array<std::uint32_t, 9> spec{c.tuning.group_size,
                                             rows_per_group_,
                                             c.tuning.rows_per_pass,
                                             c.n_out / 32,
                                             static_cast<std::uint32_t>(c.type),
                                             c.post_norm ? 1u : 0u,
-                                            c.tuning.blocks_in_flight};
+                                            c.tuning.blocks_in_flight,
+                                            c.tuning.share_act ? 1u : 0u,
+                                            c.most_in / 32};
     pipeline_ = vk::ComputePipeline(device, vk::find_shader("matvec_add", device.features()), 9, sizeof(MatvecPush),
                                     spec, device.limits().subgroup_size);
 }

@@ -13,6 +13,7 @@ class MatvecAdd {
 public:
     struct Config {
         std::uint32_t n_out = 0;
+        std::uint32_t most_in = 0;  ///< longest row
         WeightType type = WeightType::kF32;
         bool post_norm = false;  ///< RMS norm of the product before the sum
         MatvecTuning tuning{};   ///< of the table, see config_for
@@ -27,9 +28,9 @@ public:
         vk::BufferRange raw;        ///< f32 [n_out]; any buffer without post_norm
         vk::BufferRange counters;
     };
-    /// For rows of n_in values. Matrices whose rows differ in length only may share a stage.
-    static Config config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t n_out, WeightType type,
-                             bool post_norm, const MatvecTuning& asked = {});
+    /// For rows of n_in values. Matrices whose rows differ in length only may share a stage: most_in is the longest.
+    static Config config_for(const vk::Device& device, std::uint32_t n_in, std::uint32_t most_in, std::uint32_t n_out,
+                             WeightType type, bool post_norm, const MatvecTuning& asked = {});
     MatvecAdd(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const MatvecPush& push) const;
     static std::uint64_t bytes_moved(const Config& config, std::uint32_t n_in);

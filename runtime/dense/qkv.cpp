@@ -24,7 +24,7 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
     const std::uint32_t n_kv_heads = c.n_range_kv_heads != 0 ? c.n_range_kv_heads : c.n_kv_heads;
     const std::uint32_t n_heads = n_kv_heads * (c.n_heads / c.n_kv_heads);
     n_groups_ = n_heads * c.head_dim / rows + 2 * n_kv_heads * c.head_dim / (quantized ? c.head_dim : rows);
-    const std::array<std::uint32_t, 19> spec{tuning.group_size,
+    const std::array<std::uint32_t, 20> spec{tuning.group_size,
                                              c.head_dim,
                                              c.n_heads,
                                              c.n_kv_heads,
@@ -42,7 +42,8 @@ Qkv::Qkv(vk::Device& device, const Config& c) {
                                              c.summary_unit,
                                              tuning.blocks_in_flight,
                                              c.first_kv_head,
-                                             n_kv_heads};
+                                             n_kv_heads,
+                                             tuning.share_act ? 1u : 0u};
     const vk::ShaderVariant& shader = vk::find_shader(kv_shader("qkv", c.kv_type), device.features());
     pipeline_ = vk::ComputePipeline(device, shader, 12, sizeof(QkvPush), spec, device.limits().subgroup_size);
 }

@@ -3,7 +3,9 @@
 // lane per block of 32 columns, so that neighbouring lanes read neighbouring 16-byte words. A lane loads its next
 // blocks before it multiplies the present ones, across rows and passes, so that the memory never waits for arithmetic.
 // Results go to row_values[] in shared memory, where the including shader's epilogue finds them. The includer defines
-// kRowsPerPass and kBlocksInFlight (specialisation constants), MATVEC_MAX_ROWS, and includes weights and activations.
+// kRowsPerPass, kBlocksInFlight and kShareAct (specialisation constants), MATVEC_MAX_ROWS and MATVEC_MAX_BLOCKS (of the
+// vector), and includes weights and activations. With kShareAct the vector is copied to shared memory while the first
+// weights are under way: registers that would hold the next blocks of it hold more weights instead.
 #ifndef WINNOW_MATVEC_GLSL
 #define WINNOW_MATVEC_GLSL
 #include "shaders/common/dot.glsl"
@@ -63,6 +65,7 @@ float dot_lane(uint type, RawBlock raw, vec4 x[8], vec4 meta) {
 }
 
 void matvec_begin(uint type, uint nb, uint first, uint end) {}
+void matvec_share_act(uint nb) {}
 
 float matvec_rows(uint type, uint nb, uint first, uint end) {
     const uint pass = gl_SubgroupSize * kRowsPerPass;
@@ -96,11 +99,16 @@ float matvec_rows(uint type, uint nb, uint first, uint end) {
 #else
 RawBlock matvec_raw[kRowsPerPass * kBlocksInFlight];
 ActBlock matvec_act[kBlocksInFlight];
+shared uvec4 act_quads[kShareAct ? 5 * MATVEC_MAX_BLOCKS : 1];
+ActBlock shared_act(uint nb, uint b) {
+    return ActBlock(act_quads[b], act_quads[nb + b], act_quads[2 * nb + b], act_quads[3 * nb + b],
+                    uintBitsToFloat(act_quads[4 * nb + b]));
+}
 
 void matvec_fetch(uint type, uint nb, uint r0, uint end, uint chunk) {
     [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
         const uint b = min((chunk * kBlocksInFlight + j) * gl_SubgroupSize + gl_SubgroupInvocationID, nb - 1);
-        matvec_act[j] = load_act(nb, b);
+        if (!kShareAct) matvec_act[j] = load_act(nb, b);
         [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) {
             const MatvecRow row = matvec_row(min(r0 + k, end - 1));
             matvec_raw[j * kRowsPerPass + k] = load_raw(type, row.base, row.n_blocks, row.first + b);
@@ -111,6 +119,13 @@ void matvec_fetch(uint type, uint nb, uint r0, uint end, uint chunk) {
 // Sends for the first blocks of rows [first, end), so that what the caller reads next does not delay them.
 void matvec_begin(uint type, uint nb, uint first, uint end) {
     matvec_fetch(type, nb, first + gl_SubgroupID * kRowsPerPass, end, 0);
+}
+
+// After the first matvec_begin(), once, by the whole workgroup.
+void matvec_share_act(uint nb) {
+    if (!kShareAct) return;
+    for (uint i = gl_LocalInvocationIndex; i < 5 * nb; i += gl_WorkGroupSize.x) act_quads[i] = act_in_quad(i);
+    barrier();
 }
 
 // After matvec_begin with the same arguments: row_values[r] = W[r] . a for r in [first, end). Returns the sum of
@@ -127,13 +142,17 @@ float matvec_rows(uint type, uint nb, uint first, uint end) {
         RawBlock raw[kRowsPerPass * kBlocksInFlight];
         ActBlock act[kBlocksInFlight];
         [[unroll]] for (uint i = 0; i < kRowsPerPass * kBlocksInFlight; ++i) raw[i] = matvec_raw[i];
-        [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) act[j] = matvec_act[j];
+        if (!kShareAct) {
+            [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) act[j] = matvec_act[j];
+        }
         const bool last = chunk + 1 == n_chunks;
         const uint next_r0 = last ? r0 + gl_NumSubgroups * kRowsPerPass : r0;
         const uint next_chunk = last ? 0 : chunk + 1;
         if (next_r0 < end) matvec_fetch(type, nb, next_r0, end, next_chunk);
         [[unroll]] for (uint j = 0; j < kBlocksInFlight; ++j) {
-            if ((chunk * kBlocksInFlight + j) * gl_SubgroupSize + gl_SubgroupInvocationID >= nb) continue;
+            const uint b = (chunk * kBlocksInFlight + j) * gl_SubgroupSize + gl_SubgroupInvocationID;
+            if (b >= nb) continue;
+            if (kShareAct) act[j] = shared_act(nb, b);
             if (r0 == start) squares += act[j].meta.w;
             [[unroll]] for (uint k = 0; k < kRowsPerPass; ++k) sums[k] += dot_block(type, raw[j * kRowsPerPass + k], act[j]);
         }

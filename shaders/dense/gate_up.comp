@@ -22,12 +22,14 @@ layout(constant_id = 5) const uint kTypeGate = 3;
 layout(constant_id = 6) const uint kTypeUp = 3;
 layout(constant_id = 7) const uint kActivation = 0;  // 0 SiLU, 1 GELU (tanh form)
 layout(constant_id = 8) const uint kBlocksInFlight = 1;
+layout(constant_id = 9) const bool kShareAct = false;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define ACT_OUT_BINDING 3
 #define MATVEC_MAX_ROWS (2 * kRowsPerGroup)
+#define MATVEC_MAX_BLOCKS kBlocks
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
 #include "shaders/common/activations.glsl"
@@ -53,6 +55,7 @@ void main() {
     const uint end = kTypeGate == kTypeUp ? 2 * kRowsPerGroup : kRowsPerGroup;
     matvec_begin(kTypeGate, kBlocks, 0, end);
     if (state.stopped != 0) return;
+    matvec_share_act(kBlocks);
     const float squares = matvec_rows(kTypeGate, kBlocks, 0, end);
     if (kTypeGate != kTypeUp) {
         matvec_begin(kTypeUp, kBlocks, kRowsPerGroup, 2 * kRowsPerGroup);

@@ -18,11 +18,13 @@ layout(constant_id = 2) const uint kRowsPerPass = 1;
 layout(constant_id = 3) const uint kBlocks = 18;  // n_embd / 32
 layout(constant_id = 4) const uint kType = 8;
 layout(constant_id = 5) const uint kBlocksInFlight = 1;
+layout(constant_id = 6) const bool kShareAct = false;
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define MATVEC_MAX_ROWS kRowsPerGroup
+#define MATVEC_MAX_BLOCKS kBlocks
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
 #include "shaders/common/activations.glsl"
@@ -40,6 +42,7 @@ void main() {
     const uint n_rows = min(kRowsPerGroup, push.w.n_rows - gl_WorkGroupID.x * kRowsPerGroup);
     matvec_begin(kType, kBlocks, 0, n_rows);
     if (state.stopped != 0) return;
+    matvec_share_act(kBlocks);
     const float squares = matvec_rows(kType, kBlocks, 0, n_rows);
     const float inverse_rms = inversesqrt(squares / float(kBlocks * 32) + push.eps);
     barrier();

@@ -21,12 +21,15 @@ layout(constant_id = 3) const uint kOutBlocks = 18;   // n_embd / 32
 layout(constant_id = 4) const uint kType = 3;
 layout(constant_id = 5) const uint kPostNorm = 0;
 layout(constant_id = 6) const uint kBlocksInFlight = 1;
+layout(constant_id = 7) const bool kShareAct = false;
+layout(constant_id = 8) const uint kMostBlocks = 1;  // of a row, with kShareAct
 
 #define W_BINDING 0
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define ACT_OUT_BINDING 5
 #define MATVEC_MAX_ROWS kRowsPerGroup
+#define MATVEC_MAX_BLOCKS kMostBlocks
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
 #include "shaders/common/activations.glsl"
@@ -63,6 +66,7 @@ void main() {
         weight = next_norm[first_out + gl_LocalInvocationIndex];
     }
     if (state.stopped != 0) return;
+    matvec_share_act(push.n_blocks);
     matvec_rows(kType, push.n_blocks, 0, n_rows);
     barrier();
     if (kPostNorm == 0) {

@@ -34,6 +34,7 @@ layout(constant_id = 15) const uint kSummaryUnit = 0;  // tokens of a block summ
 layout(constant_id = 16) const uint kBlocksInFlight = 1;
 layout(constant_id = 17) const uint kFirstKvHead = 0;
 layout(constant_id = 18) const uint kRangeKvHeads = 3;
+layout(constant_id = 19) const bool kShareAct = false;
 
 const uint kFirstHead = kFirstKvHead * (kHeads / kKvHeads);
 const uint kRangeHeads = kRangeKvHeads * (kHeads / kKvHeads);
@@ -45,6 +46,7 @@ const uint kKvRows = KV_TYPE == 2 || KV_TYPE == 8 ? kHeadDim : kRowsPerGroup;
 #define ACT_IN_BINDING 1
 #define STATE_BINDING 2
 #define TABLE_BINDING 4
+#define MATVEC_MAX_BLOCKS kBlocks
 #define MATVEC_MAX_ROWS (kRowsPerGroup > kKvRows ? kRowsPerGroup : kKvRows)
 #include "shaders/common/interface.h"
 #include "shaders/common/weights.glsl"
@@ -114,6 +116,7 @@ void main() {
     const bool rotates = rotated && first_dim + 2 * gl_LocalInvocationIndex < kRot && 2 * gl_LocalInvocationIndex < n_rows;
     vec4 angle = rotates ? load_rope(position, gl_LocalInvocationIndex) : vec4(0.0);
     if (state.stopped != 0) return;
+    matvec_share_act(kBlocks);
 
     float squares;
     if (one_type || is_q) squares = matvec_rows(kTypeQ, kBlocks, 0, n_rows);

@@ -63,13 +63,17 @@ std::vector<Case> cases() {
     list.push_back({{1536, 96, WeightType::kQ4_0, WeightType::kQ4_1, kGelu}, {}});
     list.push_back({{2048, 64, WeightType::kQ4_K, WeightType::kQ6_K, kGelu}, {}});
     list.push_back({{256, 288, WeightType::kQ5_K, WeightType::kQ8_0, kSilu}, {64, 256}});
+    // Through shared memory, as on GPUs.
+    list.push_back({{1536, 96, WeightType::kQ4_0, WeightType::kQ4_0, kSilu, {64, 64, 2, 2, true}}, {}});
+    list.push_back({{512, 96, WeightType::kQ4_K, WeightType::kQ6_K, kGelu, {32, 32, 4, 1, true}}, {64}});
     return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GateUpTest, ::testing::ValuesIn(cases()), [](const auto& test) {
     const GateUp::Config& c = test.param.config;
     return type_name(c.type_gate) + "_" + type_name(c.type_up) + "_" + std::to_string(c.n_ff) + "x" +
-           std::to_string(c.n_embd) + (c.activation == Activation::kSilu ? "_silu" : "_gelu");
+           std::to_string(c.n_embd) + (c.activation == Activation::kSilu ? "_silu" : "_gelu") +
+           (c.tuning.share_act ? "_shared" : "");
 });
 
 TEST_F(GateUpTest, WritesNothingWhenStopped) {

@@ -64,12 +64,15 @@ std::vector<Case> cases() {
     list.push_back({{1536, 131, WeightType::kQ8_0}, {64}});
     list.push_back({{256, 257, WeightType::kQ6_K}, {64, 192}});
     list.push_back({{2048, 63, WeightType::kQ6_K}, {}});
+    list.push_back({{576, 200, WeightType::kQ8_0, {64, 64, 4, 1, true}}, {}});  // through shared memory, as on GPUs
+    list.push_back({{1536, 131, WeightType::kQ4_0, {32, 64, 2, 2, true}}, {64}});
     return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, LogitsTest, ::testing::ValuesIn(cases()), [](const auto& test) {
     const Logits::Config& c = test.param.config;
-    return type_name(c.type) + "_" + std::to_string(c.n_vocab) + "x" + std::to_string(c.n_embd);
+    return type_name(c.type) + "_" + std::to_string(c.n_vocab) + "x" + std::to_string(c.n_embd) +
+           (c.tuning.share_act ? "_shared" : "");
 });
 
 TEST_F(LogitsTest, WritesNothingWhenStopped) { check({64, 64, WeightType::kQ8_0}, {}, true); }

@@ -16,6 +16,8 @@ struct Case {
     std::uint32_t n_in, n_out;
     std::vector<std::uint32_t> cuts;  // first rows of the ranges after the first: multiples of 64
     bool post_norm = false;
+    MatvecTuning tuning{};  // empty: the device's
+    std::uint32_t most_in = 0;
 };
 
 class MatvecAddTest : public GpuTest, public ::testing::WithParamInterface<Case> {
@@ -74,7 +76,8 @@ protected:
 
 TEST_P(MatvecAddTest, AddsTheProduct) {
     const Case& c = GetParam();
-    const MatvecAdd stage(device(), MatvecAdd::config_for(device(), c.n_in, c.n_out, c.type, c.post_norm));
+    const MatvecAdd stage(device(),
+                          MatvecAdd::config_for(device(), c.n_in, c.most_in, c.n_out, c.type, c.post_norm, c.tuning));
     const Data d(c, false);
     const std::vector<double> post = c.post_norm ? to_doubles(d.post_norm) : std::vector<double>{};
     // The product and its sum with x; with a post-norm its rms over n_out values, and two products.
@@ -108,19 +111,24 @@ std::vector<Case> cases() {
     list.push_back({WeightType::kQ5_0, 96, 160, {64}, true});
     list.push_back({WeightType::kQ4_0, 64, 5376, {}, true});  // fits 32 KiB of shared memory once, not twice
     list.push_back({WeightType::kQ6_K, 256, 320, {64, 128}, true});
+    // Through shared memory, as on GPUs; room for rows that are longer, of which there may be others.
+    list.push_back({WeightType::kQ4_0, 1536, 160, {64}, false, {64, 32, 2, 2, true}});
+    list.push_back({WeightType::kQ5_1, 576, 96, {}, false, {32, 32, 1, 2, true}, 2048});
+    list.push_back({WeightType::kQ6_K, 512, 192, {}, true, {64, 32, 4, 1, true}});
     return list;
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MatvecAddTest, ::testing::ValuesIn(cases()), [](const auto& test) {
     const Case& c = test.param;
     return type_name(c.type) + "_" + std::to_string(c.n_out) + "x" + std::to_string(c.n_in) +
-           (c.post_norm ? "_post_norm" : "");
+           (c.post_norm ? "_post_norm" : "") + (c.tuning.share_act ? "_shared" : "");
 });
 
 using MatvecAddStoppedTest = MatvecAddTest;
 TEST_P(MatvecAddStoppedTest, WritesNothing) {
     const Case& c = GetParam();
-    const MatvecAdd stage(device(), MatvecAdd::config_for(device(), c.n_in, c.n_out, c.type, c.post_norm));
+    const MatvecAdd stage(device(),
+                          MatvecAdd::config_for(device(), c.n_in, c.most_in, c.n_out, c.type, c.post_norm, c.tuning));
     const Data d(c, true);
     d.run(stage);
     EXPECT_EQ(d.x.contents<float>(), d.x_before);

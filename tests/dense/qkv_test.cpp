@@ -282,6 +282,10 @@ std::vector<Case> cases() {
     quantized.config.qk_norm = true;
     list.push_back(quantized);
     list.push_back({"wide", config(W::kQ4_1, 1536, 6, 2, 64, 64, kNorm, kF16)});
+    Case shared{"shared_activations", config(W::kQ4_K, 512, 6, 2, 64, 64, kNorm, kF16)};  // as on GPUs
+    shared.config.type_v = W::kQ6_K;
+    shared.config.tuning = {64, 8, 1, 2, true};
+    list.push_back(shared);
     // Ranges of kv heads: of unequal size, with everything that a head has a place of its own for.
     Case ranges{"ranges_bias", config(W::kQ4_K, 256, 6, 3, 64, 32, kNeox, kF16), 10000, {0, 2}};
     ranges.config.bias = true;
