@@ -115,9 +115,9 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                                                 m->on.state, m->on.tables(), m->lists, m->lists,   m->scores,
                                                 m->partials, m->ranks,       m->bins,  m->through, m->on.counters,
                                                 m->controls, m->policies,    m->cuts,  m->dropped};
-                                            choose->record_count(r, buffers, m->push());
+                                            choose->record(r, buffers, m->push(), 0);
                                             r.barrier();
-                                            choose->record_write(r, buffers, m->push());
+                                            choose->record(r, buffers, m->push(), 1);
                                         });
                                     },
                                     {}});

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/select_attend.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "bench/support/attention_setup.h"
 #include "bench/support/check.h"
@@ -56,6 +59,38 @@ struct Boxes {
     vk::Buffer arrivals;
 };
 
+// Index keys of each layer, and tokens that a level above let through, for the stage to score; none otherwise.
+struct Keys {
+    static constexpr std::uint32_t kDim = 32, kMostListed = 4608;  // as hisa's codes keep them
+
+    Keys(const AttentionSetup& on, const AttentionCase& at, bool wanted) {
+        if (!wanted) return;
+        Bench& b = Bench::get();
+        const std::uint32_t n_kv_heads = at.shape.n_kv_heads, end = (at.n_tokens - kWindow) / 64 * 64 - 64;
+        const std::uint32_t n = std::min(kMostListed, end / 2);
+        std::minstd_rand random(2);
+        const auto noise = [&](std::size_t size, float most) {
+            std::vector<float> values(size);
+            for (float& x : values) x = most * (2 * (static_cast<float>(random()) / 2147483647.0f) - 1);
+            return values;
+        };
+        maps = f32_buffer(noise(std::size_t{n_kv_heads} * 2 * kDim * at.shape.head_dim, 0.2f));
+        std::vector<std::uint32_t> halves(std::size_t{on.cache.layout().layer_blocks(0)} * 64 * kDim / 2);
+        for (std::uint32_t& pair : halves) pair = random() & 0xbbffbbffu;  // below 1
+        for (std::uint32_t i = 0; i < on.cache.n_layers(); ++i) planes.push_back(b.words(halves));
+        for (std::uint32_t t = 0; t < n; ++t)
+            listed.push_back(static_cast<std::uint32_t>(kSinks + std::uint64_t{t} * (end - kSinks) / n));
+        std::vector<std::uint32_t> words;
+        for (std::uint32_t h = 0; h < n_kv_heads; ++h) words.insert(words.end(), listed.begin(), listed.end());
+        lists = b.words(words);
+        dropped = f32_buffer(std::vector<float>(at.shape.n_heads, -1e30f));
+    }
+    vk::BufferRange or_else(const vk::Buffer& own, const vk::Buffer& other) const { return own ? own : other; }
+    std::vector<std::uint32_t> listed;
+    std::vector<vk::Buffer> planes;
+    vk::Buffer maps, lists, dropped;
+};
+
 reference::SelectView view_of(const reference::CacheView& cache, std::span<const float> query, std::uint32_t n_tokens) {
     reference::SelectView view;
     view.cache = cache;
@@ -85,12 +120,15 @@ ScoredRows reference_rows(const AttentionSetup& on, const SelectLevel& level, st
     return rows;
 }
 
-// Even noise for scores of blocks, or boxes of random keys that the stage scores itself, and a budget of 5 % of the
-// tokens.
-void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, bool boxes) {
+enum class Scored { kBefore, kBoxes, kKeys };
+
+// Even noise for scores of blocks, or boxes of random keys or index keys that the stage scores itself, and a budget of
+// 5 % of the tokens; of index keys of 8 in 9 of them, at most.
+void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, Scored scored) {
     Bench& b = Bench::get();
     const Shape& s = at.shape;
-    const std::uint32_t n = at.n_tokens, budget = n / 20;
+    const bool boxes = scored == Scored::kBoxes, keys = scored == Scored::kKeys;
+    const std::uint32_t n = at.n_tokens;
     auto c = stage_config<SelectAttend>(s);
     c.kv_type = at.kv_type;
     c.level = {.scorer = Scorer::kBox, .unit = unit, .rule = BudgetRule::kTopK};
@@ -98,11 +136,21 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
     c.score_stride = IndexerScore::score_stride(c.most_rows);
     c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     const AttentionSetup on(at);
+    const Keys filtered(on, at, keys);
+    const auto n_listed = static_cast<std::uint32_t>(filtered.listed.size());
+    const std::uint32_t budget = keys ? std::min(n / 20, n_listed * 8 / 9) : n / 20;
+    if (keys) {
+        c.level.scorer = Scorer::kLowdim;
+        c.parent_unit = 1;
+        c.most_rows = n_listed + 2;
+        c.score_stride = IndexerScore::score_stride(c.most_rows);
+        c.index_dim = Keys::kDim;
+    }
     c.n_splits = on.n_splits;
-    if (boxes) {
-        c.scores_boxes = true;
+    if (boxes || keys) {
+        c.scores_rows = true;
         if (!b.device().is_cpu()) c.n_splits = (on.n_splits + 1) / 2;  // as in a session
-        if (c.most_rows > c.own_rows && !SelectAttend::can_wait(b.device(), c.n_splits * s.n_kv_heads))
+        if (c.most_rows > c.own_rows && c.n_splits > most_waiting(b.device(), s.n_kv_heads))
             return state.SkipWithError("skipped: too many rows for workgroups that do not wait for each other");
     }
     const std::unique_ptr<SelectAttend> stage = SelectAttend::make(b.device(), c);
@@ -119,14 +167,18 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
         ranges.insert(ranges.end(), {word(most), word(sum)});
     for (std::uint32_t h = 0; h < s.n_kv_heads; ++h)
         policy_words.insert(policy_words.end(), {word(1), 0, budget, 0, 0});
+    std::vector<std::uint32_t> control_words(s.n_kv_heads * 4);
+    for (std::uint32_t h = 0; h < s.n_kv_heads; ++h)  // of the list above
+        control_words.insert(control_words.end(), {n_listed, n_listed, 0, n});
     const vk::Buffer score_rows = f32_buffer(scores), range_rows = b.words(ranges), policies = b.words(policy_words);
-    const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * c.most_rows * 4),
-                     controls = b.zeros(s.n_kv_heads * sizeof(SelectControl));
+    const vk::Buffer lists = b.buffer(std::uint64_t{s.n_kv_heads} * c.most_rows * 4), controls = b.words(control_words);
     const vk::Buffer lse = b.buffer(s.n_heads * 4), counts = b.zeros(s.n_kv_heads * 4);
     const Boxes planes(on, at, unit, boxes);
     SelectAttendPush push{};
     push.table_stride = on.table_stride();
     push.list_stride = c.most_rows;
+    push.parent_stride = n_listed;
+    push.parent_control = s.n_kv_heads;
     push.sink_tokens = kSinks;
     push.window = kWindow;
     push.evicted = WINNOW_NO_SUMS;
@@ -146,7 +198,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
                            on.act_out,
                            lists,
                            controls,
-                           lists,
+                           filtered.or_else(filtered.lists, lists),
                            lse,
                            counts,
                            score_rows,
@@ -155,6 +207,9 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
                            on.state,
                            planes.of(planes.low, i),
                            planes.of(planes.high, i),
+                           keys ? filtered.planes[i % filtered.planes.size()] : on.state,
+                           filtered.or_else(filtered.maps, on.state),
+                           filtered.or_else(filtered.dropped, on.state),
                            planes.arrivals},
                           push);
         },
@@ -168,6 +223,13 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
                 return std::vector<std::uint32_t>(list.begin(), list.end());
             };
             for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
+                if (keys) {  // which of them, the tests know
+                    const std::vector<std::uint32_t> kept = units(h);
+                    if (kept.size() != budget ||
+                        !std::includes(filtered.listed.begin(), filtered.listed.end(), kept.begin(), kept.end()))
+                        return std::string("not as many of the listed tokens as the budget says");
+                    continue;
+                }
                 const double denominator = most + std::log(sum * static_cast<float>(c.n_score_splits + 1));
                 std::vector<float> own;
                 const ScoredRows rows =
@@ -193,11 +255,15 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, b
 
 void register_select_attend() {
     for (const std::uint32_t unit : {16u, 64u}) {
-        register_attention("select_attend_" + std::to_string(unit), {kKvTypes, true},
-                           [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, false); });
-        register_attention("select_attend_boxes_" + std::to_string(unit), {{KvType::kF16}, true},
-                           [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, true); });
+        register_attention(
+            "select_attend_" + std::to_string(unit), {kKvTypes, true},
+            [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, Scored::kBefore); });
+        register_attention(
+            "select_attend_boxes_" + std::to_string(unit), {{KvType::kF16}, true},
+            [unit](benchmark::State& state, const AttentionCase& at) { run(state, at, unit, Scored::kBoxes); });
     }
+    register_attention("select_attend_keys", {{KvType::kF16}, true},
+                       [](benchmark::State& state, const AttentionCase& at) { run(state, at, 1, Scored::kKeys); });
 }
 
 }  // namespace winnow::bench

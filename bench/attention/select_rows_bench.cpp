@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <random>
+#include <string>
 
 #include "bench/support/attention_setup.h"
 #include "bench/support/check.h"
@@ -23,7 +24,7 @@ std::uint32_t word(float x) { return std::bit_cast<std::uint32_t>(x); }
 
 // Even noise for scores, and denominators to match: 5 % of the tokens are kept, by their number or by their mass. The
 // time includes a copy of a few words and its barrier, which make the list due again.
-void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
+void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule, bool waits) {
     Bench& b = Bench::get();
     const Shape& s = at.shape;
     const std::uint32_t n = at.n_tokens;
@@ -35,6 +36,12 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
     c.level.rule = rule;
     c.level.mass = kMass;
     c.n_splits = c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
+    if (waits) {
+        c.waits = true;
+        c.n_splits = std::min(c.n_splits, most_waiting(b.device(), s.n_kv_heads));
+        if (c.n_splits == 0)
+            return state.SkipWithError("skipped: the driver does not tell how many workgroups may wait for each other");
+    }
     const SelectRows stage(b.device(), c);
     const std::uint32_t group = s.n_heads / s.n_kv_heads;
     std::vector<float> scores(std::size_t{s.n_heads} * c.score_stride);
@@ -72,9 +79,10 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
             const SelectRows::Buffers buffers{on.state, on.tables(), lists, lists,   score_rows,
                                               partials, ranks,       bins,  through, on.counters,
                                               controls, policies,    cuts,  dropped};
-            stage.record_count(r, buffers, push);
+            stage.record(r, buffers, push, 0);
+            if (stage.n_dispatches() == 1) return;
             r.barrier();
-            stage.record_write(r, buffers, push);
+            stage.record(r, buffers, push, 1);
         },
         [&] {
             const auto all = vk::read_back_as<std::uint32_t>(b.device(), lists);
@@ -99,10 +107,12 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule) {
 }  // namespace
 
 void register_select_rows() {
-    register_attention("select_rows_top_k", {},
-                       [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopK); });
-    register_attention("select_rows_top_p", {},
-                       [](benchmark::State& state, const AttentionCase& at) { run(state, at, BudgetRule::kTopP); });
+    for (const bool waits : {false, true})
+        for (const BudgetRule rule : {BudgetRule::kTopK, BudgetRule::kTopP})
+            register_attention(std::string(waits ? "select_rows_waiting" : "select_rows") +
+                                   (rule == BudgetRule::kTopK ? "_top_k" : "_top_p"),
+                               {},
+                               [=](benchmark::State& state, const AttentionCase& at) { run(state, at, rule, waits); });
 }
 
 }  // namespace winnow::bench

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/attention/budget_bins.h"
@@ -33,26 +34,34 @@ std::uint32_t most_chosen(const SelectAttend::Config& c) {
     return static_cast<std::uint32_t>(most / c.level.unit) + 3;
 }
 
+bool scores_boxes(const SelectAttend::Config& c) { return c.scores_rows && c.level.scorer == Scorer::kBox; }
+bool scores_keys(const SelectAttend::Config& c) { return c.scores_rows && c.level.scorer == Scorer::kLowdim; }
+std::string shader_of(const SelectAttend::Config& c) {
+    const char* own = scores_boxes(c) ? "_boxes" : scores_keys(c) ? "_keys" : "";
+    return kv_shader(std::string("select_attend") + own, c.kv_type);
+}
+
 // Shared memory of the choice, at most.
 std::uint64_t own_shared_bytes(const vk::Device& device, const SelectAttend::Config& c) {
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
     const std::uint32_t n_rows = rows_of_bins(c.level.rule, group);
     const std::uint32_t n_subgroups = 512 / device.limits().subgroup_size;
     // Bins, units, sums of subgroups, and single words.
-    const std::uint64_t scored = c.scores_boxes ? 4ull * group * c.own_rows + 16ull * n_subgroups * group : 0;
+    const std::uint64_t keys = scores_keys(c) ? 4ull * group * c.index_dim : 0;
+    const std::uint64_t scored = c.scores_rows ? 4ull * group * c.own_rows + 16ull * n_subgroups * group + keys : 0;
     return 4ull * n_rows * n_bins(c.level.rule, group) + 8ull * most_chosen(c) +
            4ull * std::max(n_rows, 2u) * n_subgroups + 256 + scored;
 }
 
 // Nothing where the stage cannot do the level, or the device lacks the shared memory for it.
 std::optional<AttendVariant> find_variant(vk::Device& device, const SelectAttend::Config& c) {
-    if (c.scores_boxes && (c.level.scorer != Scorer::kBox || c.parent_unit != 0)) return {};
+    const bool can_score = c.parent_unit == 0 ? scores_boxes(c) : scores_keys(c);
+    if (c.scores_rows && !can_score) return {};
     if (c.level.unit > c.block_size || c.pool == HeadPool::kEach || c.most_rows > kMostRows) return {};
-    const AttendVariant variant = attend_variant(
-        device,
-        {kv_shader(c.scores_boxes ? "select_attend_boxes" : "select_attend", c.kv_type), c.kv_type,
-         c.n_heads / c.n_kv_heads, c.head_dim, c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
-        c.tuning);
+    const AttendVariant variant = attend_variant(device,
+                                                 {shader_of(c), c.kv_type, c.n_heads / c.n_kv_heads, c.head_dim,
+                                                  c.n_splits, true, c.skip_values, own_shared_bytes(device, c)},
+                                                 c.tuning);
     if (variant.shared_bytes > device.limits().max_shared_memory_bytes) return {};
     return variant;
 }
@@ -64,10 +73,6 @@ AttendVariant need_variant(vk::Device& device, const SelectAttend::Config& c) {
 }
 
 }  // namespace
-
-bool SelectAttend::can_wait(const vk::Device& device, std::uint32_t n_workgroups) {
-    return n_workgroups <= device.limits().n_processors;
-}
 
 std::unique_ptr<SelectAttend> SelectAttend::make(vk::Device& device, const Config& config) {
     const std::optional<AttendVariant> variant = find_variant(device, config);
@@ -107,8 +112,10 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config, const Atten
                                     held,
                                     most_chosen(c),
                                     c.evicted ? 1u : 0u};
-    if (c.scores_boxes) spec.insert(spec.end(), {c.own_rows, c.patience});
-    pipeline_ = vk::ComputePipeline(device, *variant.shader, c.scores_boxes ? 21 : 18, sizeof(SelectAttendPush), spec,
+    if (c.scores_rows) spec.insert(spec.end(), {c.own_rows, c.patience});
+    if (scores_keys(c)) spec.insert(spec.end(), {c.index_dim, static_cast<std::uint32_t>(c.index_type)});
+    const std::uint32_t n_buffers = scores_keys(c) ? 22 : c.scores_rows ? 21 : 18;
+    pipeline_ = vk::ComputePipeline(device, *variant.shader, n_buffers, sizeof(SelectAttendPush), spec,
                                     device.limits().subgroup_size);
 }
 
@@ -117,14 +124,17 @@ void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const Select
         b.state,    b.tables,   b.keys,    b.values, b.query,    b.partials,
         b.counters, b.attended, b.act_out, b.lists,  b.controls, b.parents,
         b.lse,      b.counts,   b.scores,  b.ranges, b.policies, config_.evicted ? b.evicted : b.state};
-    if (config_.scores_boxes) bound.insert(bound.end(), {b.box_low, b.box_high, b.arrivals});
+    if (scores_boxes(config_)) bound.insert(bound.end(), {b.box_low, b.box_high, b.arrivals});
+    if (scores_keys(config_)) bound.insert(bound.end(), {b.index_keys, b.maps, b.arrivals, b.dropped});
     recorder.dispatch(pipeline_, bound, std::as_bytes(std::span(&push, 1)), config_.n_splits, config_.n_kv_heads);
 }
 
 std::uint64_t SelectAttend::bytes_moved(const Config& c, std::uint64_t n_rows, std::uint64_t n_tokens) {
-    const std::uint64_t boxes = n_rows * c.n_kv_heads * 2 * c.head_dim * summary_element_bytes(c.kv_type);
+    std::uint64_t row_bytes = 0;  // that it scores
+    if (scores_boxes(c)) row_bytes = 2ull * c.head_dim * summary_element_bytes(c.kv_type);
+    if (scores_keys(c)) row_bytes = index_row_bytes(c.index_type, c.index_dim);
     return n_tokens * c.n_kv_heads * 2 * kv_row_bytes(c.kv_type, c.head_dim) + n_rows * c.n_heads * 4 +
-           (c.scores_boxes ? boxes : 0) + 8ull * c.n_heads * c.head_dim +
+           n_rows * c.n_kv_heads * row_bytes + 8ull * c.n_heads * c.head_dim +
            (c.quantize ? activation_bytes(c.n_heads * c.head_dim) : 0);
 }
 

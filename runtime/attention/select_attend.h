@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 
+#include "runtime/attention/wait.h"
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/weights/attend_tuning.h"
@@ -16,7 +17,7 @@ namespace winnow {
 /// shaders/attention/select_attend.comp
 class SelectAttend {
 public:
-    static constexpr std::uint32_t kOwnRows = 256, kPatience = 64;
+    static constexpr std::uint32_t kOwnRows = 256;
     struct Config {
         std::uint32_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
         KvType kv_type = KvType::kF16;
@@ -33,12 +34,15 @@ public:
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_score_splits = 8;
         bool evicted = false;  ///< what left a window counts as one more token
-        /// The stage scores its rows, boxes of a first level, itself: there is no IndexerScore before it. Of more than
-        /// own_rows each workgroup scores its share and waits for the others of its kv head, for which all of them
-        /// should run at once (can_wait()): one that looked `patience` times scores all rows.
-        bool scores_boxes = false;
+        /// The stage scores its rows itself, with no IndexerScore of the level before it: boxes of a first level, or
+        /// index keys below another level. Of more than own_rows each workgroup scores its share and waits for the
+        /// others of its kv head, for which all of them should run at once (most_waiting()): one that looked `patience`
+        /// times scores all rows.
+        bool scores_rows = false;
         std::uint32_t own_rows = kOwnRows;  ///< a multiple of 16, at least 16
         std::uint32_t patience = kPatience;
+        std::uint32_t index_dim = 16;  ///< of index keys that it scores
+        IndexType index_type = IndexType::kF16;
         AttendTuning tuning{};  ///< empty = the table's
     };
     struct Buffers {
@@ -54,9 +58,10 @@ public:
         vk::BufferRange scores, ranges;  ///< what IndexerScore left: its scores and its partials
         vk::BufferRange policies;
         vk::BufferRange evicted{};  ///< EvictedSums::sums(); not looked at without Config::evicted
-        /// With Config::scores_boxes, which writes `scores` and `ranges` (f32 [n_kv_heads, n_splits, 2, n_group, 2]):
-        vk::BufferRange box_low{}, box_high{};  ///< minima and maxima of units, as IndexerScore reads them
-        vk::BufferRange arrivals{};             ///< u32 [n_kv_heads] from SelectAttendPush::counter on, zeros
+        /// With Config::scores_rows, which writes `scores` and `ranges` (f32 [n_kv_heads, n_splits, 2, n_group, 2]):
+        vk::BufferRange box_low{}, box_high{};            ///< minima and maxima of units, as IndexerScore reads them
+        vk::BufferRange index_keys{}, maps{}, dropped{};  ///< as of IndexerScore
+        vk::BufferRange arrivals{};                       ///< u32 [n_kv_heads] from SelectAttendPush::counter on, zeros
     };
     /// @throws Error(kInvalidArgument) where make() makes nothing.
     SelectAttend(vk::Device& device, const Config& config);
@@ -64,9 +69,6 @@ public:
     static std::unique_ptr<SelectAttend> make(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
 
-    /// Whether workgroups of Config::scores_boxes may wait for each other: the device tells how many processors it has,
-    /// and each has at most one of them.
-    static bool can_wait(const vk::Device& device, std::uint32_t n_workgroups);
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
     static double bin_width(BudgetRule rule, std::uint32_t n_group);
     /// @param n_rows that were scored, @param n_tokens that are attended, both in each kv head.

@@ -50,7 +50,7 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
     const std::uint32_t subgroup = device.limits().subgroup_size;
     const std::uint32_t group_size = select_tuning(device, 1, false, c.tuning).group_size;
     const std::uint32_t group = c.n_heads / c.n_kv_heads;
-    std::array<std::uint32_t, 13> spec{group_size,
+    std::array<std::uint32_t, 14> spec{group_size,
                                        group,
                                        group_size / subgroup,
                                        c.n_splits,
@@ -62,23 +62,20 @@ SelectRows::SelectRows(vk::Device& device, const Config& config) : config_(confi
                                        c.score_stride,
                                        n_bins(c.level.rule, group, c.is_final),
                                        0,
-                                       c.is_final ? 1u : 0u};
+                                       c.is_final ? 1u : 0u,
+                                       c.waits ? c.patience : 0};
     const vk::ShaderVariant& shader = vk::find_shader("select_rows");
-    count_ = vk::ComputePipeline(device, shader, 14, sizeof(SelectPush), spec, subgroup);
-    spec[11] = 1;
-    write_ = vk::ComputePipeline(device, shader, 14, sizeof(SelectPush), spec, subgroup);
+    const std::vector<std::uint32_t> passes = c.waits
+                                                  ? std::vector<std::uint32_t>{WINNOW_ROWS_ONCE}
+                                                  : std::vector<std::uint32_t>{WINNOW_ROWS_COUNT, WINNOW_ROWS_WRITE};
+    for (const std::uint32_t pass : passes) {
+        spec[11] = pass;
+        passes_.emplace_back(device, shader, 14, sizeof(SelectPush), spec, subgroup);
+    }
 }
 
-void SelectRows::record_count(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
-    record(count_, recorder, b, push);
-}
-void SelectRows::record_write(vk::Recorder& recorder, const Buffers& b, const SelectPush& push) const {
-    record(write_, recorder, b, push);
-}
-
-void SelectRows::record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& b,
-                        const SelectPush& push) const {
-    recorder.dispatch(pass,
+void SelectRows::record(vk::Recorder& recorder, const Buffers& b, const SelectPush& push, std::uint32_t pass) const {
+    recorder.dispatch(passes_[pass],
                       {b.state, b.tables, b.lists, b.parents, b.scores, b.partials, b.ranks, b.bins, b.through,
                        b.counters, b.controls, b.policies, b.cuts, b.dropped},
                       push, config_.n_splits, config_.n_kv_heads);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <vector>
+
+#include "runtime/attention/wait.h"
 #include "runtime/vk/pipeline.h"
 #include "runtime/vk/recorder.h"
 #include "runtime/weights/select_tuning.h"
@@ -22,6 +25,10 @@ public:
         std::uint32_t score_stride = 0;  ///< floats from one head's scores to the next, a multiple of 16
         std::uint32_t n_splits = 8;      ///< of this stage
         std::uint32_t n_score_splits = 8;
+        /// One dispatch, whose workgroups wait for the others of their kv head and which should therefore all run at
+        /// once (n_splits at most most_waiting()): one that looked `patience` times counts all rows.
+        bool waits = false;
+        std::uint32_t patience = kPatience;
         SelectTuning tuning = {};  ///< by the device where it is empty
     };
     struct Buffers {
@@ -32,18 +39,18 @@ public:
         vk::BufferRange bins;              ///< bin_bytes, zero between steps
         vk::BufferRange through;           ///< through_bytes
         vk::BufferRange counters, controls, policies;
-        vk::BufferRange cuts;     ///< SelectCut [n_kv_heads]
+        vk::BufferRange cuts;     ///< SelectCut [n_kv_heads], of two dispatches
         vk::BufferRange dropped;  ///< f32 [n_heads], written where a level follows
     };
     /// @throws Error(kInvalidArgument) for units of more than a token and for heads that choose each for themselves.
     SelectRows(vk::Device& device, const Config& config);
-    /// Ranks, bins and the cut; then, behind the caller's barrier, the list.
-    void record_count(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
-    void record_write(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push) const;
+    /// Dispatch `pass` of n_dispatches(), each behind the caller's barrier after the one before: ranks, bins and the
+    /// cut, then the list; or all of it.
+    void record(vk::Recorder& recorder, const Buffers& buffers, const SelectPush& push, std::uint32_t pass) const;
+    std::uint32_t n_dispatches() const { return static_cast<std::uint32_t>(passes_.size()); }
 
     /// Whether a level is for this stage: its rows are many, and it ranks tokens once for all heads.
     static bool takes(const SelectLevel& level, HeadPool pool, std::uint32_t max_rows);
-    static constexpr std::uint32_t kDispatches = 2;
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.
     static double bin_width(BudgetRule rule, std::uint32_t n_group, bool is_final = true);
     static std::uint64_t rank_bytes(std::uint32_t n_kv_heads, std::uint32_t score_stride);
@@ -55,11 +62,8 @@ public:
     static std::uint64_t bytes_moved(const Config& config, std::uint64_t n_tokens, std::uint64_t n_kept);
 
 private:
-    void record(const vk::ComputePipeline& pass, vk::Recorder& recorder, const Buffers& buffers,
-                const SelectPush& push) const;
-
     Config config_;
-    vk::ComputePipeline count_, write_;
+    std::vector<vk::ComputePipeline> passes_;
 };
 
 }  // namespace winnow

@@ -12,12 +12,14 @@ namespace winnow {
 AttentionPipeline::AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                                      const AttentionBuffers& buffers, std::uint32_t n_splits,
                                      const SparsePolicy& policy, std::span<const float> maps, bool quantize,
-                                     std::optional<bool> choose_in_attend, bool appends_index)
+                                     std::optional<bool> choose_in_attend, bool appends_index,
+                                     std::optional<std::uint32_t> most_waiting)
     : device_(device),
       shape_(shape),
       cache_(cache),
       buffers_(buffers),
       policy_((policy.check(shape.n_layers, shape.n_kv_heads), policy)),
+      most_waiting_(most_waiting.value_or(winnow::most_waiting(device, shape.n_kv_heads))),
       attend_dense_(device, attend_config<AttendDense::Config>(n_splits, quantize)) {
     const KvConfig& kv = cache.layout().config();
     if (policy_.compensate && !cache.evicted())
@@ -96,12 +98,13 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
     // Its shares' states must fit the partials.
-    c.scores_boxes = policy_.levels.size() == 1 && c.level.scorer == Scorer::kBox &&
-                     n_splits <= sizes.n_select_splits &&
-                     (c.most_rows <= c.own_rows || SelectAttend::can_wait(device_, n_splits * shape_.n_kv_heads));
-    if (c.scores_boxes) select_attend_ = SelectAttend::make(device_, c);
+    c.scores_rows = c.level.scorer == (c.parent_unit == 0 ? Scorer::kBox : Scorer::kLowdim) &&
+                    n_splits <= sizes.n_select_splits && (c.most_rows <= c.own_rows || n_splits <= most_waiting_);
+    c.index_dim = std::max(policy_.index_dim, 8u);
+    c.index_type = policy_.index_type;
+    if (c.scores_rows) select_attend_ = SelectAttend::make(device_, c);
     scores_in_attend_ = select_attend_ != nullptr;
-    c.scores_boxes = false;
+    c.scores_rows = false;
     if (!select_attend_) select_attend_ = SelectAttend::make(device_, c);
 }
 
@@ -122,7 +125,8 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
     base.codes = has_codes(policy_);
     base.max_rows = sizes.max_rows;
     base.n_splits = sizes.n_select_splits;
-    for (std::size_t i = 0; i < policy_.levels.size() && !scores_in_attend_; ++i) {
+    const std::size_t n_levels = policy_.levels.size() - (scores_in_attend_ ? 1 : 0);
+    for (std::size_t i = 0; i < n_levels; ++i) {
         IndexerScore::Config c = base;
         c.level = policy_.levels[i];
         c.parent_unit = i == 0 ? 0 : policy_.levels[i - 1].unit;
@@ -143,6 +147,8 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
         r.is_final = c.is_final;
         r.score_stride = IndexerScore::score_stride(c.max_rows);
         r.n_splits = r.n_score_splits = sizes.n_select_splits;
+        r.waits = most_waiting_ > 0;
+        if (r.waits) r.n_splits = std::min(r.n_splits, most_waiting_);
         select_rows_.back() = std::make_unique<SelectRows>(device_, r);
     }
     if (appends_index && policy_.index_dim != 0) {
@@ -228,11 +234,10 @@ void AttentionPipeline::record_selection(vk::Recorder& recorder, vk::GpuTimer* t
         const SelectRows::Buffers buffers{buffers_.state, cache_.tables(), m.lists, m.lists,   m.scores,
                                           m.partials,     m.ranks,         m.bins,  m.through, m.counters,
                                           m.controls,     m.policies,      m.cuts,  m.dropped};
-        const SelectPush push = selection_push(layer, level);
-        select_rows_[level]->record_count(recorder, buffers, push);
-        recorder.barrier();
-        select_rows_[level]->record_write(recorder, buffers, push);
-        recorder.barrier();
+        for (std::uint32_t pass = 0; pass < select_rows_[level]->n_dispatches(); ++pass) {
+            select_rows_[level]->record(recorder, buffers, selection_push(layer, level), pass);
+            recorder.barrier();
+        }
         recorder.timestamp(timer, "select_rows");
     }
 }
@@ -315,6 +320,7 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
     p.counter = 0;
     p.skip = policy_.value_skip;
     p.evicted = evicted_row(layer);
+    p.maps = select.maps;
     select_attend_->record(recorder,
                            {buffers_.state,
                             cache_.tables(),
@@ -336,6 +342,9 @@ void AttentionPipeline::record_select_attend(vk::Recorder& recorder, std::uint32
                             cache_.evicted().sums(),
                             m.or_none(own.min),
                             m.or_none(own.max),
+                            m.or_none(own.index_keys),
+                            m.maps,
+                            m.dropped,
                             m.counters},
                            p);
 }
@@ -398,8 +407,8 @@ AttentionPipeline::Summaries AttentionPipeline::summaries(std::uint32_t layer) c
 
 std::uint32_t AttentionPipeline::n_dispatches(std::uint32_t layer) const {
     if (!policy_.layers[layer].selects()) return 1;
-    std::uint32_t n = 1;  // which may be all: see SelectAttend::Config::scores_boxes
-    for (const std::unique_ptr<SelectRows>& wide : select_rows_) n += 1 + (wide ? SelectRows::kDispatches : 0);
+    std::uint32_t n = 1;  // which may be all: see SelectAttend::Config::scores_rows
+    for (const std::unique_ptr<SelectRows>& wide : select_rows_) n += 1 + (wide ? wide->n_dispatches() : 0);
     return n;
 }
 

@@ -41,11 +41,12 @@ public:
     /// @param choose_in_attend whether SelectAttend serves where it can; by the device where absent.
     /// @param appends_index whether record_decode adds the newest token's index key; false where record_prefill has
     /// added it already.
+    /// @param most_waiting workgroups of a kv head that may wait for each other; by the device where absent.
     /// @throws Error(kInvalidArgument) from SparsePolicy::check, before anything is allocated.
     AttentionPipeline(vk::Device& device, const AttentionShape& shape, const KvCache& cache,
                       const AttentionBuffers& buffers, std::uint32_t n_splits, const SparsePolicy& policy,
                       std::span<const float> maps = {}, bool quantize = true, std::optional<bool> choose_in_attend = {},
-                      bool appends_index = true);
+                      bool appends_index = true, std::optional<std::uint32_t> most_waiting = {});
 
     /// Attention of the newest token, whose key and value are in the cache; ends with a barrier.
     /// @param sparse false: everything is attended (below min_ctx), but index keys are kept up to date (if it appends
@@ -131,6 +132,7 @@ private:
     AttentionMemory memory_;
     std::uint32_t summary_unit_ = 0;
     std::uint32_t super_stride_ = 0;
+    std::uint32_t most_waiting_ = 0;
     AttendDense attend_dense_;
     std::unique_ptr<AttendSparse> attend_sparse_;
     std::unique_ptr<AuditMass> audit_;
@@ -139,7 +141,7 @@ private:
     std::unique_ptr<IndexerScore> append_index_;
     std::vector<IndexerScore> levels_;
     std::vector<std::unique_ptr<SelectRows>> select_rows_;  ///< by level; null where it has few tokens
-    bool scores_in_attend_ = false;                         ///< select_attend_ needs no levels_
+    bool scores_in_attend_ = false;                         ///< select_attend_ needs none of levels_ for the last one
     std::unique_ptr<SelectAttend> select_attend_;           ///< where it has few rows, and chooses anew in every step
     const vk::Buffer* captured_from_ = nullptr;
     const vk::Buffer* captured_to_ = nullptr;

@@ -53,6 +53,7 @@ layout(constant_id = 22) const uint kCodes = 0;        // 1 = index keys have co
 
 #define STATE_BINDING 0
 #define TABLE_BINDING 1
+#define MAP_BINDING 5
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
 #include "shaders/common/kv_store.glsl"
@@ -66,7 +67,6 @@ layout(set = 0, binding = 3, scalar) restrict readonly buffer RowsMax { uvec4 ro
 layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float query[]; };
 layout(set = 0, binding = 4, scalar) restrict readonly buffer QueryQuads { vec4 query_quads[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-layout(set = 0, binding = 5, scalar) restrict readonly buffer MapQuads { vec4 map_quads[]; };
 READ_WORDS(key_pool, 6, readonly)
 INDEX_PLANE(7)
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
@@ -99,6 +99,7 @@ const float kEmpty = -3.0e38;
 #include "shaders/common/softmax_state.glsl"
 const uint kValues = kInFlight * kGroup;
 #include "shaders/common/share_out.glsl"
+#include "shaders/common/index_query.glsl"
 
 shared float shared_query[kIndexed ? kGroup * kDim : 1];
 shared vec2 shared_states[kSubgroups * kGroup];
@@ -126,22 +127,8 @@ void load_summary_unit(uint which, uint at, out vec4 a, out vec4 b) {
 #endif
 }
 
-// Index query of this kv head's query heads, in shared memory: four lanes to a value, so that few values are taken one
-// after another and the loads of one overlap.
-void stage_query() {
-    const uint part = gl_LocalInvocationIndex % 4;
-    for (uint first = 0; first < kGroup * kDim; first += kGroupSize / 4) {
-        const uint i = min(first + gl_LocalInvocationIndex / 4, kGroup * kDim - 1);
-        const uint query_quad = (kv_head * kGroup + i / kDim) * kHeadDim / 4;
-        const uint map_quad = (push.maps + (kv_head * 2 * kIndexDim + i % kDim) * kHeadDim) / 4;
-        float sum = 0.0;
-        [[unroll]] for (uint c = 0; c < kHeadDim / 4; c += 4)
-            if (c + part < kHeadDim / 4) sum += dot(map_quads[map_quad + c + part], query_quads[query_quad + c + part]);
-        sum += subgroupShuffleXor(sum, 1);
-        sum += subgroupShuffleXor(sum, 2);
-        if (part == 0 && first + gl_LocalInvocationIndex / 4 < kGroup * kDim) shared_query[query_at(i / kDim, i % kDim)] = sum;
-    }
-}
+vec4 query_quad(uint at) { return query_quads[at]; }
+void put_index_query(uint g, uint r, float value) { shared_query[query_at(g, r)] = value; }
 
 // From there, or the queries themselves, into registers.
 void load_query() {
@@ -460,7 +447,7 @@ void main() {
     // Beside the state and the table, not after them.
     fetch_blocks(gl_WorkGroupID.x * kInFlight * kSlots);
     if (kAppendOnly == 0 && kIndexed) {
-        stage_query();
+        stage_index_query();
         if (kCoded) stage_codes();
         barrier();
     }

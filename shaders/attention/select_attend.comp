@@ -1,19 +1,20 @@
 #version 460
 // SPDX-License-Identifier: Apache-2.0
 // Computes: the budget rule and the attention over what it keeps, in one dispatch. The rows have been scored by
-// indexer_score, or are boxes that the variants select_attend_boxes_* score themselves (score_boxes.glsl). No workgroup
-// waits for a list: each finds the cut by itself, from all scores of its kv head, keeps in shared memory the units that
-// fall to it and attends to them. Where the rows are few (blocks) that costs less than a dispatch. The list is written
-// too, for layers that borrow it. Sinks and everything from middle_end on are attended besides; a windowed head attends
-// to what it sees.
+// indexer_score, or the stage scores them itself: boxes (variants select_attend_boxes_*, score_boxes.glsl), or index keys
+// of what a level above kept (select_attend_keys_*, score_keys.glsl). No workgroup waits for a list: each finds the cut
+// by itself, from all scores of its kv head, keeps in shared memory the units that fall to it and attends to them. Where
+// the rows are few (blocks) that costs less than a dispatch. The list is written too, for layers that borrow it. Sinks
+// and everything from middle_end on are attended besides; a windowed head attends to what it sees.
 // One workgroup handles: one of kMaxSplits ranges of the attended tokens of one kv head, all its query heads at once.
 // Bindings: 0 state; 1 block table; 2 K pool; 3 V pool; 4 q f32, scaled; 5 partial states; 6 arrival counters;
 //   7 output f32;
 //   8 output as quantised activations; 9 lists u32 of this level; 10 controls; 11 lists of the level above; 12 lse f32 [n_heads];
 //   13 tokens attended u32 (host visible), by layer and kv head; 14 scores f32 [n_heads, max_rows]; 15 (m, d) of ranges of rows
 //   [n_kv_heads, kScoreSplits + 1, kGroup], sinks and window last; 16 policies;
-//   17 sums of what left the windows, evicted.glsl; of boxes 18 minima and 19 maxima of units, 20 arrivals u32 by kv head, and
-//   15 is (m, d) of shares [n_kv_heads, kMaxSplits, kStates, kGroup], score_boxes.glsl
+//   17 sums of what left the windows, evicted.glsl; of boxes 18 minima and 19 maxima of units; of index keys 18 those,
+//   index_keys.glsl, 19 index maps as in indexer_score and 21 mass that dropped rows hold, log, f32 [n_heads]; of both
+//   20 arrivals u32 by kv head, and 15 is (m, d) of shares [n_kv_heads, kMaxSplits, kStates, kGroup], score_shares.glsl
 // Needs: storage16, subgroup arithmetic, ballot and shuffle; the variants *_matrix f16 arithmetic and cooperative matrix.
 #extension GL_EXT_scalar_block_layout : require
 #extension GL_EXT_shader_16bit_storage : require
@@ -52,9 +53,14 @@ layout(constant_id = 18) const uint kBins = 512;      // of the ranking: 32 nats
 layout(constant_id = 19) const uint kHeldRows = 8;    // that an invocation ranks at once, a multiple of 4
 layout(constant_id = 20) const uint kMostChosen = 64; // units that fall to a workgroup
 layout(constant_id = 21) const bool kEvicted = false;
-#ifdef WINNOW_BOXES
+#if defined(WINNOW_BOXES) || defined(WINNOW_KEYS)
+#define WINNOW_SCORES
 layout(constant_id = 22) const uint kOwnRows = 64;  // that a workgroup scores alone, at most; a multiple of 16
 layout(constant_id = 23) const uint kPatience = 0;  // looks at the others' arrivals
+#endif
+#ifdef WINNOW_KEYS
+layout(constant_id = 24) const uint kIndexDim = 16;
+layout(constant_id = 25) const uint kIndexType = 0;  // of index keys
 #endif
 
 #define STATE_BINDING 0
@@ -67,6 +73,11 @@ layout(constant_id = 23) const uint kPatience = 0;  // looks at the others' arri
 #define OUTPUT_BINDING 7
 #define ACT_OUT_BINDING 8
 #define EVICTED_BINDING 17
+#define BOX_LOW_BINDING 18
+#define BOX_HIGH_BINDING 19
+#define INDEX_KEY_BINDING 18
+#define MAP_BINDING 19
+#define ARRIVAL_BINDING 20
 #include "shaders/common/interface.h"
 #include "shaders/common/step_state.glsl"
 #include "shaders/common/kv.glsl"
@@ -80,7 +91,7 @@ layout(set = 0, binding = 10, scalar) restrict buffer Controls { SelectControl c
 layout(set = 0, binding = 11, scalar) restrict readonly buffer Parents { uint parents[]; };
 layout(set = 0, binding = 12, scalar) restrict writeonly buffer Lse { float lse[]; };
 layout(set = 0, binding = 13, scalar) restrict writeonly buffer Counts { uint attended_counts[]; };
-#ifdef WINNOW_BOXES
+#ifdef WINNOW_SCORES
 layout(set = 0, binding = 14, scalar) coherent buffer Scores { vec2 score_pairs[]; };
 layout(set = 0, binding = 14, scalar) coherent buffer ScoreQuads { vec4 score_quads[]; };
 layout(set = 0, binding = 15, scalar) coherent buffer Ranges { vec2 ranges[]; };
@@ -89,6 +100,10 @@ layout(set = 0, binding = 14, scalar) restrict readonly buffer Scores { vec4 sco
 layout(set = 0, binding = 15, scalar) restrict readonly buffer Ranges { vec2 ranges[]; };
 #endif
 layout(set = 0, binding = 16, scalar) restrict readonly buffer Policies { HeadPolicy policies[]; };
+#ifdef WINNOW_KEYS
+#define DROPPED_BINDING 21
+layout(set = 0, binding = DROPPED_BINDING, scalar) restrict readonly buffer Dropped { float dropped[]; };
+#endif
 
 const uint kFinal = 1;
 #define HELD_ROWS kHeldRows
@@ -104,10 +119,10 @@ shared uint first_kept;     // the same where it is kept
 
 HeadTable table;
 #ifdef WINNOW_BOXES
-#define BOX_LOW_BINDING 18
-#define BOX_HIGH_BINDING 19
-#define ARRIVAL_BINDING 20
 #include "shaders/common/score_boxes.glsl"
+#endif
+#ifdef WINNOW_KEYS
+#include "shaders/common/score_keys.glsl"
 #endif
 vec4 fetched[kFetched];
 uint fetched_first = 0xffffffffu;
@@ -115,7 +130,7 @@ uint fetched_first = 0xffffffffu;
 // Whatever lies there beyond the scored rows: it does not count, and its load need not wait for how many there are.
 void fetch_rows(uint first) {
     fetched_first = first;
-#ifdef WINNOW_BOXES
+#ifdef WINNOW_SCORES
     if (kMaxRows <= kOwnRows || scored_alone) {
         [[unroll]] for (uint i = 0; i < kFetched; ++i) {
             const uint pair = (i % kGroup * kOwnRows + min(first, kOwnRows - kHeld)) / 2 + i / kGroup * 2;
@@ -147,7 +162,7 @@ Attended attended_range(uint n_first, uint recent, uint n_list) {
 }
 uint split_begin(Attended a, uint split) { return split * a.n_items / a.n_active; }
 
-#ifndef WINNOW_BOXES
+#ifndef WINNOW_SCORES
 // Log of each head's denominator, and the share that sinks and window have of it.
 void merge_ranges() {
     for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
@@ -291,9 +306,13 @@ void main() {
     position = state.position;
     const uint stopped = state.stopped;
     table = head_table(push.table_offset, push.table_stride, kv_head);
-#ifdef WINNOW_BOXES
+#ifdef WINNOW_SCORES
     attend_init(kv_head);
-    fetch_first_blocks(split);
+    fetch_first_rows(split);
+#ifdef WINNOW_KEYS
+    stage_index_query();
+    barrier();
+#endif
     put_queries();
 #else
     fetch_rows(gl_LocalInvocationIndex * kHeld);
@@ -311,15 +330,15 @@ void main() {
     } else {
         find_candidates();
         const uint n_rows = n_level_rows();
-#ifdef WINNOW_BOXES
-        score_boxes(split, n_rows);
+#ifdef WINNOW_SCORES
+        score_own_rows(split, n_rows);
         if (kMaxRows > kOwnRows && !scored_alone) fetch_rows(gl_LocalInvocationIndex * kHeld);
 #endif
         n_tokens = choose(split, n_rows);
     }
     if (split >= a.n_active) {
-#ifdef WINNOW_BOXES
-        leave_boxes();
+#ifdef WINNOW_SCORES
+        leave_scores();
 #endif
         return;
     }
@@ -329,8 +348,8 @@ void main() {
     const uint begin = split_begin(a, split);
     const uint end = split_begin(a, split + 1);
     attend_range(begin, end, min(push.skip / float(n), 1.0));  // the maximum itself is never skipped
-#ifdef WINNOW_BOXES
-    leave_boxes();
+#ifdef WINNOW_SCORES
+    leave_scores();
 #endif
     attend_merge_workgroup();
     if (!attend_finish(kv_head, split, a.n_active, push.counter + kv_head)) return;

@@ -198,7 +198,7 @@ void attend_range(uint begin, uint end, float skip) {
     TurnPlace place = find_turn(i, end);
     fetch_keys(place);
     if (kAhead) fetch_values(place);
-#ifndef WINNOW_BOXES
+#ifndef WINNOW_SCORES
     put_queries();  // else it is done
 #endif
     for (; i < end; i += kSubgroups * kTokensInFlight) {

@@ -238,6 +238,7 @@ struct SelectAttendPush {
     uint counter;
     float skip;
     uint evicted;
+    uint maps;  // as in SelectPush
 };
 
 // Of a layer none of whose heads is summed.
@@ -279,6 +280,11 @@ struct AuditPush {
 #define WINNOW_SCORE_LIST 0          // the last workgroup applies the rule and writes the list
 #define WINNOW_SCORE_DENOMINATORS 1  // it leaves the denominators: select_rows applies the rule
 #define WINNOW_SCORE_RANGES 2        // every workgroup leaves its part of them: select_attend applies the rule
+
+// What a dispatch of select_rows does.
+#define WINNOW_ROWS_COUNT 0  // ranks and counts, and finds the cut
+#define WINNOW_ROWS_WRITE 1  // writes the list, after that
+#define WINNOW_ROWS_ONCE 2   // both, where workgroups may wait for each other
 
 #define WINNOW_POOL_MAX 0
 #define WINNOW_POOL_MEAN 1

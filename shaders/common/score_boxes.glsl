@@ -1,29 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores of boxes (Quest: the largest score that a key between a unit's minimum and maximum can have) for select_attend
-// where it scores its rows itself, so that a selecting layer has no dispatch more than a dense one. Few rows every
-// workgroup scores by itself. Of more it scores its share, writes the scores and waits for the others of its kv head.
-//
-// Vulkan promises no workgroup that another one runs, so that none may wait for ever: after kPatience looks it scores
-// the others' shares too. Whoever writes a score writes the same bits, so that the result does not depend on who waited.
-// Two may write the same word at once then, and others read it: as aligned words of the same bits. The host asks for
-// shares only where a processor each is known to be there (SelectAttend::can_wait()).
+// where it scores its rows itself (score_shares.glsl), so that a selecting layer has no dispatch more than a dense one.
 //
 // By matrix units a bound is two products, of the query's positive part and the maxima and of its negative part and the
 // minima: a box is read like a key of twice as many dimensions (attend_matrices.glsl).
 #ifndef WINNOW_SCORE_BOXES_GLSL
 #define WINNOW_SCORE_BOXES_GLSL
+#include "shaders/common/score_shares.glsl"
 
 layout(set = 0, binding = BOX_LOW_BINDING, scalar) restrict readonly buffer BoxLow { uvec4 box_low_quads[]; };
 layout(set = 0, binding = BOX_HIGH_BINDING, scalar) restrict readonly buffer BoxHigh { uvec4 box_high_quads[]; };
-// By kv head: workgroups whose scores are there | those past waiting << 16. Zero between dispatches.
-layout(set = 0, binding = ARRIVAL_BINDING, scalar) coherent buffer Arrivals { uint arrivals[]; };
-
-// Scores of the rows of a workgroup that scores all of them, two rows each, by head.
-shared vec2 own_pairs[kGroup * kOwnRows / 2];
-// (m, d) of rows, and where anybody asks for the mass that is kept, of sinks and window for themselves.
-const uint kStates = kNeedsMass ? 2 : 1;
-shared vec2 box_md[kSubgroups * kStates * kGroup];
-shared uint arrived_shares;
 
 const uint kUnitsPerBlock = kBlockSize / (kUnit < kBlockSize ? kUnit : kBlockSize);
 // Block table entry of a row of the list, known without the position, since only a head without a window asks.
@@ -32,18 +18,6 @@ uint box_block(uint row) {
     return block_table[push.table_offset + kv_head * push.table_stride + WINNOW_TABLE_HEADER + block];
 }
 uint box_row(uint block, uint row) { return block * kUnitsPerBlock + (push.sink_tokens / kUnit + row) % kUnitsPerBlock; }
-
-// What this workgroup scores of a head: all rows, or those of `share`, one of kMaxSplits; sinks and window by the way.
-struct Share {
-    bool own;
-    uint share, n_rows, n_first, n_sure;  // tokens of the sinks; with those of the window
-};
-// Of a token of sinks or window.
-uint sure_row(Share s, uint i) {
-    i = min(i, s.n_sure - 1);
-    const uint token = i < s.n_first ? i : middle_end + i - s.n_first;
-    return block_table[table.row + WINNOW_TABLE_HEADER + token / kBlockSize] * kBlockSize + token % kBlockSize;
-}
 
 #ifdef WINNOW_MATRICES
 const uint kBoxQuads = kUnitDims / 8;  // of a lane's unit, halves
@@ -115,7 +89,7 @@ vec4 box_scores(bool tokens) {
 }
 
 uint first_tile(bool own, uint share) { return (own ? 0 : share * kSubgroups) + gl_SubgroupID; }
-void fetch_first_blocks(uint share) { fetch_blocks(first_tile(kMaxRows <= kOwnRows, share)); }
+void fetch_first_rows(uint share) { fetch_blocks(first_tile(kMaxRows <= kOwnRows, share)); }
 
 void score_share(Share s) {
     const uint stride = s.own ? kSubgroups : kMaxSplits * kSubgroups;
@@ -175,11 +149,11 @@ void score_share(Share s) {
     [[unroll]] for (uint i = 0; i < kStates; ++i) {
         merge_state(md[i], subgroupShuffleXor(md[i], 1));
         merge_state(md[i], subgroupShuffleXor(md[i], 2));
-        if (lane_part() == 0 && lane_head() < kGroup) box_md[(gl_SubgroupID * kStates + i) * kGroup + lane_head()] = md[i];
+        if (lane_part() == 0 && lane_head() < kGroup) share_md[(gl_SubgroupID * kStates + i) * kGroup + lane_head()] = md[i];
     }
 }
 #else
-void fetch_first_blocks(uint share) {}
+void fetch_first_rows(uint share) {}
 
 // Dimensions 8 * unit .. of a box.
 void load_box(uint row, uint unit, out vec4 low[2], out vec4 high[2]) {
@@ -238,80 +212,9 @@ void score_share(Share s) {
     }
     [[unroll]] for (uint i = 0; i < kStates * kGroup; ++i) {
         for (uint d = kLanes; d < kSubgroupLanes; d <<= 1) merge_state(md[i], subgroupShuffleXor(md[i], d));
-        if (gl_SubgroupInvocationID == 0) box_md[gl_SubgroupID * kStates * kGroup + i] = md[i];
+        if (gl_SubgroupInvocationID == 0) share_md[gl_SubgroupID * kStates * kGroup + i] = md[i];
     }
 }
 #endif
-
-// State i of kStates * kGroup, of the workgroup's subgroups or of all shares.
-vec2 merged_md(bool shares, uint i) {
-    vec2 md = vec2(kEmpty, 0.0);
-    const uint n = shares ? kMaxSplits : kSubgroups;
-    const uint most = kMaxSplits > kSubgroups ? kMaxSplits : kSubgroups;
-    for (uint first = 0; first < most; first += kSubgroupLanes) {  // one turn in common cases
-        const uint part = first + gl_SubgroupInvocationID;
-        vec2 other = vec2(kEmpty, 0.0);
-        if (part < n && shares) other = ranges[(kv_head * kMaxSplits + part) * kStates * kGroup + i];
-        if (part < n && !shares) other = box_md[part * kStates * kGroup + i];
-        if (first == 0) md = other;
-        else merge_state(md, other);
-    }
-    const float largest = subgroupMax(md.x);
-    return vec2(largest, subgroupAdd(md.y * exp(md.x - largest)));
-}
-
-// Leaves the scores where fetch_rows() finds them, and each head's denominator.
-bool scored_alone = true;
-void score_boxes(uint split, uint n_rows) {
-    scored_alone = kMaxRows <= kOwnRows || n_rows <= kOwnRows;
-    const uint n_first = min(sinks, position + 1);
-    const uint n_recent = position + 1 > middle_end ? position + 1 - middle_end : 0;
-    Share s = Share(scored_alone, split, n_rows, n_first, n_first + n_recent);
-    // One loop for all, so that its code is there once. Alone it has one turn, and where nobody gives up too.
-    for (uint next = kMaxSplits; ; ) {
-        score_share(s);
-        barrier();
-        if (kMaxRows <= kOwnRows || scored_alone) break;
-        for (uint i = gl_SubgroupID; i < kStates * kGroup; i += kSubgroups) {
-            const vec2 md = merged_md(false, i);
-            if (subgroupElect()) ranges[(kv_head * kMaxSplits + s.share) * kStates * kGroup + i] = md;
-        }
-        memoryBarrierBuffer();
-        barrier();
-        if (next == kMaxSplits) {  // this workgroup's own share
-            if (gl_LocalInvocationIndex == 0) {
-                uint n = (atomicAdd(arrivals[push.counter + kv_head], 1) & 0xffffu) + 1;
-                for (uint look = 0; look < kPatience && n < kMaxSplits; ++look)
-                    n = atomicOr(arrivals[push.counter + kv_head], 0) & 0xffffu;
-                arrived_shares = n;
-            }
-            barrier();
-            if (arrived_shares == kMaxSplits) break;
-            next = 0;
-        } else ++next;
-        if (next == split) ++next;
-        if (next == kMaxSplits) break;
-        s.share = next;
-    }
-    memoryBarrierBuffer();
-    for (uint g = gl_SubgroupID; g < kGroup; g += kSubgroups) {
-        vec2 total = merged_md(!scored_alone, g);
-        vec2 sure = vec2(kEmpty, 0.0);
-        if (kStates == 2) {
-            sure = merged_md(!scored_alone, (kStates - 1) * kGroup + g);
-            merge_state(total, sure);
-        }
-        if (subgroupElect()) {
-            shared_lse[g] = total.x + log(max(total.y, 1.0e-30));
-            select_before_mass[g] = uint(share_of(sure, shared_lse[g]) * kMassUnit);
-        }
-    }
-}
-
-// After it no workgroup waits for this one. The last one leaves the counter as it was.
-void leave_boxes() {
-    if (kMaxRows <= kOwnRows || scored_alone || gl_LocalInvocationIndex != 0) return;
-    if (atomicAdd(arrivals[push.counter + kv_head], 1u << 16) >> 16 == kMaxSplits - 1) arrivals[push.counter + kv_head] = 0;
-}
 
 #endif

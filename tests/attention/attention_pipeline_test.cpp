@@ -89,11 +89,12 @@ struct Rig {
         uploader.upload(pool, halves.empty() ? std::as_bytes(std::span(rows)) : std::as_bytes(std::span(halves)));
         uploader.finish();
     }
-    AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {}) {
+    AttentionPipeline pipeline(const SparsePolicy& policy, std::optional<bool> choose_in_attend = {},
+                               std::optional<std::uint32_t> most_waiting = {}) {
         query = vk::Buffer(device, "query", kHeads * kDim * 4, vk::BufferUse::kDevice);
         AttentionPipeline p(device, kShape, cache, {state, query, partials, counters, attended, act}, kSplits, policy,
                             policy.index_maps ? std::span<const float>(*policy.index_maps) : std::span<const float>(),
-                            true, choose_in_attend);
+                            true, choose_in_attend, true, most_waiting);
         for (std::uint32_t from = 0; from < n_tokens; from += 500)  // chunks that end inside blocks
             vk::run_once(device, [&](vk::Recorder& r) {
                 for (std::uint32_t layer = 0; layer < kLayers; ++layer)
@@ -179,6 +180,7 @@ struct Rig {
 class AttentionPipelineTest : public GpuTest {};
 
 constexpr std::uint32_t kWideCapacity = 20000;  // many workgroups choose from so many tokens (select_rows)
+constexpr std::uint32_t kWaiting = 1000;        // and may wait for each other
 
 // Everything is allowed: whole mass, a budget of all tokens, a window of all tokens, no value skipped.
 SparsePolicy everything(std::string_view name, bool by_budget, std::uint32_t n) {
@@ -411,27 +413,39 @@ TEST_P(AttentionPipelineCapacityTest, PlansItsMemoryToTheByte) {
     }
 }
 
-TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatches) {
+TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatchesOrOne) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
     EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(make_preset("exact", kFull)), 0), 2u);
-    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull)), 0), 4u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, 0), 0), 4u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, 2), 0), 3u);  // workgroups wait
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull), false), 2), 2u);  // blocks are few
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);      // every head for itself
 }
 
-// Codes are a level of all tokens, so that they take two more; what they let through is few again.
+// How many workgroups wait for each other, or none, is not seen in what they choose.
+TEST_F(AttentionPipelineTest, WaitingChangesNothing) {
+    Rig rig(device(), 3000, KvType::kF16, kWideCapacity);
+    const auto apart = rig.step(rig.pipeline(make_preset("exact", kFull), {}, 0));
+    for (const std::uint32_t most_waiting : {1u, 3u, kWaiting})
+        EXPECT_EQ(rig.step(rig.pipeline(make_preset("exact", kFull), {}, most_waiting)), apart);
+}
+
+// Codes are a level of all tokens, so that they take two more, or one where workgroups wait; what they let through is
+// few again, and then needs no dispatch to be scored.
 TEST_F(AttentionPipelineTest, CodesTakeTwoMoreDispatchesOfManyTokens) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
     for (const bool choose : {false, true}) {  // attention's choice is its own dispatch, as the list's is the level's
         SCOPED_TRACE(choose);
-        EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(hisa(true), choose), 0), 3u);
-        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true), choose), 0), 5u);
-        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(false), choose), 0), 3u);  // blocks are few
+        const std::uint32_t keys = choose ? 0 : 1;  // scored where attention chooses from them
+        EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(hisa(true), choose), 0), 2u + keys);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true), choose, 0), 0), 5u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(false), choose, 0), 0), 3u);  // blocks are few
         SparsePolicy steered = hisa(true);
         steered.steered = true;
-        EXPECT_EQ(wide.n_dispatches(wide.pipeline(steered, choose), 0), 5u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(steered, choose, 0), 0), 5u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true), choose, kWaiting), 0), 3u + keys);
         // So large a budget that the filter lets through more than one workgroup chooses from.
-        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true, {.budget = 8000}), choose), 0), 7u);
+        EXPECT_EQ(wide.n_dispatches(wide.pipeline(hisa(true, {.budget = 8000}), choose, 0), 0), 7u);
     }
 }
 
@@ -443,10 +457,11 @@ TEST_F(AttentionPipelineTest, AttentionChoosesAmongWhatCodesLetThrough) {
     policy.levels[1].budget = 400;
     SelectLevel filter = policy.levels[0], last = policy.levels[1];
     last.budget -= policy.sink + policy.window;
-    for (const std::uint32_t capacity : {kTokens, kWideCapacity}) {
-        SCOPED_TRACE(capacity);
+    for (const auto& [capacity, most_waiting] :
+         {std::pair{kTokens, 0u}, {kWideCapacity, 0u}, {kTokens, kWaiting}, {kWideCapacity, kWaiting}}) {
+        SCOPED_TRACE(fmt::format("capacity {} waiting {}", capacity, most_waiting));
         Rig rig(device(), kTokens, KvType::kF16, capacity);
-        const AttentionPipeline p = rig.pipeline(policy, true);
+        const AttentionPipeline p = rig.pipeline(policy, true, most_waiting);
         const auto got = rig.step(p);
         ASSERT_TRUE(rig.stages.count("select_attend") == 1 && rig.stages.count("attend_sparse") == 0);
         EXPECT_EQ(rig.stages.count("select_rows"), capacity == kWideCapacity ? 1u : 0u);
@@ -503,7 +518,7 @@ TEST_F(AttentionPipelineTest, FewTokensBehindAFilterTakeNone) {
         EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 3u) << steered;
     }
     p.levels[0].budget_share = 1;
-    EXPECT_EQ(wide.n_dispatches(wide.pipeline(p), 2), 5u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(p, {}, 0), 2), 5u);
 }
 
 TEST_F(AttentionPipelineTest, PlansIndexKeysToTheByte) {

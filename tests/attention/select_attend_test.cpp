@@ -289,7 +289,7 @@ TEST_F(SelectAttendTest, DoesNothingWhenStopped) {
 // The stage scores boxes itself. So few rows that each workgroup scores all of them, by what the stage is made for and
 // by what there is; and shares of workgroups that wait for each other, for ever or not at all.
 SelectCase scored(SelectCase c, std::uint32_t own_rows, std::uint32_t patience) {
-    c.scores_boxes = true;
+    c.scores_rows = true;
     c.own_rows = own_rows;
     c.patience = patience;
     return c;
@@ -362,6 +362,81 @@ TEST_F(SelectAttendTest, PatienceChangesNothing) {
     EXPECT_TRUE(much.attention() == first);
 }
 
+// The stage scores index keys of what a level above kept itself: a third of the tokens by their codes, a seventh in the
+// end.
+SelectCase scored_keys(CacheShape shape, const SelectLevel& last, std::uint32_t own_rows, std::uint32_t patience = 0) {
+    return scored(
+        {.shape = shape, .levels = {top_k(Scorer::kCodes, 1, std::max(shape.n_tokens / 3, 1u)), last}, .index_dim = 16},
+        own_rows, patience);
+}
+
+TEST_F(SelectAttendTest, ScoresKeysAtEveryLength) {
+    for (const std::uint32_t n : kLengths) {
+        for (const std::uint32_t own_rows : {16u, 256u}) {
+            SelectCase c = scored_keys({.n_tokens = n}, top_k(Scorer::kLowdim, 1, std::max(n / 7, 1u)), own_rows);
+            for (const std::uint32_t sinks : {4u, 100u}) {
+                c.sinks = sinks;
+                check(c);
+            }
+            c.window = 1;
+            c.rows_choose_codes = n > 1000;  // of few tokens one bin's rows are a share that counts
+            c.levels.back() = top_p(Scorer::kLowdim, 1, 0.6f);
+            check(c);
+        }
+    }
+}
+
+TEST_F(SelectAttendTest, ScoresKeysOfEveryCacheAndShape) {
+    for (const KvType type : {KvType::kF32, KvType::kQ8_0}) {
+        SelectCase c = scored_keys({.n_tokens = 1900, .kv_type = type}, top_k(Scorer::kLowdim, 1, 300), 32);
+        c.index_type = IndexType::kInt8;
+        check(c);
+    }
+    for (const CacheShape& shape : {CacheShape{1900, 64, 1}, {1900, 80, 3}, {1900, 128, 2}}) {
+        SelectCase c = scored_keys(shape, top_k(Scorer::kLowdim, 1, 300), 32);
+        c.pool = HeadPool::kMean;
+        c.index_dim = 24;
+        check(c);
+    }
+    // Below blocks, whose children may lie beyond the cache.
+    for (const std::uint32_t n : {129u, 1025u, 3500u})
+        for (const std::uint32_t own_rows : {16u, 256u})
+            check(scored({.shape = {.n_tokens = n},
+                          .levels = {top_k(Scorer::kLowdimMean, 64, n / 2), top_p(Scorer::kLowdim, 1, 0.5f)},
+                          .sinks = 100,
+                          .index_dim = 16},
+                         own_rows, 0));
+}
+
+TEST_F(SelectAttendTest, ScoresKeysBesideWindowedHeads) {
+    TestCache cache({.n_tokens = 900});
+    cache.set_window(1, 100, 4);
+    for (const std::uint32_t own_rows : {16u, 256u}) {
+        const SelectCase c = scored_keys(cache.shape, top_k(Scorer::kLowdim, 1, 100), own_rows);
+        SelectRig r = rig(c, cache);
+        r.run();
+        expect_attended(r, c);
+        EXPECT_EQ(r.control(1, 0).n_list, 100u);
+        EXPECT_EQ(r.control(1, 1).n_selected_at, 0u);
+        SelectRig stopped = rig(c, cache);
+        stopped.run(899, true);
+        stopped.expect_untouched();
+    }
+}
+
+TEST_F(SelectAttendTest, PatienceChangesNothingForKeys) {
+    for (const SelectLevel& last : {top_k(Scorer::kLowdim, 1, 700), top_p(Scorer::kLowdim, 1, 0.6f)}) {
+        std::vector<SelectRig> rigs;
+        for (const std::uint32_t patience : {0u, 1000u}) {
+            rigs.push_back(rig(scored_keys({.n_tokens = 8000}, last, 16, patience)));
+            for (int turn = 0; turn < 2; ++turn) rigs.back().run();  // the counters are as they were
+            rigs.back().expect_right();
+            EXPECT_EQ(rigs.back().list_words(), rigs.front().list_words());
+            EXPECT_TRUE(rigs.back().attention() == rigs.front().attention());
+        }
+    }
+}
+
 TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     SelectAttend::Config c{.n_heads = 6,
                            .n_kv_heads = 2,
@@ -381,14 +456,17 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     c.pool = HeadPool::kEach;
     EXPECT_THROW(SelectAttend(device(), c), Error);
     c.pool = HeadPool::kMax;
-    c.scores_boxes = true;
+    c.scores_rows = true;
     EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 1024;
     EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
+    c.level = top_k(Scorer::kLowdim, 1, 256);
+    EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 0;
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
     c.level.scorer = Scorer::kMean;
     EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
-    c.scores_boxes = false;
+    c.scores_rows = false;
     c.most_rows = 131072;
     EXPECT_THROW(SelectAttend(device(), c), Error);
 }

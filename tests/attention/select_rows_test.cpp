@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/select_rows.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -19,6 +21,10 @@ SelectLevel blocks(std::uint32_t unit, std::uint32_t budget) {
     return {.scorer = Scorer::kBox, .unit = unit, .rule = BudgetRule::kTopK, .budget = budget};
 }
 
+SelectLevel codes(BudgetRule rule, float mass, std::uint32_t budget) {
+    return {.scorer = Scorer::kCodes, .unit = 1, .rule = rule, .mass = mass, .budget = budget};
+}
+
 class SelectRowsTest : public GpuTest {
 protected:
     static void TearDownTestSuite() { stages_.clear(); }
@@ -32,6 +38,28 @@ protected:
         r.run();
         r.expect_right();
     }
+    /// In one dispatch, whose workgroups wait for each other. Without patience all but the last give up and count all
+    /// rows: whoever waited, the words are those of two dispatches, and bins and counters are zero again.
+    static void check_waiting(SelectCase c, const TestCache& cache) {
+        SelectRig two = rig(c, cache);
+        two.run();
+        two.expect_right();
+        c.rows_wait = true;
+        for (const std::uint32_t patience : {0u, 1000u}) {
+            SCOPED_TRACE(fmt::format("{} patience {}", c.shape.text(), patience));
+            c.patience = patience;
+            SelectRig one = rig(c, cache);
+            for (int turn = 0; turn < 2; ++turn) {
+                one.run();
+                one.expect_right();
+                EXPECT_EQ(one.list_words(), two.list_words());
+                for (std::size_t level = 0; level < c.levels.size(); ++level)
+                    for (std::uint32_t h = 0; h < c.shape.n_kv_heads; ++h)
+                        EXPECT_EQ(one.control(level, h).n_tokens, two.control(level, h).n_tokens);
+            }
+        }
+    }
+    static void check_waiting(const SelectCase& c) { check_waiting(c, TestCache(c.shape)); }
 
 private:
     static SelectStages stages_;
@@ -68,9 +96,6 @@ TEST_F(SelectRowsTest, ChildrenOfBlocks) {
 
 // What a level above the last leaves out is in the next one's denominators.
 TEST_F(SelectRowsTest, LevelsThatOthersFollow) {
-    const auto codes = [](BudgetRule rule, float mass, std::uint32_t budget) {
-        return SelectLevel{.scorer = Scorer::kCodes, .unit = 1, .rule = rule, .mass = mass, .budget = budget};
-    };
     const SelectLevel last{.scorer = Scorer::kLowdim, .unit = 1, .rule = BudgetRule::kTopP, .mass = 0.5f};
     for (const std::uint32_t n : {65u, 1025u, 3500u, 8192u})
         for (const SelectLevel& first :
@@ -184,6 +209,62 @@ TEST_F(SelectRowsTest, GivesTheSameBitsTwice) {
 
 TEST_F(SelectRowsTest, DoesNothingWhenStopped) {
     SelectRig r = rig({.shape = {.n_tokens = 900}, .levels = {top_p(0.9f)}});
+    r.run(899, true);
+    r.expect_untouched();
+}
+
+TEST_F(SelectRowsTest, WaitsAtEveryLength) {
+    for (const std::uint32_t n : kLengths) {
+        for (const SelectLevel& level : {top_p(0.9f), top_k(100), tokens(BudgetRule::kThreshold, 1, 0, 1e-3f)})
+            check_waiting({.shape = {.n_tokens = n}, .levels = {level}, .window = 1});
+    }
+}
+
+TEST_F(SelectRowsTest, WaitsInEveryGroup) {
+    for (const std::uint32_t group : {1u, 4u}) {
+        check_waiting({.shape = {.n_tokens = 1900, .n_group = group}, .levels = {top_p(0.8f)}});
+        check_waiting({.shape = {.n_tokens = 1900, .n_group = group, .n_kv_heads = 3},
+                       .levels = {top_k(300)},
+                       .pool = HeadPool::kMean});
+    }
+    for (const std::uint32_t group_size : {64u, 96u})  // another number of subgroups, which is no power of two
+        check_waiting({.shape = {.n_tokens = 6000},
+                       .levels = {top_p(0.8f)},
+                       .rows_tuning = {.group_size = group_size, .lanes = 1}});
+}
+
+TEST_F(SelectRowsTest, WaitsBetweenLevels) {
+    for (const std::uint32_t n : {65u, 1025u, 8192u}) {
+        check_waiting({.shape = {.n_tokens = n}, .levels = {blocks(16, std::max(n / 4, 1u)), top_p(0.5f)}});
+        for (const SelectLevel& first : {codes(BudgetRule::kTopK, 1, n / 4), codes(BudgetRule::kTopP, 0.7f, 0)})
+            check_waiting(
+                {.shape = {.n_tokens = n},
+                 .levels = {first, {.scorer = Scorer::kLowdim, .unit = 1, .rule = BudgetRule::kTopP, .mass = 0.5f}},
+                 .index_dim = 16,
+                 .rows_choose_codes = true});
+    }
+}
+
+TEST_F(SelectRowsTest, WaitsForEqualScoresAndLimits) {
+    TestCache cache({.n_tokens = 1500});
+    for (std::uint32_t h = 0; h < 2; ++h)
+        for (std::uint32_t t = 0; t < 1500; ++t)
+            std::fill_n(cache.keys.begin() + static_cast<std::ptrdiff_t>(cache.key_at(h, t)), 64, 0.5f);
+    for (const std::uint32_t budget :
+         {1u, 100u, 479u, 480u, 481u, 960u, 100000u}) {  // within a range, and across its end
+        check_waiting({.shape = cache.shape, .levels = {top_k(budget)}}, cache);
+        check_waiting({.shape = cache.shape, .levels = {top_k(budget)}});
+    }
+    check_waiting({.shape = cache.shape, .levels = {top_p(1)}});
+    for (const std::uint32_t sinks : {0u, 100u, 2000u})
+        check_waiting({.shape = {.n_tokens = 1111}, .levels = {top_p(0.9f)}, .sinks = sinks, .window = 65});
+    TestCache local({.n_tokens = 900});
+    local.set_window(1, 100, 4);
+    check_waiting({.shape = local.shape, .levels = {top_p(0.9f)}}, local);
+}
+
+TEST_F(SelectRowsTest, DoesNotWaitWhenStopped) {
+    SelectRig r = rig({.shape = {.n_tokens = 900}, .levels = {top_p(0.9f)}, .rows_wait = true});
     r.run(899, true);
     r.expect_untouched();
 }

@@ -91,10 +91,14 @@ const SelectRows& SelectStages::get_rows(vk::Device& device, const SelectCase& c
                                     .is_final = i + 1 == c.levels.size(),
                                     .score_stride = IndexerScore::score_stride(c.max_rows),
                                     .n_splits = kRowSplits,
-                                    .n_score_splits = kSplits};
+                                    .n_score_splits = kSplits,
+                                    .waits = c.rows_wait,
+                                    .patience = c.patience,
+                                    .tuning = c.rows_tuning};
     std::unique_ptr<SelectRows>& stage =
-        row_stages_[fmt::format("{} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, static_cast<int>(level.rule),
-                                static_cast<int>(c.pool), config.parent_unit, c.max_rows, config.is_final)];
+        row_stages_[fmt::format("{} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads,
+                                static_cast<int>(level.rule), static_cast<int>(c.pool), config.parent_unit, c.max_rows,
+                                config.is_final, c.rows_wait, c.patience, c.rows_tuning.group_size)];
     if (!stage) stage = std::make_unique<SelectRows>(device, config);
     return *stage;
 }
@@ -116,15 +120,18 @@ const SelectAttend& SelectStages::get_attend(vk::Device& device, const SelectCas
                                       .most_always = 2048,
                                       .score_stride = IndexerScore::score_stride(c.max_rows),
                                       .n_score_splits = kSplits,
-                                      .scores_boxes = c.scores_boxes,
+                                      .scores_rows = c.scores_rows,
                                       .own_rows = c.own_rows,
                                       .patience = c.patience,
+                                      .index_dim = std::max(c.index_dim, 8u),
+                                      .index_type = c.index_type,
                                       .tuning = c.tuning};
     std::unique_ptr<SelectAttend>& stage = attend_stages_[fmt::format(
-        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
+        "{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", config.n_heads, config.n_kv_heads, config.head_dim,
         static_cast<int>(config.kv_type), config.skip_values, config.level.unit, static_cast<int>(config.level.rule),
         static_cast<int>(c.pool), config.parent_unit, c.tuning.group_size, c.tuning.tokens_in_flight, c.max_rows,
-        c.scores_boxes, c.own_rows, c.patience)];
+        c.scores_rows, c.own_rows, c.patience, static_cast<int>(config.level.scorer), c.index_dim,
+        static_cast<int>(c.index_type))];
     if (!stage) stage = std::make_unique<SelectAttend>(device, config);
     return *stage;
 }
@@ -134,7 +141,8 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
     const CacheShape& s = case_.shape;
     const std::uint32_t position = s.position();
     const auto n_levels = static_cast<std::uint32_t>(case_.levels.size());
-    for (std::size_t i = 0; i < n_levels && !case_.scores_boxes; ++i) stages_.push_back(&stages.get(device, case_, i));
+    for (std::size_t i = 0; i < n_levels - (case_.scores_rows ? 1 : 0); ++i)
+        stages_.push_back(&stages.get(device, case_, i));
     tables_ = make_buffer(device, std::span<const std::uint32_t>(cache_.table()));
     keys_ = cache_.upload(device, cache_.keys);
     none_ = make_buffer(device, std::span<const float>(std::vector<float>(4)));
@@ -213,7 +221,8 @@ SelectRig::SelectRig(vk::Device& device, SelectStages& stages, SelectCase c, Tes
         std::make_unique<GuardedBuffer>(device, "lists", (kListOffset + n_levels * s.n_kv_heads * list_stride_) * 4);
     scores_ = std::make_unique<GuardedBuffer>(
         device, "scores", std::size_t{s.n_heads()} * IndexerScore::score_stride(case_.max_rows) * 4);
-    const std::size_t n_states = case_.scores_boxes ? 2 * SelectStages::kAttendSplits : SelectStages::kSplits + 1;
+    const std::size_t n_states =
+        std::max(case_.scores_rows ? 2 * SelectStages::kAttendSplits : 0, SelectStages::kSplits + 1);
     partials_ = std::make_unique<GuardedBuffer>(device, "partials", s.n_heads() * n_states * 8);
     counters_ = guarded(device, "counters", std::vector<std::uint32_t>(kFirstCounter + s.n_kv_heads + 1));
     controls_ = guarded(device, "controls", std::vector<SelectControl>(kFirstControl + n_levels * s.n_kv_heads + 1));
@@ -341,10 +350,10 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                               policies_,
                                               cuts_->range(),
                                               dropped_->range()};
-            select_rows_[i]->record_count(recorder, buffers, push(i));
-            recorder.barrier();
-            select_rows_[i]->record_write(recorder, buffers, push(i));
-            recorder.barrier();
+            for (std::uint32_t pass = 0; pass < select_rows_[i]->n_dispatches(); ++pass) {
+                select_rows_[i]->record(recorder, buffers, push(i), pass);
+                recorder.barrier();
+            }
         }
         if (select_attend_ != nullptr) {
             const SelectPush p = push(case_.levels.size() - 1);
@@ -369,10 +378,13 @@ void SelectRig::run(std::uint32_t position, bool stopped) {
                                     none_,
                                     min_,
                                     max_,
+                                    index_keys_->range(),
+                                    maps_,
+                                    dropped_->range(),
                                     counters_->range()},
                                    {p.table_offset, p.table_stride, p.list_offset, p.list_stride, p.parent_offset,
                                     p.parent_stride, p.control, p.parent_control, p.policy, p.sink_tokens, p.window, 0,
-                                    0, kFirstCounter, case_.skip, WINNOW_NO_SUMS});
+                                    0, kFirstCounter, case_.skip, WINNOW_NO_SUMS, p.maps});
         }
     });
 }

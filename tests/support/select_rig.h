@@ -27,9 +27,11 @@ struct SelectCase {
     std::uint32_t refresh = 1;
     float cosine = 2;
     Chooser chooser = Chooser::kScore;
+    bool rows_wait = false;          ///< of SelectRows: Config::waits; patience is below
+    SelectTuning rows_tuning{};      ///< of SelectRows
     bool rows_choose_codes = false;  ///< SelectRows chooses at a level of codes, whoever does at the last
     float skip = 0;                  ///< of kAttend: SelectAttendPush::skip
-    bool scores_boxes = false;       ///< of kAttend: SelectAttend::Config::scores_boxes and two more
+    bool scores_rows = false;        ///< of kAttend: SelectAttend::Config::scores_rows and two more
     std::uint32_t own_rows = SelectAttend::kOwnRows, patience = 0;
     AttendTuning tuning{};          ///< of kAttend
     std::uint32_t max_rows = 8256;  ///< that the stages are made for; where few, they know that one tile holds all
