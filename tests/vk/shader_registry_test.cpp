@@ -149,13 +149,18 @@ TEST(Spirv, ReadsTheWorkgroupSizeAfterSpecialisation) {
 // Lengths made of constants by arithmetic, comparison and choice.
 TEST(Spirv, CountsSharedBytesAfterSpecialisation) {
     EXPECT_EQ(inspect_spirv(find_shader("fill_index").words).shared_bytes, 0u);
-    const auto matvec_add = [](std::uint32_t rows, std::uint32_t out_blocks, std::uint32_t post_norm) {
-        const std::array<std::uint32_t, 7> spec{64, rows, 1, out_blocks, 3, post_norm, 1};
+    // A copy of the activations is five words of four to a block of 32; an array that is not used still has one word of
+    // four.
+    const auto matvec_add = [](std::uint32_t rows, std::uint32_t out_blocks, std::uint32_t post_norm,
+                               std::uint32_t shared_blocks) {
+        const std::array<std::uint32_t, 9> spec{64,           rows, 1, out_blocks, 3, post_norm, 1, shared_blocks > 0,
+                                                shared_blocks};
         return inspect_spirv(find_shader("matvec_add").words, spec).shared_bytes;
     };
-    EXPECT_EQ(matvec_add(32, 18, 0), 4u * (32 + 32 + 32 + 1));
-    EXPECT_EQ(matvec_add(64, 18, 0), 4u * (64 + 64 + 64 + 1));
-    EXPECT_EQ(matvec_add(32, 168, 1), 4u * (32 + 168 * 32 + 1 + 1));
+    EXPECT_EQ(matvec_add(32, 18, 0, 0), 4u * (32 + 32 + 32 + 1) + 16);
+    EXPECT_EQ(matvec_add(64, 18, 0, 0), 4u * (64 + 64 + 64 + 1) + 16);
+    EXPECT_EQ(matvec_add(32, 168, 1, 0), 4u * (32 + 168 * 32 + 1 + 1) + 16);
+    EXPECT_EQ(matvec_add(32, 18, 0, 448), 4u * (32 + 32 + 32 + 1) + 16 * 5 * 448);
     const auto sampler = [](std::uint32_t size, std::uint32_t groups) {
         const std::array<std::uint32_t, 3> spec{size, size / 8, groups};
         return inspect_spirv(find_shader("sample_token").words, spec).shared_bytes;
