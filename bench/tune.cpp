@@ -125,7 +125,8 @@ std::vector<Candidate> matvecs(const Shape& s, const Shared& m) {
                                    });
                                }));
     for (const std::uint32_t n_in : {s.q_dim(), s.n_ff}) {
-        const MatvecAdd::Config config = MatvecAdd::config_for(device, n_in, n_in, s.n_embd, kType, false);
+        const MatvecAdd::Config config =
+            MatvecAdd::config_for(device, n_in, std::max(s.q_dim(), s.n_ff), s.n_embd, kType, false);
         add(all, matvec_candidates(n_in == s.n_ff ? "down" : "output", s, MatvecAdd::bytes_moved(config, n_in), {32},
                                    [=, &device, w = matrices(s.n_embd, n_in)](const MatvecTuning& t) {
                                        MatvecAdd::Config c = config;

@@ -9,6 +9,7 @@
 #include "bench/support/attention_setup.h"
 #include "runtime/attention/indexer_score.h"
 #include "runtime/attention/select_rows.h"
+#include "runtime/attention/wait.h"
 
 namespace winnow::bench {
 namespace {
@@ -87,16 +88,22 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                     c.tuning = {group, lanes};
                     const bool wide = SelectRows::takes(c.level, c.pool, c.max_rows);
                     if (wide) c.ending = ScoreEnding::kDenominators;
-                    const SelectRows::Config w{.n_heads = s.n_heads,
-                                               .n_kv_heads = s.n_kv_heads,
-                                               .level = c.level,
-                                               .score_stride = IndexerScore::score_stride(c.max_rows),
-                                               .n_splits = splits,
-                                               .n_score_splits = splits,
-                                               .tuning = c.tuning};
+                    SelectRows::Config w{.n_heads = s.n_heads,
+                                         .n_kv_heads = s.n_kv_heads,
+                                         .level = c.level,
+                                         .score_stride = IndexerScore::score_stride(c.max_rows),
+                                         .n_splits = splits,
+                                         .n_score_splits = splits,
+                                         .tuning = c.tuning};
+                    if (const std::uint32_t waiting = waiting_of(splits, most_waiting(device, s.n_kv_heads))) {
+                        w.waits = true;  // as in a session
+                        w.n_splits = waiting;
+                    }
                     list.push_back({fmt::format("selection_{}/{}/{}", kind.name, s.name, n),
                                     fmt::format("group {} lanes {} splits {}{}", group, lanes, splits,
-                                                wide ? ", select_rows" : ""),
+                                                !wide     ? ""
+                                                : w.waits ? ", select_rows waits"
+                                                          : ", select_rows"),
                                     IndexerScore::bytes_moved(c, n),
                                     20u,
                                     [=, &device] {
@@ -115,9 +122,10 @@ std::vector<Candidate> selections(const Shape& s, std::uint32_t n) {
                                                 m->on.state, m->on.tables(), m->lists, m->lists,   m->scores,
                                                 m->partials, m->ranks,       m->bins,  m->through, m->on.counters,
                                                 m->controls, m->policies,    m->cuts,  m->dropped};
-                                            choose->record(r, buffers, m->push(), 0);
-                                            r.barrier();
-                                            choose->record(r, buffers, m->push(), 1);
+                                            for (std::uint32_t pass = 0; pass < choose->n_dispatches(); ++pass) {
+                                                if (pass != 0) r.barrier();
+                                                choose->record(r, buffers, m->push(), pass);
+                                            }
                                         });
                                     },
                                     {}});

@@ -132,10 +132,7 @@ void register_attention_pipeline() {
                 const bool sparse = !pipeline.policy().is_dense();
                 // One step first, so that the bytes read are known.
                 vk::run_once(b.device(), [&](vk::Recorder& r) {
-                    for (std::uint32_t l = 0; l < n_layers; ++l) {
-                        pipeline.record_decode(r, nullptr, l, sparse);
-                        r.barrier();
-                    }
+                    for (std::uint32_t l = 0; l < n_layers; ++l) pipeline.record_decode(r, nullptr, l, sparse);
                 });
                 b.run(state, pipeline.bytes_read(n, sparse) / n_layers, [&](vk::Recorder& r, std::uint32_t i) {
                     pipeline.record_decode(r, nullptr, i % n_layers, sparse);

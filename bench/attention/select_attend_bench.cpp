@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/attention/select_attend.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -16,6 +18,7 @@
 #include "runtime/attention/summarize_block.h"
 #include "runtime/vk/timeline.h"
 #include "runtime/vk/upload.h"
+#include "tests/reference/dequantize.h"
 #include "tests/reference/indexer_score.h"
 #include "tests/reference/select_attend.h"
 
@@ -74,19 +77,35 @@ struct Keys {
             for (float& x : values) x = most * (2 * (static_cast<float>(random()) / 2147483647.0f) - 1);
             return values;
         };
-        maps = f32_buffer(noise(std::size_t{n_kv_heads} * 2 * kDim * at.shape.head_dim, 0.2f));
-        std::vector<std::uint32_t> halves(std::size_t{on.cache.layout().layer_blocks(0)} * 64 * kDim / 2);
-        for (std::uint32_t& pair : halves) pair = random() & 0xbbffbbffu;  // below 1
-        for (std::uint32_t i = 0; i < on.cache.n_layers(); ++i) planes.push_back(b.words(halves));
+        map_values = noise(std::size_t{n_kv_heads} * 2 * kDim * at.shape.head_dim, 0.2f);
+        maps = f32_buffer(map_values);
+        // As the cache has it: of a few different blocks of 64 rows, each physical one is one.
+        constexpr std::size_t kWords = 64 * kDim / 2;
+        std::vector<std::uint32_t> drawn, words(std::size_t{on.cache.layout().layer_blocks(0)} * kWords);
+        for (std::uint32_t h = 0; h < n_kv_heads; ++h) {
+            const reference::HeadView head = on.cache.head(h);
+            for (std::size_t i = 0; i < head.blocks.size(); ++i) {
+                while (drawn.size() < (head.blocks[i] + 1) * kWords)
+                    drawn.push_back(random() & 0xbbffbbffu);  // below 2
+                std::copy_n(drawn.begin() + head.blocks[i] * kWords, kWords,
+                            words.begin() + (on.cache.layout().head(0, h).first_block + i) * kWords);
+            }
+        }
+        for (std::uint32_t i = 0; i < on.cache.n_layers(); ++i) planes.push_back(b.words(words));
+        for (const std::uint32_t pair : drawn)
+            for (const std::uint32_t half : {pair & 0xffff, pair >> 16})
+                key_values.push_back(static_cast<float>(reference::half_to_double(static_cast<std::uint16_t>(half))));
         for (std::uint32_t t = 0; t < n; ++t)
             listed.push_back(static_cast<std::uint32_t>(kSinks + std::uint64_t{t} * (end - kSinks) / n));
-        std::vector<std::uint32_t> words;
-        for (std::uint32_t h = 0; h < n_kv_heads; ++h) words.insert(words.end(), listed.begin(), listed.end());
-        lists = b.words(words);
+        std::vector<std::uint32_t> all_listed;
+        for (std::uint32_t h = 0; h < n_kv_heads; ++h)
+            all_listed.insert(all_listed.end(), listed.begin(), listed.end());
+        lists = b.words(all_listed);
         dropped = f32_buffer(std::vector<float>(at.shape.n_heads, -1e30f));
     }
     vk::BufferRange or_else(const vk::Buffer& own, const vk::Buffer& other) const { return own ? own : other; }
     std::vector<std::uint32_t> listed;
+    std::vector<float> map_values, key_values;
     std::vector<vk::Buffer> planes;
     vk::Buffer maps, lists, dropped;
 };
@@ -101,16 +120,25 @@ reference::SelectView view_of(const reference::CacheView& cache, std::span<const
     return view;
 }
 
-// Scores that the reference gives the boxes of a kv head.
-ScoredRows reference_rows(const AttentionSetup& on, const SelectLevel& level, std::uint32_t kv_head,
+// Scores that the reference gives the boxes of a kv head, or the keys that are listed, as rows one after the other.
+ScoredRows reference_rows(const AttentionSetup& on, const Keys& keys, const SelectLevel& level, std::uint32_t kv_head,
                           std::uint32_t n_tokens, std::vector<float>& scores, std::uint32_t stride) {
+    const bool by_keys = !keys.listed.empty();
     ScoredRows rows{{}, stride, {}, {}, level.unit, kSinks, n_tokens - kWindow};
+    if (by_keys) rows.sinks = 0, rows.middle_end = static_cast<std::uint32_t>(keys.listed.size());
     const reference::HeadView head = on.cache.head(kv_head);
     scores.assign(std::size_t{on.n_group()} * stride, 0);
     for (std::uint32_t g = 0; g < on.n_group(); ++g) {
-        const reference::SelectView view =
+        reference::SelectView view =
             view_of(on.cache.view({&head, 1}), on.query_of(kv_head * on.n_group() + g), n_tokens);
-        const reference::Level scored = reference::indexer_score(view, level, 0, nullptr, 0, {});
+        const std::size_t map = std::size_t{Keys::kDim} * on.cache.head_dim();
+        if (by_keys) {
+            view.index_dim = Keys::kDim;
+            view.maps = std::span<const float>(keys.map_values).subspan(2 * kv_head * map, 2 * map);
+            view.index_keys = keys.key_values;
+        }
+        const reference::Level scored =
+            reference::indexer_score(view, level, 0, by_keys ? &keys.listed : nullptr, 1, {});
         for (std::size_t i = 0; i < scored.rows.size(); ++i)
             scores[g * stride + i] = static_cast<float>(scored.rows[i].log_weight[0] + scored.lse[0]);
         rows.lse.push_back(scored.lse[0]);
@@ -149,9 +177,12 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, S
     c.n_splits = on.n_splits;
     if (boxes || keys) {
         c.scores_rows = true;
-        if (!b.device().is_cpu()) c.n_splits = (on.n_splits + 1) / 2;  // as in a session
-        if (c.most_rows > c.own_rows && c.n_splits > most_waiting(b.device(), s.n_kv_heads))
-            return state.SkipWithError("skipped: too many rows for workgroups that do not wait for each other");
+        if (!b.device().is_cpu()) {  // as in a session
+            c.n_splits = (on.n_splits + 1) / 2;
+            if (c.most_rows > c.own_rows) c.n_splits = waiting_of(c.n_splits, most_waiting(b.device(), s.n_kv_heads));
+            if (c.n_splits == 0)
+                return state.SkipWithError("skipped: too many rows for workgroups that do not wait for each other");
+        }
     }
     const std::unique_ptr<SelectAttend> stage = SelectAttend::make(b.device(), c);
     if (!stage) return state.SkipWithError("skipped: too many rows for this stage, or too little shared memory");
@@ -183,7 +214,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, S
     push.window = kWindow;
     push.evicted = WINNOW_NO_SUMS;
     b.run(
-        state, SelectAttend::bytes_moved(c, n / unit, budget + kWindow),
+        state, SelectAttend::bytes_moved(c, keys ? n_listed : n / unit, budget + kWindow),
         [&](vk::Recorder& r, std::uint32_t i) {
             push.table_offset = on.table_offset(i);
             stage->record(r,
@@ -223,25 +254,27 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, S
                 return std::vector<std::uint32_t>(list.begin(), list.end());
             };
             for (const std::uint32_t h : first_and_last(s.n_kv_heads)) {
-                if (keys) {  // which of them, the tests know
-                    const std::vector<std::uint32_t> kept = units(h);
-                    if (kept.size() != budget ||
-                        !std::includes(filtered.listed.begin(), filtered.listed.end(), kept.begin(), kept.end()))
-                        return std::string("not as many of the listed tokens as the budget says");
-                    continue;
+                std::vector<std::uint32_t> kept = units(h);
+                for (std::uint32_t& token : kept) {  // its place among the listed
+                    if (!keys) break;
+                    const auto at_list = std::lower_bound(filtered.listed.begin(), filtered.listed.end(), token);
+                    if (at_list == filtered.listed.end() || *at_list != token)
+                        return fmt::format("wrong choice: token {} is not listed", token);
+                    token = static_cast<std::uint32_t>(at_list - filtered.listed.begin());
                 }
                 const double denominator = most + std::log(sum * static_cast<float>(c.n_score_splits + 1));
                 std::vector<float> own;
                 const ScoredRows rows =
-                    boxes ? reference_rows(on, c.level, h, n, own, c.score_stride)
-                          : ScoredRows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
-                                       c.score_stride,
-                                       std::vector<double>(group, denominator),
-                                       std::vector<double>(group),
-                                       unit,
-                                       kSinks,
-                                       n - kWindow};
-                wrong = check_choice(rows, c.level, budget, units(h), SelectAttend::bin_width(c.level.rule, group));
+                    boxes || keys
+                        ? reference_rows(on, filtered, c.level, h, n, own, c.score_stride)
+                        : ScoredRows{std::span<const float>(scores).subspan(std::size_t{h} * group * c.score_stride),
+                                     c.score_stride,
+                                     std::vector<double>(group, denominator),
+                                     std::vector<double>(group),
+                                     unit,
+                                     kSinks,
+                                     n - kWindow};
+                wrong = check_choice(rows, c.level, budget, kept, SelectAttend::bin_width(c.level.rule, group));
                 if (!wrong.empty()) return wrong;
             }
             return on.check_attended(

@@ -14,7 +14,8 @@ namespace {
 void register_projection(const std::string& name, const std::function<std::uint32_t(const Shape&)>& n_in) {
     register_matvecs(name, n_in, [n_in](benchmark::State& state, const Shape& s, WeightType type) {
         Bench& b = Bench::get();
-        const MatvecAdd::Config config = MatvecAdd::config_for(b.device(), n_in(s), n_in(s), s.n_embd, type, false);
+        const MatvecAdd::Config config =
+            MatvecAdd::config_for(b.device(), n_in(s), std::max(s.q_dim(), s.n_ff), s.n_embd, type, false);
         const MatvecAdd stage(b.device(), config);
         const Weights w(type, {s.n_embd}, n_in(s), b.rotation_bytes());
         const std::vector<float> before = random_halves(s.n_embd, 2);

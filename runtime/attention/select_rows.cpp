@@ -13,7 +13,7 @@ namespace {
 // As many bins as fit a workgroup's shared memory. By number alone the cut goes through a bin, lowest ids first, so
 // that there finer bins matter more.
 constexpr std::uint32_t kBinSpace = 20 * 1024 / 4, kMostBins = 4096;
-// One workgroup ranks this many rows in four tiles; more, and the two dispatches here cost less.
+// One workgroup ranks this many rows in four tiles; of more, the dispatches here cost less (found for two of them).
 constexpr std::uint32_t kLeastRows = 16384;
 
 std::uint32_t n_bins(BudgetRule rule, std::uint32_t n_group, bool is_final) {

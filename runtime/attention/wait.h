@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "runtime/vk/device.h"
@@ -16,5 +17,9 @@ constexpr std::uint32_t kPatience = 64;
 inline std::uint32_t most_waiting(const vk::Device& device, std::uint32_t n_kv_heads) {
     return device.limits().n_processors / n_kv_heads;
 }
+
+/// Of n workgroups to a kv head, how many there are where they wait for each other: as many as may. 0 where that is
+/// less than half of them, since each then has more to do than a dispatch costs: none waits.
+inline std::uint32_t waiting_of(std::uint32_t n, std::uint32_t most) { return 2 * most >= n ? std::min(n, most) : 0; }
 
 }  // namespace winnow

@@ -97,14 +97,16 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.most_always = static_cast<std::uint32_t>(std::min<std::uint64_t>(most_always + kv.block_size, kv.capacity));
     c.score_stride = IndexerScore::score_stride(sizes.max_rows);
     c.n_score_splits = sizes.n_select_splits;
-    // Its shares' states must fit the partials.
-    c.scores_rows = c.level.scorer == (c.parent_unit == 0 ? Scorer::kBox : Scorer::kLowdim) &&
-                    n_splits <= sizes.n_select_splits && (c.most_rows <= c.own_rows || n_splits <= most_waiting_);
     c.index_dim = std::max(policy_.index_dim, 8u);
     c.index_type = policy_.index_type;
+    // Few rows each workgroup scores by itself; shares of more must have their states in the partials.
+    c.n_splits = c.most_rows <= c.own_rows ? n_splits : waiting_of(n_splits, most_waiting_);
+    c.scores_rows = c.level.scorer == (c.parent_unit == 0 ? Scorer::kBox : Scorer::kLowdim) && c.n_splits != 0 &&
+                    c.n_splits <= sizes.n_select_splits;
     if (c.scores_rows) select_attend_ = SelectAttend::make(device_, c);
     scores_in_attend_ = select_attend_ != nullptr;
     c.scores_rows = false;
+    c.n_splits = n_splits;
     if (!select_attend_) select_attend_ = SelectAttend::make(device_, c);
 }
 
@@ -147,8 +149,10 @@ void AttentionPipeline::make_levels(const AttentionSizes& sizes, bool appends_in
         r.is_final = c.is_final;
         r.score_stride = IndexerScore::score_stride(c.max_rows);
         r.n_splits = r.n_score_splits = sizes.n_select_splits;
-        r.waits = most_waiting_ > 0;
-        if (r.waits) r.n_splits = std::min(r.n_splits, most_waiting_);
+        if (const std::uint32_t waiting = waiting_of(r.n_splits, most_waiting_); waiting != 0) {
+            r.waits = true;
+            r.n_splits = waiting;
+        }
         select_rows_.back() = std::make_unique<SelectRows>(device_, r);
     }
     if (appends_index && policy_.index_dim != 0) {

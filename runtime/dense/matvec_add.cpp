@@ -15,8 +15,12 @@ MatvecAdd::Config MatvecAdd::config_for(const vk::Device& device, std::uint32_t 
                                         std::uint32_t n_out, WeightType type, bool post_norm,
                                         const MatvecTuning& asked) {
     most_in = std::max(n_in, most_in);
-    const std::uint64_t shared = MatvecTuning::shared_bytes(most_in) + (post_norm ? 4ull * n_out : 0);
-    return {n_out, most_in, type, post_norm, matvec_tuning(device, MatvecKind::kMatvecAdd, n_in, type, asked, shared)};
+    return {n_out, most_in, type, post_norm,
+            matvec_tuning(device, MatvecKind::kMatvecAdd, n_in, type, asked, shared_bytes(most_in, n_out, post_norm))};
+}
+
+std::uint64_t MatvecAdd::shared_bytes(std::uint32_t most_in, std::uint32_t n_out, bool post_norm) {
+    return MatvecTuning::shared_bytes(most_in) + (post_norm ? 4ull * n_out : 0);
 }
 
 MatvecAdd::MatvecAdd(vk::Device& device, const Config& c) : rows_per_group_(c.tuning.rows_per_group) {

@@ -33,6 +33,8 @@ public:
                              WeightType type, bool post_norm, const MatvecTuning& asked = {});
     MatvecAdd(vk::Device& device, const Config& config);
     void record(vk::Recorder& recorder, const Buffers& buffers, const MatvecPush& push) const;
+    /// Shared memory, at most, of a stage that shares its activations.
+    static std::uint64_t shared_bytes(std::uint32_t most_in, std::uint32_t n_out, bool post_norm);
     static std::uint64_t bytes_moved(const Config& config, std::uint32_t n_in);
 
 private:

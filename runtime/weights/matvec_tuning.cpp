@@ -50,6 +50,16 @@ MatvecTuning unshared_tuning(MatvecKind kind, std::uint32_t n_in, bool floats) {
 
 }  // namespace
 
+MatvecTuning gpu_matvec_tuning(MatvecKind kind, std::uint32_t n_in, WeightType type, std::uint64_t shared_bytes,
+                               std::uint64_t most_shared_bytes) {
+    const bool floats = type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
+    // Long rows of Q8_0 are loads enough by themselves (8B, H200: 34 us, shared 36).
+    const bool long_codes = kind == MatvecKind::kGateUp && type == WeightType::kQ8_0 && n_in >= 4096;
+    const MatvecTuning t = gpu_tuning(kind, n_in);
+    const bool unshared = floats || long_codes || (t.share_act && shared_bytes > most_shared_bytes);
+    return unshared ? unshared_tuning(kind, n_in, floats) : t;
+}
+
 MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, WeightType type,
                            const MatvecTuning& asked, std::uint64_t shared_bytes) {
     if (asked.group_size != 0) return asked;
@@ -62,12 +72,7 @@ MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint3
         else t = {32, kind == MatvecKind::kLogits ? 64u : 32u, 4};
     } else {
         if (shared_bytes == 0) shared_bytes = MatvecTuning::shared_bytes(n_in);
-        const bool floats = type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
-        // Long rows of Q8_0 are loads enough by themselves (8B, H200: 34 us, shared 36).
-        const bool long_codes = kind == MatvecKind::kGateUp && type == WeightType::kQ8_0 && n_in >= 4096;
-        t = floats || long_codes ? unshared_tuning(kind, n_in, floats) : gpu_tuning(kind, n_in);
-        if (t.share_act && shared_bytes > device.limits().max_shared_memory_bytes)
-            t = unshared_tuning(kind, n_in, floats);
+        t = gpu_matvec_tuning(kind, n_in, type, shared_bytes, device.limits().max_shared_memory_bytes);
     }
     t.group_size = device.limits().fitting_group(t.group_size);
     return t;

@@ -31,4 +31,8 @@ enum class MatvecKind { kQkv, kMatvecAdd, kGateUp, kLogits };
 MatvecTuning matvec_tuning(const vk::Device& device, MatvecKind kind, std::uint32_t n_in, WeightType type,
                            const MatvecTuning& asked, std::uint64_t shared_bytes = 0);
 
+/// Its part for GPUs, whose workgroups have so much shared memory.
+MatvecTuning gpu_matvec_tuning(MatvecKind kind, std::uint32_t n_in, WeightType type, std::uint64_t shared_bytes,
+                               std::uint64_t most_shared_bytes);
+
 }  // namespace winnow

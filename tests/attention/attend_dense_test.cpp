@@ -231,11 +231,11 @@ TEST_F(AttendDenseTest, MatchesReferenceAtEveryHeadShape) {
 // Scores are shared out over lanes by how many tokens and heads there are, on a GPU otherwise than the software
 // driver's table has it.
 TEST_F(AttendDenseTest, MatchesReferenceInEveryGroupShape) {
-    for (const auto& [n_group, tuning] : {std::pair{1u, AttendTuning{32, 8, 4}},
-                                          {3u, AttendTuning{96, 8, 4}},
-                                          {4u, AttendTuning{32, 8, 1}},
+    for (const auto& [n_group, tuning] : {std::pair{1u, AttendTuning{64, 8, 4}},
+                                          {3u, AttendTuning{192, 8, 4}},
+                                          {4u, AttendTuning{64, 8, 1}},
                                           {4u, AttendTuning{64, 4, 4}},
-                                          {2u, AttendTuning{32, 2, 2}}}) {
+                                          {2u, AttendTuning{64, 2, 2}}}) {
         Shape s{1021, 64, n_group};
         AttendDense::Config c = s.config();
         c.tuning = tuning;

@@ -13,6 +13,7 @@
 
 #include "runtime/kv/step_buffers.h"
 #include "runtime/vk/timeline.h"
+#include "runtime/weights/select_tuning.h"
 #include "tests/reference/attend_dense.h"
 #include "tests/reference/select_attend.h"
 #include "tests/reference/select_rows.h"
@@ -417,7 +418,8 @@ TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatchesOrOne) {
     Rig narrow(device(), 100, KvType::kF16), wide(device(), 100, KvType::kF16, kWideCapacity);
     EXPECT_EQ(narrow.n_dispatches(narrow.pipeline(make_preset("exact", kFull)), 0), 2u);
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, 0), 0), 4u);
-    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, 2), 0), 3u);  // workgroups wait
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, kWaiting), 0), 3u);
+    EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("exact", kFull), {}, 1), 0), 4u);  // too few to wait
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("quest", kFull), false), 2), 2u);  // blocks are few
     EXPECT_EQ(wide.n_dispatches(wide.pipeline(make_preset("twilight", kFull)), 2), 3u);      // every head for itself
 }
@@ -426,7 +428,8 @@ TEST_F(AttentionPipelineTest, ManyTokensTakeTwoMoreDispatchesOrOne) {
 TEST_F(AttentionPipelineTest, WaitingChangesNothing) {
     Rig rig(device(), 3000, KvType::kF16, kWideCapacity);
     const auto apart = rig.step(rig.pipeline(make_preset("exact", kFull), {}, 0));
-    for (const std::uint32_t most_waiting : {1u, 3u, kWaiting})
+    const std::uint32_t all = select_splits(device().is_cpu(), kKvHeads, kWideCapacity);
+    for (const std::uint32_t most_waiting : {1u, (all + 1) / 2, all - 1, kWaiting})
         EXPECT_EQ(rig.step(rig.pipeline(make_preset("exact", kFull), {}, most_waiting)), apart);
 }
 

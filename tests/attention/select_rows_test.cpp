@@ -45,7 +45,7 @@ protected:
         two.run();
         two.expect_right();
         c.rows_wait = true;
-        for (const std::uint32_t patience : {0u, 1000u}) {
+        for (const std::uint32_t patience : {0u, 30000u}) {
             SCOPED_TRACE(fmt::format("{} patience {}", c.shape.text(), patience));
             c.patience = patience;
             SelectRig one = rig(c, cache);
@@ -227,7 +227,7 @@ TEST_F(SelectRowsTest, WaitsInEveryGroup) {
                        .levels = {top_k(300)},
                        .pool = HeadPool::kMean});
     }
-    for (const std::uint32_t group_size : {64u, 96u})  // another number of subgroups, which is no power of two
+    for (const std::uint32_t group_size : {64u, 192u})  // another number of subgroups, which is no power of two
         check_waiting({.shape = {.n_tokens = 6000},
                        .levels = {top_p(0.8f)},
                        .rows_tuning = {.group_size = group_size, .lanes = 1}});

@@ -65,7 +65,7 @@ std::vector<Case> cases() {
     list.push_back({{256, 288, WeightType::kQ5_K, WeightType::kQ8_0, kSilu}, {64, 256}});
     // Through shared memory, as on GPUs.
     list.push_back({{1536, 96, WeightType::kQ4_0, WeightType::kQ4_0, kSilu, {64, 64, 2, 2, true}}, {}});
-    list.push_back({{512, 96, WeightType::kQ4_K, WeightType::kQ6_K, kGelu, {32, 32, 4, 1, true}}, {64}});
+    list.push_back({{512, 96, WeightType::kQ4_K, WeightType::kQ6_K, kGelu, {64, 32, 4, 1, true}}, {64}});
     return list;
 }
 

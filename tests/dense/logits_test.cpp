@@ -65,7 +65,7 @@ std::vector<Case> cases() {
     list.push_back({{256, 257, WeightType::kQ6_K}, {64, 192}});
     list.push_back({{2048, 63, WeightType::kQ6_K}, {}});
     list.push_back({{576, 200, WeightType::kQ8_0, {64, 64, 4, 1, true}}, {}});  // through shared memory, as on GPUs
-    list.push_back({{1536, 131, WeightType::kQ4_0, {32, 64, 2, 2, true}}, {64}});
+    list.push_back({{1536, 131, WeightType::kQ4_0, {64, 64, 2, 2, true}}, {64}});
     return list;
 }
 

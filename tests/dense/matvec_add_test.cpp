@@ -113,7 +113,7 @@ std::vector<Case> cases() {
     list.push_back({WeightType::kQ6_K, 256, 320, {64, 128}, true});
     // Through shared memory, as on GPUs; room for rows that are longer, of which there may be others.
     list.push_back({WeightType::kQ4_0, 1536, 160, {64}, false, {64, 32, 2, 2, true}});
-    list.push_back({WeightType::kQ5_1, 576, 96, {}, false, {32, 32, 1, 2, true}, 2048});
+    list.push_back({WeightType::kQ5_1, 576, 96, {}, false, {64, 32, 1, 2, true}, 2048});
     list.push_back({WeightType::kQ6_K, 512, 192, {}, true, {64, 32, 4, 1, true}});
     return list;
 }

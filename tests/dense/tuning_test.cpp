@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/dense/matvec_add.h"
 #include "runtime/step/sample_token.h"
 #include "runtime/vk/device.h"
 #include "runtime/vk/shader_registry.h"
@@ -15,6 +16,7 @@
 #include "runtime/weights/matvec_tuning.h"
 #include "runtime/weights/select_tuning.h"
 #include "tests/support/gpu_fixture.h"
+#include "tests/support/random_weights.h"
 
 namespace winnow::test {
 namespace {
@@ -41,6 +43,87 @@ TEST_F(TuningTest, GroupsAreHalvedUntilTheyFit) {
     for (const MatvecKind kind : {MatvecKind::kQkv, MatvecKind::kMatvecAdd, MatvecKind::kGateUp, MatvecKind::kLogits})
         EXPECT_LE(matvec_tuning(*small, kind, 4096, WeightType::kQ4_0, {}).group_size, most);
     EXPECT_NO_THROW(SampleToken{*small});
+}
+
+// Whatever the model and the device: a matvec shares its activations where its shader's shared memory has room for
+// them.
+TEST_F(TuningTest, MatvecsShareTheirActivationsWhereTheyFit) {
+    struct Model {
+        std::uint32_t n_embd, q_dim, n_ff;
+        bool post_norm;
+    };
+    constexpr Model kModels[] = {{576, 576, 1536, false},     {640, 1024, 2048, true},   {2048, 2048, 8192, false},
+                                 {1152, 1024, 6912, true},    {2560, 2048, 10240, true}, {4096, 4096, 14336, false},
+                                 {3840, 4096, 15360, true},   {5376, 4096, 21504, true}, {8192, 8192, 28672, false},
+                                 {16384, 16384, 53248, false}};
+    std::uint32_t n_shared = 0;
+    for (const std::uint64_t most : {16384ull, 32768ull, 49152ull, 65536ull}) {
+        const auto check = [&](const char* shader, const MatvecTuning& t, const std::vector<std::uint32_t>& spec) {
+            EXPECT_EQ(t.rows_per_group % t.rows_per_pass, 0u);
+            if (!t.share_act) return;
+            ++n_shared;
+            EXPECT_LE(vk::inspect_spirv(vk::find_shader(shader).words, spec).shared_bytes, most) << shader;
+        };
+        for (const auto& [n_embd, q_dim, n_ff, post_norm] : kModels) {
+            SCOPED_TRACE(std::to_string(n_embd) + " values, " + std::to_string(most) + " bytes");
+            for (const WeightType type : kAllWeightTypes) {
+                const auto id = static_cast<std::uint32_t>(type);
+                const auto of = [&, type = type, most = most](MatvecKind kind, std::uint32_t n_in,
+                                                              std::uint64_t bytes) {
+                    return gpu_matvec_tuning(kind, n_in, type, bytes, most);
+                };
+                const std::uint64_t bytes = MatvecTuning::shared_bytes(n_embd);
+                const MatvecTuning g = of(MatvecKind::kGateUp, n_embd, bytes);
+                check("gate_up", g,
+                      {g.group_size, g.rows_per_group, g.rows_per_pass, n_embd / 32, n_ff / 32, id, id, 0,
+                       g.blocks_in_flight, g.share_act});
+                const MatvecTuning l = of(MatvecKind::kLogits, n_embd, bytes);
+                check("logits", l,
+                      {l.group_size, l.rows_per_group, l.rows_per_pass, n_embd / 32, id, l.blocks_in_flight,
+                       l.share_act});
+                const MatvecTuning q = of(MatvecKind::kQkv, n_embd, bytes);
+                for (const char* shader : {"qkv_f16", "qkv_q8_0"})  // rows of a whole head, normed or quantised
+                    check(shader, q, {q.group_size,
+                                      256,
+                                      q_dim / 256,
+                                      2,
+                                      256,
+                                      1,
+                                      1,
+                                      1,
+                                      256,
+                                      q.rows_per_pass,
+                                      n_embd / 32,
+                                      id,
+                                      id,
+                                      id,
+                                      64,
+                                      64,
+                                      q.blocks_in_flight,
+                                      0,
+                                      2,
+                                      q.share_act});
+                for (const std::uint32_t n_in : {q_dim, n_ff}) {
+                    const std::uint32_t most_in = std::max(q_dim, n_ff);
+                    const MatvecTuning m =
+                        of(MatvecKind::kMatvecAdd, n_in, MatvecAdd::shared_bytes(most_in, n_embd, post_norm));
+                    check("matvec_add", m,
+                          {m.group_size, m.rows_per_group, m.rows_per_pass, n_embd / 32, id, post_norm,
+                           m.blocks_in_flight, m.share_act, most_in / 32});
+                }
+            }
+        }
+    }
+    EXPECT_GT(n_shared, 100u);
+    const auto adds = [](std::uint32_t most_in, std::uint32_t n_out, bool post_norm, std::uint64_t most) {
+        return gpu_matvec_tuning(MatvecKind::kMatvecAdd, 4096, WeightType::kQ4_0,
+                                 MatvecAdd::shared_bytes(most_in, n_out, post_norm), most)
+            .share_act;
+    };
+    EXPECT_TRUE(adds(14336, 4096, false, 49152));   // 8B
+    EXPECT_FALSE(adds(28672, 8192, false, 49152));  // 70B
+    EXPECT_FALSE(adds(14336, 4096, false, 32768));
+    EXPECT_FALSE(gpu_matvec_tuning(MatvecKind::kLogits, 4096, WeightType::kF16, 0, 65536).share_act);
 }
 
 // Matrix units where they are known and do what is asked, lanes everywhere else.
