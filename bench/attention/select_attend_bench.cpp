@@ -125,7 +125,10 @@ ScoredRows reference_rows(const AttentionSetup& on, const Keys& keys, const Sele
                           std::uint32_t n_tokens, std::vector<float>& scores, std::uint32_t stride) {
     const bool by_keys = !keys.listed.empty();
     ScoredRows rows{{}, stride, {}, {}, level.unit, kSinks, n_tokens - kWindow};
-    if (by_keys) rows.sinks = 0, rows.middle_end = static_cast<std::uint32_t>(keys.listed.size());
+    if (by_keys) {
+        rows.sinks = 0;
+        rows.middle_end = static_cast<std::uint32_t>(keys.listed.size());
+    }
     const reference::HeadView head = on.cache.head(kv_head);
     scores.assign(std::size_t{on.n_group()} * stride, 0);
     for (std::uint32_t g = 0; g < on.n_group(); ++g) {

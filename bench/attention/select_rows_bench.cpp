@@ -38,9 +38,8 @@ void run(benchmark::State& state, const AttentionCase& at, BudgetRule rule, bool
     c.n_splits = c.n_score_splits = select_splits(b.device().is_cpu(), s.n_kv_heads, n);
     if (waits) {
         c.waits = true;
-        c.n_splits = std::min(c.n_splits, most_waiting(b.device(), s.n_kv_heads));
-        if (c.n_splits == 0)
-            return state.SkipWithError("skipped: the driver does not tell how many workgroups may wait for each other");
+        c.n_splits = waiting_of(c.n_splits, most_waiting(b.device(), s.n_kv_heads));
+        if (c.n_splits == 0) return state.SkipWithError("skipped: too few processors, or the driver does not tell");
     }
     const SelectRows stage(b.device(), c);
     const std::uint32_t group = s.n_heads / s.n_kv_heads;

@@ -35,7 +35,9 @@ std::uint32_t most_chosen(const SelectAttend::Config& c) {
 }
 
 bool scores_boxes(const SelectAttend::Config& c) { return c.scores_rows && c.level.scorer == Scorer::kBox; }
-bool scores_keys(const SelectAttend::Config& c) { return c.scores_rows && c.level.scorer == Scorer::kLowdim; }
+bool scores_keys(const SelectAttend::Config& c) {
+    return c.scores_rows && c.level.scorer == Scorer::kLowdim && c.level.unit == 1;
+}
 std::string shader_of(const SelectAttend::Config& c) {
     const char* own = scores_boxes(c) ? "_boxes" : scores_keys(c) ? "_keys" : "";
     return kv_shader(std::string("select_attend") + own, c.kv_type);

@@ -13,7 +13,8 @@
 namespace winnow {
 
 /// The budget rule over scored rows and the attention of one token over what it keeps, in one dispatch; for rows so few
-/// that every workgroup may look at all of them. After an IndexerScore that ends with ranges.
+/// that every workgroup may look at all of them. After an IndexerScore that ends
+/// with ranges or, with Config::scores_rows, by itself.
 /// shaders/attention/select_attend.comp
 class SelectAttend {
 public:

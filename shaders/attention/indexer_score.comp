@@ -68,7 +68,7 @@ layout(set = 0, binding = 4, scalar) restrict readonly buffer Query { float quer
 layout(set = 0, binding = 4, scalar) restrict readonly buffer QueryQuads { vec4 query_quads[]; };
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
 READ_WORDS(key_pool, 6, readonly)
-INDEX_PLANE(7)
+INDEX_PLANE(7, coherent)
 layout(set = 0, binding = 8, scalar) restrict buffer IndexSums { float index_sums[]; };
 layout(set = 0, binding = 9, scalar) coherent buffer Lists { uint lists[]; };
 layout(set = 0, binding = 10, scalar) restrict readonly buffer Parents { uint parents[]; };

@@ -38,7 +38,7 @@ const uint kBatch = 16;  // keys on their way at once
 layout(push_constant, scalar) uniform Push { SummarizePush push; };
 READ_WORDS(key_pool, 1, restrict readonly)
 layout(set = 0, binding = 5, scalar) restrict readonly buffer Maps { float maps[]; };
-INDEX_PLANE(6)
+INDEX_PLANE(6, coherent)
 layout(set = 0, binding = 7, scalar) restrict buffer IndexSums { float index_sums[]; };
 CODE_PLANE(8)
 CODE_TABLES(9)

@@ -5,7 +5,7 @@
 //   int8  blocks of kBlockSize rows: first the codes of the block's rows, signed bytes [row][kIndexDim], then their scales f16 [row];
 //         value = scale * code, so a key takes kIndexDim + 2 bytes and loads stay aligned to 8
 // The includer defines kIndexType, kIndexDim and kBlockSize, includes kv_store.glsl first and declares the plane with
-// INDEX_PLANE.
+// INDEX_PLANE: coherent where it writes keys that others read in the same dispatch, else restrict readonly.
 #ifndef WINNOW_INDEX_KEYS_GLSL
 #define WINNOW_INDEX_KEYS_GLSL
 
@@ -17,11 +17,11 @@ uint index_code(uint row) { return row / kBlockSize * kIndexBlockBytes + row % k
 uint index_scale(uint row) { return (row / kBlockSize * kIndexBlockBytes + kBlockSize * kIndexDim) / 2 + row % kBlockSize; }  // half
 
 // Several views of the plane; only those that the type reads are touched.
-#define INDEX_PLANE(place)                                                                        \
-    layout(set = 0, binding = place, scalar) coherent buffer IndexQuads { uvec4 index_quads[]; }; \
-    layout(set = 0, binding = place, scalar) coherent buffer IndexPairs { uvec2 index_pairs[]; }; \
-    layout(set = 0, binding = place, scalar) coherent buffer IndexWords { uint index_words[]; };  \
-    layout(set = 0, binding = place, scalar) coherent buffer IndexHalves { uint16_t index_halves[]; };
+#define INDEX_PLANE(place, access)                                                              \
+    layout(set = 0, binding = place, scalar) access buffer IndexQuads { uvec4 index_quads[]; }; \
+    layout(set = 0, binding = place, scalar) access buffer IndexPairs { uvec2 index_pairs[]; }; \
+    layout(set = 0, binding = place, scalar) access buffer IndexWords { uint index_words[]; };  \
+    layout(set = 0, binding = place, scalar) access buffer IndexHalves { uint16_t index_halves[]; };
 
 vec4 index_bytes(uint w) {
     return vec4(bitfieldExtract(int(w), 0, 8), bitfieldExtract(int(w), 8, 8), bitfieldExtract(int(w), 16, 8),

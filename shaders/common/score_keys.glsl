@@ -8,7 +8,7 @@
 #include "shaders/common/index_query.glsl"
 #include "shaders/common/score_shares.glsl"
 
-INDEX_PLANE(INDEX_KEY_BINDING)
+INDEX_PLANE(INDEX_KEY_BINDING, readonly)
 
 shared vec4 index_query[kGroup * kIndexDim / 4];  // by head
 vec4 query_quad(uint at) { return query[at]; }

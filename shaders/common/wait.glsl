@@ -34,8 +34,10 @@ bool all_arrive(uint at, uint n) {
 // After it no workgroup waits for this one, and this one reads nothing more that the last one to leave might write.
 // Returns whether it is that one, which leaves the counter as it was. Called by one invocation, after a barrier.
 bool is_last_to_leave(uint at, uint n) {
+    memoryBarrierBuffer();
     if (atomicAdd(arrivals[at], 1u << 16) >> 16 != n - 1) return false;
     arrivals[at] = 0;
+    memoryBarrierBuffer();
     return true;
 }
 

@@ -462,7 +462,9 @@ TEST_F(SelectAttendTest, RefusesWhatItCannotRank) {
     EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 1024;
     EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
-    c.level = top_k(Scorer::kLowdim, 1, 256);
+    c.level = top_k(Scorer::kLowdim, 16, 256);
+    EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
+    c.level.unit = 1;
     EXPECT_NE(SelectAttend::make(device(), c), nullptr);
     c.parent_unit = 0;
     EXPECT_EQ(SelectAttend::make(device(), c), nullptr);
