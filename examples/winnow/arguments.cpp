@@ -332,7 +332,8 @@ std::vector<std::string> idle_sparse_flags(const Options& options, const CLI::Ap
     if (options.sparse.preset != "off" || options.command == Command::kEval) return flags;
     for (const CLI::Option* option : parser.get_options())
         for (const std::string& name : shown_names(*option))
-            if (option->count() > 0 && name.starts_with("--sparse-") && name != "--sparse-report")
+            if (option->count() > 0 &&
+                ((name.starts_with("--sparse-") && name != "--sparse-report") || name == "--audit"))
                 flags.push_back(name);
     return flags;
 }

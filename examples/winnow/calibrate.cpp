@@ -139,6 +139,10 @@ int run_calibrate(const Options& options) {
     check_writable(options.calibrate.plot_file);
     report(options, learn(options, vocabulary, text, calibration_context(options), false), path,
            model_hash(vocabulary.file));
+    const std::filesystem::path beside = sidecar_beside(vocabulary.path);
+    std::error_code ignored;
+    if (!std::filesystem::equivalent(path, beside, ignored))
+        write_out(fmt::format("it is used once it lies beside the model, as {}\n", safe_path(beside)));
     return 0;
 }
 

@@ -221,10 +221,11 @@ ChatTemplate open_chat_template(const Options& options, const Vocabulary& vocabu
     if (!options.chat_template.empty()) return ChatTemplate::named(options.chat_template);
     ChatTemplate found = ChatTemplate::from_gguf(vocabulary.file);
     if (found.is_fallback()) {
-        log_warning(
-            fmt::format("the model's chat template is missing or unknown: using {}; force another "
-                        "with --chat-template",
-                        found.name()));
+        log_warning(fmt::format("the model {}: using {}; force another with --chat-template",
+                                vocabulary.file.find_string("tokenizer.chat_template")
+                                    ? "has a chat template that is unknown"
+                                    : "has no chat template",
+                                found.name()));
     }
     return found;
 }

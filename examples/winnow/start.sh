@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From a fresh Debian or Ubuntu to a chat: installs missing packages, builds build/release/bin/winnow, fetches the
+# From a fresh Debian (12; Ubuntu is not tried) to a chat: installs missing packages, builds build/release/bin/winnow, fetches the
 # default model once, starts. Arguments go to the program:
 #
 #   bash examples/winnow/start.sh                 chats
@@ -41,6 +41,7 @@ done
 if [[ -z $own_model ]]; then
     path=$(bash "$root/models/fetch.sh" smollm2) || exit
     model=(-m "$path")
+    export WINNOW_TEMP=${WINNOW_TEMP:-0.2}  # what its makers recommend: at 0.8 so small a model talks nonsense
 fi
 remove_scratch  # exec runs no trap
 exec "$program" "${model[@]}" "$@"

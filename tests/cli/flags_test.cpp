@@ -135,10 +135,11 @@ TEST_F(FlagsOnDevice, UnknownAndMissingChatTemplatesAreReplacedWithAWarning) {
         const std::vector<std::string> lines = own_lines(outcome.err);
         return lines.size() == 1 ? lines[0] : outcome.err;
     };
-    const std::string text = "winnow: warning: the model's chat template is missing or unknown: using ";
+    const std::string text = "winnow: warning: the model has a chat template that is unknown: using ";
     EXPECT_THAT(warning(files.tiny(), "tokenizer.chat_template", "<|im_start|>"), HasSubstr(text + "chatml;"));
     EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_template", "<start_of_turn>"), HasSubstr(text + "chatml;"));
-    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_templatX", ""), HasSubstr(text + "gemma;"));
+    EXPECT_THAT(warning(files.tiny_gemma(), "tokenizer.chat_templatX", ""),
+                HasSubstr("winnow: warning: the model has no chat template: using gemma;"));
     EXPECT_THAT(run_program({"--help"}).out, HasSubstr("guess"));
 }
 

@@ -30,6 +30,12 @@ protected:
         return outcome.out;
     }
 
+    // The program prints the temperature that it would find, in place of its arguments.
+    void temperature_instead() const {
+        write("build/release/bin/winnow", "#!/bin/sh\necho ${WINNOW_TEMP:-unset}\n");
+        fs::permissions(folder_.path("build/release/bin/winnow"), fs::perms::owner_all);
+    }
+
     TemporaryFolder folder_;
     Program::Options options_;
 
@@ -45,6 +51,15 @@ TEST_F(Start, PutsTheFetchedModelInFrontWhereNoneWasGiven) {
     EXPECT_EQ(handed_over({"-p", "-m is a flag"}), "-m fetched.gguf -p -m is a flag\n");
     EXPECT_EQ(handed_over({"-mli"}), "-m fetched.gguf -mli\n");
     EXPECT_EQ(handed_over({"bench", "-r", "1"}), "-m fetched.gguf bench -r 1\n");
+}
+
+// The default model talks nonsense at the program's default temperature.
+TEST_F(Start, ChatsCoolerWithTheFetchedModel) {
+    temperature_instead();
+    EXPECT_EQ(handed_over({}), "0.2\n");
+    EXPECT_EQ(handed_over({"-m", "x.gguf"}), "unset\n");
+    options_.environment["WINNOW_TEMP"] = "0.7";
+    EXPECT_EQ(handed_over({}), "0.7\n");
 }
 
 TEST_F(Start, TakesTheModelOrShapeThatIsGiven) {
