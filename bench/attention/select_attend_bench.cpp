@@ -182,7 +182,7 @@ void run(benchmark::State& state, const AttentionCase& at, std::uint32_t unit, S
         c.scores_rows = true;
         if (!b.device().is_cpu()) {  // as in a session
             c.n_splits = (on.n_splits + 1) / 2;
-            if (c.most_rows > c.own_rows) c.n_splits = waiting_of(c.n_splits, most_waiting(b.device(), s.n_kv_heads));
+            c.n_splits = SelectAttend::scoring_splits(c, most_waiting(b.device(), s.n_kv_heads));
             if (c.n_splits == 0)
                 return state.SkipWithError("skipped: too many rows for workgroups that do not wait for each other");
         }

@@ -132,14 +132,13 @@ int run_calibrate(const Options& options) {
     if (!options.shape.empty()) return calibrate_shape(options);
     const Vocabulary vocabulary = open_vocabulary(options);
     const std::string text = options.prompt_file.empty() ? builtin_calibration_text() : read_file(options.prompt_file);
-    const std::filesystem::path path = options.calibrate.output_file.empty()
-                                           ? sidecar_beside(vocabulary.path)
-                                           : std::filesystem::path(options.calibrate.output_file);
+    const std::filesystem::path beside = sidecar_beside(vocabulary.path);
+    const std::filesystem::path path =
+        options.calibrate.output_file.empty() ? beside : std::filesystem::path(options.calibrate.output_file);
     check_writable(path.string());
     check_writable(options.calibrate.plot_file);
     report(options, learn(options, vocabulary, text, calibration_context(options), false), path,
            model_hash(vocabulary.file));
-    const std::filesystem::path beside = sidecar_beside(vocabulary.path);
     std::error_code ignored;
     if (!std::filesystem::equivalent(path, beside, ignored))
         write_out(fmt::format("it is used once it lies beside the model, as {}\n", safe_path(beside)));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# From a fresh Debian (12; Ubuntu is not tried) to a chat: installs missing packages, builds build/release/bin/winnow, fetches the
-# default model once, starts. Arguments go to the program:
+# From a fresh Debian 12 (Ubuntu: not tried) to a chat: installs missing packages, builds build/release/bin/winnow,
+# fetches the default model once, starts. Arguments go to the program:
 #
 #   bash examples/winnow/start.sh                 chats
 #   bash examples/winnow/start.sh -p "Hello"      answers once

@@ -121,6 +121,10 @@ SelectAttend::SelectAttend(vk::Device& device, const Config& config, const Atten
                                     device.limits().subgroup_size);
 }
 
+std::uint32_t SelectAttend::scoring_splits(const Config& c, std::uint32_t most_waiting) {
+    return c.most_rows <= c.own_rows ? c.n_splits : waiting_of(c.n_splits, most_waiting);
+}
+
 void SelectAttend::record(vk::Recorder& recorder, const Buffers& b, const SelectAttendPush& push) const {
     std::vector<vk::BufferRange> bound{
         b.state,    b.tables,   b.keys,    b.values, b.query,    b.partials,

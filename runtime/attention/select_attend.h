@@ -68,6 +68,9 @@ public:
     SelectAttend(vk::Device& device, const Config& config);
     /// Nothing where the stage cannot do the level, or the device lacks the shared memory for it.
     static std::unique_ptr<SelectAttend> make(vk::Device& device, const Config& config);
+    /// Workgroups to a kv head where a stage like this one scores its rows itself: as many of the n_splits as may wait
+    /// for each other, all where the rows are few. 0: it should not. @param most_waiting as winnow::most_waiting()
+    static std::uint32_t scoring_splits(const Config& config, std::uint32_t most_waiting);
     void record(vk::Recorder& recorder, const Buffers& buffers, const SelectAttendPush& push) const;
 
     /// Width of a rank's bin, in nats: rows that differ by less count as equal.

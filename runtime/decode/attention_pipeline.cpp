@@ -99,14 +99,13 @@ void AttentionPipeline::make_select_attend(const AttentionSizes& sizes, std::uin
     c.n_score_splits = sizes.n_select_splits;
     c.index_dim = std::max(policy_.index_dim, 8u);
     c.index_type = policy_.index_type;
-    // Few rows each workgroup scores by itself; shares of more must have their states in the partials.
-    c.n_splits = c.most_rows <= c.own_rows ? n_splits : waiting_of(n_splits, most_waiting_);
-    c.scores_rows = c.level.scorer == (c.parent_unit == 0 ? Scorer::kBox : Scorer::kLowdim) && c.n_splits != 0 &&
-                    c.n_splits <= sizes.n_select_splits;
-    if (c.scores_rows) select_attend_ = SelectAttend::make(device_, c);
+    auto scoring = c;
+    scoring.scores_rows = true;
+    scoring.n_splits = SelectAttend::scoring_splits(c, most_waiting_);
+    // The states of its shares must fit the partials.
+    if (scoring.n_splits != 0 && scoring.n_splits <= sizes.n_select_splits)
+        select_attend_ = SelectAttend::make(device_, scoring);
     scores_in_attend_ = select_attend_ != nullptr;
-    c.scores_rows = false;
-    c.n_splits = n_splits;
     if (!select_attend_) select_attend_ = SelectAttend::make(device_, c);
 }
 

@@ -5,7 +5,7 @@
 //   int8  blocks of kBlockSize rows: first the codes of the block's rows, signed bytes [row][kIndexDim], then their scales f16 [row];
 //         value = scale * code, so a key takes kIndexDim + 2 bytes and loads stay aligned to 8
 // The includer defines kIndexType, kIndexDim and kBlockSize, includes kv_store.glsl first and declares the plane with
-// INDEX_PLANE: coherent where it writes keys that others read in the same dispatch, else restrict readonly.
+// INDEX_PLANE: coherent where it writes keys that others read in the same dispatch, else readonly.
 #ifndef WINNOW_INDEX_KEYS_GLSL
 #define WINNOW_INDEX_KEYS_GLSL
 

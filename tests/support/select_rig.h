@@ -87,7 +87,7 @@ public:
     std::vector<float> index_sums() const;
 
 private:
-    void expect_choice();
+    std::vector<std::uint32_t> controls_of_a_choice() const;
     Chooser chooser(std::size_t level) const;
     SelectPush push(std::size_t level) const;
     std::uint32_t list_offset(std::size_t level) const;
